@@ -1,0 +1,96 @@
+"""Attempts, their results, tickets, and the provider that is asked.
+
+Lives here: one try at one target, how it ended, what was taken for it. Elsewhere: the request (call.py), who runs the loop (pipeline.py).
+Idea: what differs per attempt lives here and is applied by the provider, so that the request can stay frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from hookline.deployment import Deployment, Target
+from hookline.errors import ApiError
+from hookline.money import Usage
+from hookline.reply import Reply, Source
+
+if TYPE_CHECKING:
+    from hookline.call import Call
+
+Outcome = Literal[
+    "ok", "rejected", "upstream_error", "upstream_lost", "client_gone", "timeout", "internal_error", "shutdown"
+]  # fmt: skip
+
+
+class Ticket(Protocol):
+    """Whatever was taken and must be given back: a slot, reserved money, a probe, the lead of a flight."""
+
+    def settle(self, result: Result, /) -> Awaitable[None] | None:
+        """Give it back. Called exactly once, on every exit. A `settle` that raises is logged and left to expiry."""
+
+
+class Attempt:
+    """One try at one target. Times are the clock's monotonic seconds; None = did not happen."""
+
+    __slots__ = (
+        "ended_at", "error", "first_byte_at", "has_hidden_usage", "is_complete", "is_hedge", "is_loser", "number",
+        "output_cap", "started_at", "status", "target", "tickets", "usage",
+    )  # fmt: skip
+
+    def __init__(self, target: Target, number: int, started_at: float) -> None:
+        self.target = target
+        self.number = number
+        self.started_at = started_at
+        self.first_byte_at: float | None = None
+        self.ended_at: float | None = None
+        self.status: int | None = None
+        self.error: ApiError | None = None
+        self.usage: Usage | None = None
+        self.output_cap: int | None = None
+        self.is_complete = False
+        self.is_hedge = False
+        self.is_loser = False
+        """A hedge that lost: cancelled by us, so it says nothing about the deployment."""
+        self.has_hidden_usage = False
+        """The provider asked for a usage event that the client did not ask for."""
+        self.tickets: list[Ticket] = []
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.target.deployment
+
+    def lower_output_cap(self, tokens: int) -> None:
+        """Cap the output of this attempt at `tokens`; the minimum of all callers wins."""
+        self.output_cap = tokens if self.output_cap is None else min(self.output_cap, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How an attempt or a call ended: what tickets settle by and `call_ended` sees. `cost_nanousd` is None where no price is known."""
+
+    outcome: Outcome
+    source: Source = "upstream"
+    attempt: Attempt | None = None
+    status: int | None = None
+    usage: Usage | None = None
+    cost_nanousd: int | None = 0
+    is_estimated: bool = False
+    error: ApiError | None = None
+    ended_at: float = 0.0
+    first_byte_at: float | None = None
+
+
+class Provider(Protocol):
+    """A wire dialect towards upstreams: everything a provider must be."""
+
+    name: str
+    endpoints: frozenset[str]
+    """The `Endpoint`s it can serve; a missing one makes its deployments skipped targets."""
+
+    async def send(self, call: Call, attempt: Attempt, /) -> Reply:
+        """Ask the upstream; return when its head is there (JSON replies whole, event streams and binary ones as iterators).
+
+        Any status is a Reply. Raises UpstreamError when there is no answer, BadRequest for what can't be translated. Sends
+        `attempt.deployment.model`, `attempt.output_cap` and what its dialect needs beside the client's own bytes. Cancelled: closes its connection."""
+
+    async def aclose(self) -> None: ...

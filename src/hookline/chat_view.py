@@ -1,0 +1,53 @@
+"""A typed view of a chat-like payload: messages, tools, limits.
+
+Lives here: reads that never raise on odd shapes. Elsewhere: the payload itself and its editing (call.py).
+Idea: plugins ask questions in the field's words; which of the wire's names holds the answer is known in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ChatView:
+    """Reads of a chat, completions or responses payload that never raise on odd shapes."""
+
+    __slots__ = ("_payload",)
+
+    def __init__(self, payload: Mapping[str, Any]) -> None:
+        self._payload = payload
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        value = self._payload.get("messages")
+        return [m for m in value if isinstance(m, dict)] if isinstance(value, list) else []
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        value = self._payload.get("tools")
+        return [t for t in value if isinstance(t, dict)] if isinstance(value, list) else []
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The client's own completion limit, by whichever name the endpoint has for it."""
+        for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+            value = self._payload.get(name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+        return None
+
+    @property
+    def choices(self) -> int:
+        """How many answers were asked for: `n`, or `best_of` where larger; at least 1."""
+        counts = [
+            v
+            for v in (self._payload.get("n"), self._payload.get("best_of"))
+            if isinstance(v, int) and not isinstance(v, bool)
+        ]
+        return max([1, *counts])
+
+    @property
+    def wants_usage(self) -> bool:
+        """The client asked for the usage event of a stream."""
+        options = self._payload.get("stream_options")
+        return isinstance(options, dict) and options.get("include_usage") is True

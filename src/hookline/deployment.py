@@ -1,0 +1,41 @@
+"""Deployments and targets: where a call can go.
+
+Lives here: a model at a provider, and that deployment as chosen for one call. Elsewhere: which names mean which deployments (catalog.py), who chooses (builtins/model_selection.py).
+Idea: a deployment is configuration and never changes; a target belongs to one call and carries that call's timeouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hookline.money import Price
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One model at one provider. `id` is unique ("openai/gpt-4o"); `model` is the upstream's name for it, "" for routes without a model."""
+
+    id: str
+    provider: str
+    model: str
+    price: Price | None = None
+    weight: float = 1.0
+    mode: Literal["chat", "completions"] | None = None
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+    requests_per_minute: int | None = None
+    capabilities: frozenset[str] = frozenset()
+    api_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class Target:
+    """A deployment as chosen for this call. `select` hooks return Targets in the order to try; times are seconds."""
+
+    deployment: Deployment
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 120.0
+    idle_timeout_s: float = 60.0
+    hedge_after_s: float | None = None
+    is_forced: bool = False
+    reason: str = ""

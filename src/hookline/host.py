@@ -1,0 +1,117 @@
+"""What a plugin is given (`Host`) and what it may register: routes, providers, stores, commands, workers.
+
+Lives here: the protocols a plugin sees. Elsewhere: the hooks (hookspecs.py), who fulfils these (app.py).
+Idea: a plugin never sees the app; what is not here, it can't reach."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from hookline.attempt import Provider
+from hookline.call import Call
+from hookline.reply import Reply
+from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
+
+
+class Clock(Protocol):
+    """Time, injected: tests move it by hand."""
+
+    def monotonic(self) -> float: ...
+    def time(self) -> float: ...
+
+
+class Counter(Protocol):
+    def inc(self, amount: float = 1) -> None: ...
+
+
+class Gauge(Protocol):
+    def set(self, value: float) -> None: ...
+
+
+class Histogram(Protocol):
+    def observe(self, amount: float) -> None: ...
+
+
+class Metrics(Protocol):
+    """Metric families by name, made once and shared by reloads. The functions return the child for these label values: keep it, don't ask per call."""
+
+    def counter(self, name: str, doc: str, labels: Sequence[str] = ()) -> Callable[..., Counter]: ...
+    def gauge(self, name: str, doc: str, labels: Sequence[str] = ()) -> Callable[..., Gauge]: ...
+    def histogram(
+        self, name: str, doc: str, labels: Sequence[str] = (), *, buckets: Sequence[float]
+    ) -> Callable[..., Histogram]: ...
+    def render(self) -> bytes:
+        """All families in the Prometheus text format."""
+
+
+class Host(Protocol):
+    """What a plugin is given beside its options: never the app."""
+
+    plugin: str
+    """This plugin's name."""
+    clock: Clock
+    limits: LimitStore
+    replies: ReplyStore
+    records: RecordStore
+    metrics: Metrics
+    log: logging.Logger
+    options_by_model: Mapping[str, Any]
+    """`[models."x".plugins.<this plugin>]`, merged over the options and checked by the same model."""
+    settings: Mapping[str, Any]
+    """What `[tenants]`, `[users]`, `[global]` and `[server]` say: read-only."""
+
+    @property
+    def http(self) -> Any:
+        """An aiohttp.ClientSession without cookies, for everything but LLM calls; made at first use."""
+
+    async def run(self, call: Call) -> Reply:
+        """Send a call through the whole chain; the reply's body is bytes, read whole."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """The compiled chain, deployments and settings, secrets masked."""
+
+    def spawn(self, name: str, coro: Coroutine[Any, Any, Any]) -> None:
+        """Run in the background, supervised: errors are logged with the plugin's name, cancelled at stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """What a plugin's own route is given. `is_admin`: the admin key was shown; `is_loopback`: the client is on this machine."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    is_admin: bool
+    is_loopback: bool
+
+
+RouteHandler = Callable[[RouteRequest], Awaitable[Reply]]
+Access = Literal["open", "loopback", "admin"]
+"""Who may use a route: everyone; loopback clients or the admin key; the admin key only."""
+
+
+class AddRoute(Protocol):
+    def __call__(self, method: str, path: str, handler: RouteHandler, *, access: Access = "admin") -> None: ...
+
+
+class AddProvider(Protocol):
+    def __call__(self, kind: str, factory: Callable[..., Provider], *, options: type[Any] | None = None) -> None: ...
+
+
+class AddStore(Protocol):
+    def __call__(
+        self, scheme: str, factory: Callable[..., Any], *, store: Literal["limits", "replies", "records"]
+    ) -> None: ...
+
+
+class AddCommand(Protocol):
+    def __call__(self, name: str, function: Callable[..., Any]) -> None: ...
+
+
+class AddWorker(Protocol):
+    def __call__(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None: ...

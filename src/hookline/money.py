@@ -1,0 +1,67 @@
+"""Money: prices as integers and what a usage costs.
+
+Lives here: `Usage`, `Price`, `to_nanousd`, `format_usd`. Elsewhere: where prices come from (prices.py), who may spend (builtins/budget.py).
+Idea: prices are pico-dollars per token, costs are nano-dollars, both integers; a cost is rounded up once, at the end, so that the ledger is
+never below the bill and sums are exact in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+PICO_PER_NANO = 1_000
+NANO_PER_USD = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt. `input_tokens` contains `cached_tokens` and `cache_write_tokens`; `output_tokens` contains `reasoning_tokens`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    is_estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a deployment charges, in pico-dollars (1e-12 USD) per token; `call_nanousd` is a flat price per call.
+
+    1 USD per million tokens = 1_000_000 pico-dollars per token, so every published price is an exact integer."""
+
+    input_picousd: int = 0
+    output_picousd: int = 0
+    cached_picousd: int | None = None
+    cache_write_picousd: int | None = None
+    call_nanousd: int = 0
+
+    def cost_nanousd(self, usage: Usage) -> int:
+        """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known."""
+        cached = self.input_picousd if self.cached_picousd is None else self.cached_picousd
+        written = self.input_picousd if self.cache_write_picousd is None else self.cache_write_picousd
+        plain_tokens = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
+        pico = (
+            max(plain_tokens, 0) * self.input_picousd
+            + usage.cached_tokens * cached
+            + usage.cache_write_tokens * written
+            + usage.output_tokens * self.output_picousd
+        )
+        return -(-pico // PICO_PER_NANO) + self.call_nanousd
+
+
+def to_nanousd(usd: float | str | Decimal) -> int:
+    """USD as written by a person (0.02, "5.00") to nano-dollars, exactly: a float is read as its shortest decimal form."""
+    return int(Decimal(str(usd)) * NANO_PER_USD)
+
+
+def format_usd(nanousd: int) -> str:
+    """Nano-dollars as USD for people: at least two decimals, no trailing zeros beyond them (`12.00`, `0.0000002`)."""
+    sign, whole, rest = "-" if nanousd < 0 else "", abs(nanousd) // NANO_PER_USD, abs(nanousd) % NANO_PER_USD
+    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{sign}{whole}.{decimals}"

@@ -1,0 +1,1 @@
+"""Shared state: three small protocols (protocols.py) and their implementations, one folder file per backend."""
