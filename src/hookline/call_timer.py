@@ -1,0 +1,82 @@
+"""The one timer of a call: its deadline, and the time budget of the async hook that runs right now.
+
+Lives here: when a call's task is cancelled for lateness, and by which of the two. Elsewhere: what lateness means (chain.py for hooks, pipeline.py for the deadline).
+Idea: the timer is armed once and re-armed lazily when it fires too early, because `asyncio.timeout` costs 3 µs at each use and hooks are many."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+NEVER = float("inf")
+
+
+class LateError(Exception):
+    """A hook outlived its time budget."""
+
+
+class CallTimer:
+    """Cancels `task` when the hook budget or the deadline has passed. All times are the loop's seconds."""
+
+    __slots__ = ("_deadline", "_handle", "_hook_limit", "_loop", "_task", "expired")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[object], timeout_s: float) -> None:
+        self._loop = loop
+        self._task = task
+        self._deadline = loop.time() + timeout_s
+        self._hook_limit = NEVER
+        self._handle = loop.call_at(self._deadline, self._fire)
+        self.expired: Literal["hook", "deadline"] | None = None
+
+    def set_deadline(self, timeout_s: float) -> None:
+        """Move the deadline to `timeout_s` from now."""
+        self._deadline = self._loop.time() + timeout_s
+        self._arm(min(self._deadline, self._hook_limit))
+
+    def enter_hook(self, budget_s: float) -> None:
+        self._hook_limit = self._loop.time() + budget_s
+        if self._handle.when() > self._hook_limit:
+            self._arm(self._hook_limit)
+
+    def leave_hook(self) -> None:
+        self._hook_limit = NEVER
+
+    def pause_hook_budget(self) -> float:
+        """Stop the hook's clock; returns what is left of it."""
+        left = self._hook_limit - self._loop.time()
+        self._hook_limit = NEVER
+        return left
+
+    def resume_hook_budget(self, left: float) -> None:
+        if left < NEVER:
+            self.enter_hook(max(left, 0.0))
+
+    def was_cancelled_for(self, reason: Literal["hook", "deadline"]) -> bool:
+        """Whether the CancelledError just caught is this timer's, and for `reason`; if so, the task's cancellation is taken back."""
+        if self.expired != reason:
+            return False
+        self.expired = None
+        # Somebody else's cancel may have come in the same tick: it must not be swallowed with ours.
+        return self._task.uncancel() == 0
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+    def _arm(self, when: float) -> None:
+        self._handle.cancel()
+        self._handle = self._loop.call_at(when, self._fire)
+
+    def _fire(self) -> None:
+        now = self._loop.time()
+        if now >= self._deadline:
+            self._cancel("deadline")
+        elif now >= self._hook_limit:
+            self._hook_limit = NEVER
+            self._cancel("hook")
+            self._arm(self._deadline)
+        else:
+            self._arm(min(self._deadline, self._hook_limit))
+
+    def _cancel(self, reason: Literal["hook", "deadline"]) -> None:
+        self.expired = reason
+        self._task.cancel()

@@ -1,0 +1,262 @@
+"""The chain: the plugins of `[chain]`, compiled into tuples of callables.
+
+Lives here: the order of hooks, and the rule of what an exception or a late hook means. Elsewhere: the hooks (hookspecs.py), loading and
+checking a plugin (plugin_loading.py), who calls the hooks (pipeline.py).
+Idea: pluggy is the registry, not the engine: everything that can be decided at start-up is, so that a hook costs one function call per call.
+
+What pluggy allows and the chain does not honour (tryfirst, wrappers, fewer arguments, ...) is refused at start-up with a sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from hookline import hookspecs
+from hookline.call_timer import LateError
+from hookline.errors import InternalError, Rejected, Skip, StartupError
+from hookline.hookspecs import Phase
+from hookline.host import Counter, Histogram, Host, Metrics
+from hookline.plugin_loading import Explain, PluginEntry, load_plugin, location, said
+
+log = logging.getLogger("hookline.chain")
+
+PHASES: dict[str, Phase] = {
+    name: spec.hookline_phase for name, spec in vars(hookspecs).items() if hasattr(spec, "hookline_phase")
+}
+DECIDING_HOOKS = frozenset({"lookup", "admit_attempt", "after_failure", "rescue"})
+"""Hooks that are open by default and that a plugin may close with `on_error = "closed"` on its class."""
+TIMED_BUCKETS = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Impl:
+    """One plugin's implementation of one hook. `run` obeys the hook's error rule; `index` is the plugin's place in `[chain]`."""
+
+    plugin: str
+    hook: str
+    index: int
+    run: Callable[..., Any]
+    is_async: bool
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActivePlugin:
+    name: str
+    instance: Any
+    index: int
+    needs_shared_state: bool
+    supports_dry_run: bool
+
+
+class Chain:
+    """Compiled hooks: `chain.admit` and so on are tuples of `Impl`, in the order in which they run."""
+
+    __slots__ = (*PHASES, "plugins", "timed")
+
+    def __init__(self, plugins: Sequence[ActivePlugin], impls: Mapping[str, Sequence[Impl]]) -> None:
+        self.plugins = tuple(plugins)
+        for name in PHASES:
+            setattr(self, name, tuple(impls.get(name, ())))
+        self.timed: Chain = self
+        """The same chain with each hook's time observed; the pipeline takes it for one call in 64."""
+
+    def hook(self, name: str) -> tuple[Impl, ...]:
+        impls: tuple[Impl, ...] = getattr(self, name)
+        return impls
+
+    def table(self) -> list[tuple[str, int, str, str]]:
+        """(hook, order, plugin, file:line), as `hookline plugins` prints it."""
+        return [(name, n, i.plugin, i.location) for name in PHASES for n, i in enumerate(self.hook(name), 1)]
+
+    def without(self, plugins: Iterable[str]) -> Chain:
+        """This chain without the hooks of `plugins` (dry runs leave out those that can't answer without taking)."""
+        left_out = set(plugins)
+        return Chain(self.plugins, {n: [i for i in self.hook(n) if i.plugin not in left_out] for n in PHASES})
+
+    async def start(self) -> None:
+        """Run each plugin's `start()`, in order."""
+        for plugin in self.plugins:
+            await _maybe_await(getattr(plugin.instance, "start", None))
+
+    async def stop(self) -> None:
+        """Run each plugin's `stop()` in reverse, also where `start` failed; errors are logged, the others still run."""
+        for plugin in reversed(self.plugins):
+            try:
+                await _maybe_await(getattr(plugin.instance, "stop", None))
+            except Exception:
+                log.exception('plugin "%s": stop() failed', plugin.name)
+
+    def register(self, hook: str, add: Callable[..., Any]) -> None:
+        """Call one registration hook of every plugin that has it."""
+        for plugin in self.plugins:
+            function = getattr(plugin.instance, hook, None)
+            if function is not None and hasattr(function, "hookline_impl"):
+                function(add=add)
+
+
+def compile_chain(
+    entries: Sequence[PluginEntry],
+    *,
+    make_host: Callable[[str, Mapping[str, Any]], Host],
+    metrics: Metrics,
+    order: Mapping[str, Sequence[str]] | None = None,
+    explain: Explain | None = None,
+    hook_timeout_s: float = 5.0,
+) -> Chain:
+    """Load, check and order the plugins. Raises StartupError with everything that is wrong, each with file and line."""
+    problems: list[str] = []
+    plugins: list[ActivePlugin] = []
+    manager = pluggy.PluginManager("hookline")
+    manager.add_hookspecs(hookspecs)
+    for index, entry in enumerate(entries):
+        try:
+            instance = load_plugin(entry, make_host, explain)
+            manager.register(instance, name=entry.name)
+        except StartupError as error:
+            problems += error.problems
+            continue
+        needs, dry = getattr(instance, "needs_shared_state", False), getattr(instance, "supports_dry_run", False)
+        plugins.append(ActivePlugin(entry.name, instance, index, needs, dry))
+    problems += _check_order(order or {}, [e.name for e in entries])
+    if problems:
+        raise StartupError(problems)
+    manager.check_pending()
+
+    failed = metrics.counter("hookline_hook_errors_total", "Hooks that raised or were late.", ("plugin", "hook"))
+    seconds = metrics.histogram(
+        "hookline_hook_seconds", "Time in a hook, one call in 64.", ("plugin", "hook"), buckets=TIMED_BUCKETS
+    )
+    plain: dict[str, list[Impl]] = {}
+    timed: dict[str, list[Impl]] = {}
+    for name, rules in PHASES.items():
+        for plugin in _in_order(plugins, rules, (order or {}).get(name, ())):
+            function = getattr(plugin.instance, name, None)
+            if function is None or not hasattr(function, "hookline_impl"):
+                continue
+            is_closed = rules.on_error == "closed" or (
+                name in DECIDING_HOOKS and getattr(plugin.instance, "on_error", None) == "closed"
+            )
+            guard = _guard_async if inspect.iscoroutinefunction(function) else _guard
+            counter, place = failed(plugin.name, name), location(function)
+            for chain, timed_function in ((plain, function), (timed, _timed(function, seconds(plugin.name, name)))):
+                run = guard(timed_function, plugin.name, name, is_closed, counter, hook_timeout_s)
+                impl = Impl(plugin.name, name, plugin.index, run, guard is _guard_async, place)
+                chain.setdefault(name, []).append(impl)
+    compiled = Chain(plugins, plain)
+    compiled.timed = Chain(plugins, timed)
+    return compiled
+
+
+def _in_order(plugins: Sequence[ActivePlugin], rules: Phase, first: Sequence[str]) -> list[ActivePlugin]:
+    listed = list(reversed(plugins)) if rules.is_reversed else list(plugins)
+    return sorted(listed, key=lambda p: first.index(p.name) if p.name in first else len(first))
+
+
+def _check_order(order: Mapping[str, Sequence[str]], names: Sequence[str]) -> Iterable[str]:
+    for hook, first in order.items():
+        if hook not in PHASES:
+            near = difflib.get_close_matches(hook, PHASES, 1, 0.0)[0]
+            yield f'[chain] order: there is no per-call hook "{hook}"; did you mean "{near}"?'
+        for name in first:
+            if name not in names:
+                yield f'[chain] order.{hook}: plugin "{name}" is not in [chain] plugins'
+
+
+def _guard(
+    function: Callable[..., Any], plugin: str, hook: str, is_closed: bool, failures: Counter, timeout_s: float
+) -> Callable[..., Any]:
+    """`function` under the error rule of its hook: open = as if it had answered None, closed = the call fails."""
+    needs_answer = PHASES[hook].combine == "pipe" and hook != "edit_event"
+    seen = [0]
+
+    def guarded(*args: Any) -> Any:
+        try:
+            answer = function(*args)
+            if answer is None and needs_answer:
+                raise TypeError(f"{hook} returned None; return what it was given, edited or not")
+            return answer
+        except (Rejected, Skip):
+            raise
+        except Exception as error:
+            return _failed(error, plugin, hook, is_closed, failures, seen)
+
+    return guarded
+
+
+def _guard_async(
+    function: Callable[..., Any], plugin: str, hook: str, is_closed: bool, failures: Counter, timeout_s: float
+) -> Callable[..., Any]:
+    needs_answer = PHASES[hook].combine == "pipe"
+    seen = [0]
+
+    async def guarded(*args: Any) -> Any:
+        timer = args[0]._timer
+        timer.enter_hook(timeout_s)
+        try:
+            answer = await function(*args)
+            if answer is None and needs_answer:
+                raise TypeError(f"{hook} returned None; return what it was given, edited or not")
+            return answer
+        except (Rejected, Skip):
+            raise
+        except asyncio.CancelledError:
+            if not timer.was_cancelled_for("hook"):
+                raise
+            error = LateError(f"no answer within {timeout_s:g} s")
+            return _failed(error, plugin, hook, is_closed, failures, seen)
+        except Exception as error:
+            return _failed(error, plugin, hook, is_closed, failures, seen)
+        finally:
+            timer.leave_hook()
+
+    return guarded
+
+
+def _failed(error: Exception, plugin: str, hook: str, is_closed: bool, failures: Counter, seen: list[int]) -> None:
+    failures.inc()
+    seen[0] += 1
+    if (
+        seen[0] & (seen[0] - 1) == 0
+    ):  # the 1st, 2nd, 4th, 8th, ...: a plugin that fails on every call must not flood the log
+        fate = "the call fails (closed)" if is_closed else "the call goes on (open)"
+        log.error('plugin "%s", hook %s: %s; %s; %d so far', plugin, hook, said(error), fate, seen[0], exc_info=error)
+    if is_closed:
+        raise Rejected(InternalError(f'plugin "{plugin}" failed in {hook}; see the log of the gateway')) from error
+
+
+def _timed(function: Callable[..., Any], seconds: Histogram) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(function):
+
+        async def timed_async(*args: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return await function(*args)
+            finally:
+                seconds.observe(time.perf_counter() - start)
+
+        return timed_async
+
+    def timed(*args: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args)
+        finally:
+            seconds.observe(time.perf_counter() - start)
+
+    return timed
+
+
+async def _maybe_await(function: Callable[[], Any] | None) -> None:
+    if function is not None:
+        answer = function()
+        if inspect.isawaitable(answer):
+            await answer
