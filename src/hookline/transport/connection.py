@@ -1,0 +1,291 @@
+"""One HTTP/1.1 connection: a socket that carries one exchange at a time.
+
+Lives here: writing a request, feeding the reply, one timer, back-pressure both ways, and the decision whether the connection
+may be used again. Elsewhere: which connection a request gets (pool.py), what a reply is (reply_reader.py), who waits
+(response.py).
+
+States: *idle* (`response` is None: any byte that arrives closes it) -> *writing* (the transport asked us to pause) ->
+*waiting* (no byte of a reply yet) -> *receiving* -> idle again, or gone. Gone is final and reached once, by `_leave()`.
+
+The timer. Every arrival moves `_deadline`, which is one attribute; the timer is re-armed only when it fires too early, or when
+the deadline moves before it. So a chunk costs no timer call, and a connection that is reused keeps its timer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import select
+import ssl
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from hookline.transport.contract import Timeouts
+from hookline.transport.errors import Kind, TransportError
+from hookline.transport.reply_reader import ReplyReader
+from hookline.transport.response import Http1Response
+
+HIGH_WATER_BYTES = 256 * 1024  # unread body above which reading is paused; it goes on when the caller takes it
+JOIN_BYTES = (
+    64 * 1024
+)  # up to here, head and body are copied into one write; above, a copy costs more than a second write
+_EARLY_S = 0.002  # loop clocks tick in milliseconds, so a timer may fire this much too early
+
+
+class Owner(Protocol):
+    """Who gets the connection back."""
+
+    def on_idle(self, connection: Connection) -> None:
+        """The exchange ended cleanly; the connection may carry another."""
+
+    def on_gone(self, connection: Connection) -> None:
+        """The connection will carry nothing more. Called once."""
+
+    def on_lost(self, connection: Connection) -> None:
+        """The socket is closed. Called once, after `on_gone`."""
+
+
+class Connection(asyncio.Protocol):
+    """Created by a pool, connected by `loop.create_connection`."""
+
+    def __init__(self, owner: Owner, peer: str, keepalive_s: float) -> None:
+        self.response: Http1Response | None = None
+        self.is_reading_paused = False
+        self.is_write_paused = False
+        self.is_gone = False  # will carry nothing more
+        self.holds_slot = False  # set and cleared by the owner
+        self.is_uploading = False  # an iterator body is not fully handed over yet
+        self._owner = owner
+        self._peer = peer
+        self._keepalive_s = keepalive_s
+        self._reader = ReplyReader()
+        self._timeouts = Timeouts()
+        self._has_first_byte = False
+        self._unsent_bytes = 0
+        self._drained: asyncio.Future[None] | None = None
+        self._deadline = self._fire_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._poll = _poller(self._transport)
+
+    # The exchange.
+
+    def is_usable(self) -> bool:
+        """Whether an idle connection is still open and silent, asking the kernel at this very moment."""
+        return not (self.is_gone or self._transport.is_closing() or (self._poll is not None and self._poll(0)))
+
+    def start(self, head: bytes, body: bytes | None, timeouts: Timeouts, *, is_head_request: bool) -> Http1Response:
+        """Write a request and return its reply, which fills up from now on."""
+        self._reader.start(is_head_request=is_head_request)
+        self._timeouts = timeouts
+        self._has_first_byte = False
+        response = self.response = Http1Response(self)
+        self._set_deadline(self._now() + timeouts.first_byte_s)
+        if body is None:
+            self._transport.write(head)
+        elif len(body) <= JOIN_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        return response
+
+    def write(self, piece: bytes) -> None:
+        """One more piece of a body that is uploaded. Afterwards wait for `drained()` if `is_write_paused`."""
+        self._transport.write(piece)
+
+    def drained(self) -> asyncio.Future[None]:
+        """A future that is done when the transport takes more, or will never take any."""
+        drained = self._drained = self._loop.create_future()
+        return drained
+
+    def upload_started(self) -> None:
+        """The request's head is written and pieces follow: silence of the upstream is no fault meanwhile."""
+        self.is_uploading = True
+        if not self.is_write_paused:
+            self._set_deadline(math.inf)
+
+    def upload_ended(self) -> None:
+        """The last piece is written: the upstream's time to answer begins."""
+        self.is_uploading = False
+        if not self.is_write_paused:
+            self._set_deadline(self._now() + self._patience_s())
+
+    def resume_reading(self) -> None:
+        """The caller has taken what was buffered."""
+        self.is_reading_paused = False
+        if not self.is_gone and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._set_deadline(self._now() + self._timeouts.idle_s)
+
+    def abort(self) -> None:
+        """Close at once, whatever is going on. The reply in progress, if any, gets an error."""
+        self._fail("reset", "was closed on our side")
+
+    # Called by the transport.
+
+    def data_received(self, data: bytes) -> None:
+        response = self.response
+        if response is None:  # nobody asked: these bytes must not become the next answer
+            self._leave()
+            return
+        reader = self._reader
+        try:
+            reader.feed(data)
+        except TransportError as error:
+            self._fail("garbage", f"sent what is {error}")
+            return
+        if not response.status:
+            self._has_first_byte = True
+            if not reader.status:
+                self._set_deadline(self._now() + self._timeouts.idle_s)
+                return
+            self._adopt_head(response)
+        parts = reader.parts
+        if parts:
+            piece = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            response.parts.append(piece)
+            response.buffered_bytes += len(piece)
+        if reader.is_complete:
+            self._finish(response)
+            return
+        deadline = self._deadline = self._now() + self._timeouts.idle_s
+        if deadline < self._fire_at:
+            self._arm(deadline)
+        if not response.is_read_whole:
+            if response.buffered_bytes > HIGH_WATER_BYTES:
+                self._transport.pause_reading()
+                self.is_reading_paused = True
+            response.wake()
+        elif 0 <= response.limit_bytes < response.buffered_bytes:
+            response.wake()
+
+    def eof_received(self) -> bool:
+        self._end(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc)
+        self._leave()
+        self._owner.on_lost(self)
+
+    def pause_writing(self) -> None:
+        self.is_write_paused = True
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._set_deadline(self._now() + self._timeouts.write_s)
+
+    def resume_writing(self) -> None:
+        self.is_write_paused = False
+        self._set_deadline(math.inf if self.is_uploading else self._now() + self._patience_s())
+        self._wake_writer()
+
+    # How an exchange ends.
+
+    def _adopt_head(self, response: Http1Response) -> None:
+        reader = self._reader
+        response.status = reader.status
+        response.reason = reader.reason
+        response.http_version = reader.http_version
+        response.headers = reader.headers
+        response.is_eof_delimited = reader.is_eof_delimited
+
+    def _finish(self, response: Http1Response) -> None:
+        self.response = None
+        # A reply that came before the request was fully written ends the connection: the rest would be read as a request.
+        if self._reader.can_reuse and not self.is_uploading and not self._transport.get_write_buffer_size():
+            self._set_deadline(self._now() + self._keepalive_s)
+            response.complete()
+            self._owner.on_idle(self)
+        else:
+            response.complete()
+            self._leave()
+
+    def _end(self, exc: Exception | None) -> None:
+        response = self.response
+        if response is None:
+            self._leave()
+        elif exc is None and response.status and self._reader.end():
+            self._finish(response)
+        elif isinstance(exc, ssl.SSLError):
+            self._fail("tls", f"broke TLS: {exc.reason or type(exc).__name__}")
+        elif response.status:
+            self._fail("reset", "closed the connection before the end of its reply")
+        else:
+            self._fail("reset", "closed the connection without a reply")
+
+    def _fail(self, kind: Kind, what: str) -> None:
+        response, self.response = self.response, None
+        if response is not None:
+            response.fail(TransportError(kind, f"{self._peer} {what}", is_written=True))
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.is_gone:
+            return
+        self.is_gone = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake_writer()
+        self._transport.abort()
+        self._owner.on_gone(self)
+
+    def _wake_writer(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # The timer.
+
+    def _patience_s(self) -> float:
+        return self._timeouts.idle_s if self._has_first_byte else self._timeouts.first_byte_s
+
+    def _set_deadline(self, deadline: float) -> None:
+        self._deadline = deadline
+        if deadline < self._fire_at:
+            self._arm(deadline)
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._fire_at = deadline
+        if deadline != math.inf and not self.is_gone:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._now() < self._deadline - _EARLY_S:
+            self._arm(self._deadline)
+        elif self.response is None:
+            self._leave()  # kept alive long enough
+        elif self.is_write_paused:
+            self._check_write_progress()
+        elif self.is_reading_paused:
+            self._arm(math.inf)  # the caller is slow, not the upstream; resume_reading() sets the next deadline
+        elif self._has_first_byte:
+            self._fail("idle_timeout", f"sent nothing for {self._timeouts.idle_s:g} s in the middle of its reply")
+        else:
+            self._fail("first_byte_timeout", f"did not begin to answer within {self._timeouts.first_byte_s:g} s")
+
+    def _check_write_progress(self) -> None:
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if unsent_bytes >= self._unsent_bytes:
+            self._fail("write_timeout", f"did not read the request for {self._timeouts.write_s:g} s")
+            return
+        self._unsent_bytes = unsent_bytes
+        self._deadline = self._now() + self._timeouts.write_s
+        self._arm(self._deadline)
+
+
+def _poller(transport: asyncio.Transport) -> Callable[[float], list[tuple[int, int]]] | None:
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(select, "poll"):  # Windows: is_closing() alone must do
+        return None
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLIN)
+    return poller.poll

@@ -1,0 +1,198 @@
+"""The reply side of HTTP/1.1: bytes in, one reply at a time out. No sockets, no clock.
+
+Lives here: what counts as an acceptable reply, where it ends, and whether the connection may carry another one.
+Elsewhere: sockets and timers (connection.py), who waits for the reply (response.py).
+
+Rules
+- httptools (llhttp, strict) finds the lines; we refuse what it accepts and we would not: other transfer codings than one
+  `chunked`, versions other than 1.0 and 1.1, 101, statuses outside 100-999, heads above the bounds.
+- 1xx replies are skipped, at most `MAX_INTERIM`.
+- A reply to HEAD ends with its head; 204 and 304 do so by themselves.
+- Whatever follows a reply's end (`can_reuse` is False then) was never asked for: it must not become the next answer.
+- Bytes that do not become body are bounded: head, chunk extensions and trailers alike (`MAX_OVERHEAD_BYTES`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httptools
+
+from hookline.transport.errors import TransportError
+
+MAX_OVERHEAD_BYTES = 64 * 1024
+MAX_HEADERS = 256
+MAX_INTERIM = 10
+
+
+class ReplyReader:
+    """Reads the replies of one connection, one after the other: `start()`, `feed()` until `is_complete`, again."""
+
+    __slots__ = (
+        "_body_end",
+        "_fault",
+        "_interim_count",
+        "_is_head_only",
+        "_is_interim",
+        "_needs_new_parser",
+        "_overhead_bytes",
+        "_parser",
+        "_raw_headers",
+        "can_reuse",
+        "headers",
+        "http_version",
+        "is_complete",
+        "is_eof_delimited",
+        "on_body",
+        "on_header",
+        "parts",
+        "reason",
+        "status",
+    )
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []  # body bytes since the caller last emptied it
+        self._raw_headers: list[tuple[bytes, bytes]] = []
+        # httptools calls these once per header and per body piece: a C method and a closure without attribute look-ups.
+        self.on_body: Callable[[bytes], None] = self.parts.append
+        self.on_header = _collect_into(self._raw_headers)
+        self._needs_new_parser = True
+        self.start(is_head_request=False)
+
+    def start(self, *, is_head_request: bool) -> None:
+        """Get ready for the reply to the next request."""
+        if self._needs_new_parser:
+            self._parser = httptools.HttpResponseParser(self)
+            self._needs_new_parser = False
+        self.status = 0
+        self.reason = b""
+        self.http_version = ""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.is_complete = self.is_eof_delimited = self.can_reuse = False
+        self._is_head_only = is_head_request
+        self._is_interim = False
+        self._interim_count = self._overhead_bytes = self._body_end = 0
+        self._fault = ""
+        self._raw_headers.clear()
+        self.parts.clear()
+
+    def feed(self, data: bytes) -> None:
+        """Take what arrived; look at `status` (0 = no head yet), `parts` and `is_complete` afterwards.
+
+        Raises TransportError("garbage")."""
+        if len(data) > MAX_OVERHEAD_BYTES and not self.status:
+            self._check_large_head(data)
+        body_pieces = len(self.parts)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self.is_complete:
+                raise _garbage(str(error)) from None
+            self.can_reuse = False
+        if self._fault:
+            raise _garbage(self._fault)
+        if self.is_complete:
+            del self.parts[self._body_end :]
+            if self.can_reuse and data[-1] in b"\r\n" and self._has_stray_newline(data):
+                self.can_reuse = False
+        elif len(self.parts) == body_pieces:
+            self._overhead_bytes += len(data)
+            if self._overhead_bytes > MAX_OVERHEAD_BYTES:
+                raise _garbage(f"more than {MAX_OVERHEAD_BYTES} bytes of head or trailers")
+
+    def end(self) -> bool:
+        """The upstream closed its side. True if that completes the reply."""
+        self.can_reuse = False
+        if self.is_eof_delimited:
+            self.is_complete = True
+        return self.is_complete
+
+    # Called by httptools.
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            self.can_reuse = False
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_headers_complete(self) -> None:
+        if self.is_complete:
+            return
+        raw_headers = self._raw_headers
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._skip_interim(status)
+            return
+        if len(raw_headers) > MAX_HEADERS:
+            self._fault = f"more than {MAX_HEADERS} headers"
+        self.headers = raw_headers[:]
+        raw_headers.clear()
+        self.http_version = self._parser.get_http_version()
+        self.can_reuse = self._parser.should_keep_alive()
+        self._overhead_bytes = 0
+        self._decide_framing(status)
+        self.status = status
+        if self._is_head_only:
+            self.is_complete = self._needs_new_parser = True
+            self.is_eof_delimited = False
+
+    def on_message_complete(self) -> None:
+        if self._is_interim:
+            self._is_interim = False
+            return
+        if not self.is_complete:
+            self.is_complete = True
+            self._body_end = len(self.parts)
+
+    def _skip_interim(self, status: int) -> None:
+        self._interim_count += 1
+        if status < 100 or status == 101:
+            self._fault = f"status {status} was never asked for"
+        elif self._interim_count > MAX_INTERIM:
+            self._fault = f"more than {MAX_INTERIM} interim replies"
+        self._is_interim = True
+        self.reason = b""
+        self._raw_headers.clear()
+
+    def _decide_framing(self, status: int) -> None:
+        codings = lengths = 0
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                codings += 1
+                if codings > 1 or value.strip().lower() != b"chunked":
+                    self._fault = "a transfer coding other than chunked"
+            elif name == b"content-length":
+                lengths += 1
+        if self.http_version != "1.1":
+            if self.http_version != "1.0":
+                self._fault = f"HTTP version {self.http_version}"
+            elif codings:  # RFC 9112, 6.1: framing of such a reply cannot be trusted beyond its end
+                self.can_reuse = False
+        self.is_eof_delimited = not codings and not lengths and status not in (204, 304)
+
+    def _check_large_head(self, data: bytes) -> None:
+        if data.find(b"\r\n\r\n", 0, MAX_OVERHEAD_BYTES) < 0:
+            raise _garbage(f"a head of more than {MAX_OVERHEAD_BYTES} bytes")
+
+    def _has_stray_newline(self, data: bytes) -> bool:
+        # llhttp skips newlines before a status line without a word, so they are looked for at the end of the reply.
+        # In a piece too short to tell they pass: alone they cannot change the next answer.
+        if self.parts and not self._is_chunked():
+            return not data.endswith(self.parts[-1])
+        return len(data) >= 5 and (not data.endswith(b"\r\n\r\n") or data[-5] in b"\r\n")
+
+    def _is_chunked(self) -> bool:
+        return any(name == b"transfer-encoding" for name, _ in self.headers)
+
+
+def _collect_into(raw_headers: list[tuple[bytes, bytes]]) -> Callable[[bytes, bytes], None]:
+    append = raw_headers.append
+
+    def on_header(name: bytes, value: bytes) -> None:
+        append((name.lower(), value))
+
+    return on_header
+
+
+def _garbage(what: str) -> TransportError:
+    return TransportError("garbage", f"not an acceptable HTTP reply: {what}", is_written=True)
