@@ -134,7 +134,7 @@ def _check(entry: PluginEntry, instance: Any) -> Iterable[str]:
 def _load_file(entry: PluginEntry) -> Any:
     path = entry.path
     assert path is not None
-    spec = importlib.util.spec_from_filelocation(f"hookline_file_{entry.name}", path)
+    spec = importlib.util.spec_from_file_location(f"hookline_file_{entry.name}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise StartupError([f'{entry.where}: plugin "{entry.name}": no Python file at {path}'])
     module = importlib.util.module_from_spec(spec)
