@@ -1,0 +1,278 @@
+"""What the pipeline knows of the OpenAI wire: usage, and where a stream's end begins.
+
+Lives here: `usage_of`, `StreamWatch`, `error_event`. Elsewhere: SSE framing (transport/sse.py), who drives a body (relay.py), other dialects (providers/).
+Idea: a stream is relayed as bytes and only its end is read. A chunk whose bytes can't hold an end, a usage or an error costs a few substring
+searches; only candidates are parsed.
+
+Rules of the end, by endpoint:
+- chat, completions: the end begins with the event whose `usage` comes with empty `choices` or a finish_reason, else with `[DONE]`. Complete = a finish_reason
+  of each choice seen, or `[DONE]` (some real servers send only the first).
+- responses: the end is `response.completed`, `.incomplete`, `.failed` or `error`.
+- any other event stream: the end of its HTTP framing; nothing is held.
+Bytes of an unfinished event leave at once, except after a finish_reason, where they may be the end. After an error event nothing leaves."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+from hookline.call import Endpoint
+from hookline.errors import ApiError
+from hookline.money import Usage
+from hookline.transport.sse import SseSplitter, parse_event
+
+EVENT_BYTES_MAX = 1 << 20
+"""A larger event is relayed unread: no end or usage is that long, a picture is."""
+HELD_BYTES_MAX = 1 << 20
+"""More than this after the end began is no end: it is let go."""
+
+_RESPONSES_END = ("response.completed", "response.incomplete", "response.failed")
+_SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
+_BLANK_LINE = (b"\n\n", b"\r\n\r\n")
+
+
+def usage_of(usage: Any) -> Usage | None:
+    """A `usage` object of chat, completions, embeddings or responses; None if it is none. Odd members count as 0."""
+    if not isinstance(usage, dict):
+        return None
+    count = _count
+    if "prompt_tokens" in usage or "completion_tokens" in usage:
+        inputs, outputs = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+        of_inputs, of_outputs = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    elif "input_tokens" in usage or "output_tokens" in usage:
+        inputs, outputs = count(usage, "input_tokens"), count(usage, "output_tokens")
+        of_inputs, of_outputs = usage.get("input_tokens_details"), usage.get("output_tokens_details")
+    elif "total_tokens" in usage:
+        return Usage(count(usage, "total_tokens"))
+    else:
+        return None
+    cached = count(of_inputs, "cached_tokens") if of_inputs else 0
+    written = count(of_inputs, "cache_creation_tokens") if of_inputs else 0
+    return Usage(inputs, outputs, cached, written, count(of_outputs, "reasoning_tokens") if of_outputs else 0)
+
+
+def error_event(endpoint: Endpoint, error: ApiError, sequence_number: int) -> bytes:
+    """The event that says, inside a stream, what an error status would have said before it."""
+    told = error.to_object()["error"]
+    if endpoint == "responses":
+        data = {"type": "error", "code": told["code"], "message": told["message"], "param": None}
+        return b"event: error\ndata: %b\n\n" % orjson.dumps({**data, "sequence_number": sequence_number})
+    return b"data: %b\n\n" % orjson.dumps({"error": told})
+
+
+def error_in(block: bytes) -> dict[str, Any] | None:
+    """The error object in an event block, or None."""
+    if b"error" not in block:
+        return None
+    data = _parsed(block)
+    if not isinstance(data, dict):
+        return None
+    if (
+        isinstance(data.get("error"), dict)
+        and not data.get("choices")
+        and "response" not in data
+        and "object" not in data
+    ):
+        found: dict[str, Any] = data["error"]
+        return found
+    return data if data.get("type") == "error" else None
+
+
+class StreamWatch:
+    """Reads a stream while it is relayed. `feed` returns what may leave now; `release` what was held."""
+
+    __slots__ = (
+        "_endpoint", "_finished", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
+        "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "error", "has_tool_call", "is_complete", "output_bytes", "usage",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint, *, hides_usage: bool = False, choices: int = 1) -> None:
+        self._endpoint = endpoint
+        self._hides_usage = hides_usage
+        self._is_opaque = endpoint not in ("chat", "completions", "responses")
+        self._reads_all = choices > 1
+        self._splitter: SseSplitter | None = None  # made when an event is cut by a chunk, or must be looked at
+        self._tail_bytes = 0
+        self._relayed_bytes = 0  # of the unfinished event
+        self._is_skipping = False  # inside an event of more than EVENT_BYTES_MAX
+        self._is_ending = False
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._seen: set[Any] = set()
+        self._finished: set[Any] = set()
+        self._last = b""
+        self.usage: Usage | None = None
+        self.error: dict[str, Any] | None = None
+        self.is_complete = False
+        self.has_tool_call = False
+        self.output_bytes = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        self.output_bytes += len(chunk)
+        if not self._tail_bytes and not self._is_ending and chunk.endswith(_BLANK_LINE):
+            self._last = chunk
+            if not self._may_matter(chunk):
+                return chunk
+        if self._is_opaque:
+            self._relayed_bytes = 0 if chunk.endswith(_BLANK_LINE) else 1
+            return chunk
+        return self._read(chunk)
+
+    def finish(self) -> bytes:
+        """The upstream's framing ended. Looks at an unfinished last event; returns what of it may leave."""
+        tail = self._splitter.tail if self._splitter is not None else b""
+        if self._is_opaque:
+            self.is_complete = True
+            return b""
+        if not tail or self._is_skipping:
+            return b""
+        rest = tail[self._relayed_bytes :]
+        self._tail_bytes = self._relayed_bytes = 0
+        return self._pass(tail, rest) if self._may_matter(tail) else rest
+
+    def release(self) -> bytes:
+        """What was held since the end began."""
+        held = b"".join(self._held)
+        self._held.clear()
+        return held
+
+    @property
+    def is_inside_event(self) -> bool:
+        """Bytes of an unfinished event have left: what follows needs a line break first."""
+        return self._relayed_bytes > 0
+
+    @property
+    def next_sequence_number(self) -> int:
+        found = _SEQUENCE.findall(self._last)
+        return int(found[-1]) + 1 if found else 0
+
+    def _may_matter(self, chunk: bytes) -> bool:
+        """Whether these bytes can hold an end, a usage or an error. `count` and `in` on bytes cost 40-80 ns each."""
+        if self._endpoint == "responses":
+            return (
+                b"response.completed" in chunk
+                or b"response.incomplete" in chunk
+                or b"response.failed" in chunk
+                or b"error" in chunk
+            )
+        if self._is_opaque:
+            return False
+        count = chunk.count
+        reasons = count(b'"finish_reason"')
+        if reasons and reasons != count(b'"finish_reason":null') + count(b'"finish_reason": null'):
+            return True
+        usages = count(b'"usage"')
+        if usages and usages != count(b'"usage":null') + count(b'"usage": null'):
+            return True
+        if not self.has_tool_call and b'"tool_calls"' in chunk:
+            return True
+        return self._reads_all or b"[DONE]" in chunk or b'"error"' in chunk
+
+    def _read(self, chunk: bytes) -> bytes:
+        """The careful way: event by event."""
+        splitter = self._splitter
+        if splitter is None:
+            splitter = self._splitter = SseSplitter()
+        tail_bytes, relayed_bytes = self._tail_bytes + len(chunk), self._relayed_bytes
+        out: list[bytes] = []
+        blocks = splitter.feed(chunk)
+        for block in blocks:
+            tail_bytes -= len(block)
+            rest, relayed_bytes = block[relayed_bytes:], 0
+            if self._is_skipping:
+                self._is_skipping = False
+                out.append(rest)
+                continue
+            self._last = block
+            out.append(self._pass(block, rest) if self._is_ending or self._may_matter(block) else rest)
+        is_giant = tail_bytes > EVENT_BYTES_MAX
+        if is_giant or (tail_bytes and not self._is_ending and not self._finished):
+            # Nothing was held back before in this state, so what is new of the unfinished event is the end of this chunk.
+            out += [self.release(), splitter.tail[relayed_bytes:]] if is_giant else [chunk[-tail_bytes:]]
+            relayed_bytes = tail_bytes
+        if is_giant:
+            splitter = self._splitter = SseSplitter()
+            start = b"x" + (
+                chunk[-1:] if chunk[-1:] in b"\r\n" else b""
+            )  # as much as finds the blank line that ends it
+            splitter.feed(start)
+            self._is_skipping, tail_bytes, relayed_bytes = True, len(start), len(start)
+        self._tail_bytes, self._relayed_bytes = tail_bytes, relayed_bytes
+        return b"".join(out) if self.error is None or blocks else b""
+
+    def _pass(self, block: bytes, rest: bytes) -> bytes:
+        """What of this event may leave now: `rest` are its bytes that have not left yet."""
+        if self.error is not None:
+            return b""
+        is_end, is_hidden = self._judge(block)
+        if self.error is not None:
+            return self.release() + rest
+        if not (is_end or self._is_ending):
+            return rest
+        self._is_ending = True
+        if not is_hidden:
+            self._held.append(rest)
+            self._held_bytes += len(rest)
+        return self.release() if self._held_bytes > HELD_BYTES_MAX else b""
+
+    def _judge(self, block: bytes) -> tuple[bool, bool]:
+        """(the end begins here, the client did not ask for this) of one event; notes usage, completeness, error."""
+        data = _parsed(block)
+        if data is None:
+            is_done = parse_event(block).data.strip() == b"[DONE]"
+            self.is_complete = self.is_complete or is_done
+            return is_done, False
+        if not isinstance(data, dict):
+            return False, False
+        self.error = error_in(block)
+        if self._endpoint == "responses":
+            return self._judge_response(data)
+        choices = data.get("choices")
+        choices = choices if isinstance(choices, list) else []
+        is_finish = False
+        for choice in choices:
+            if not isinstance(choice, dict):
+                continue
+            index = choice.get("index", 0)
+            self._seen.add(index if isinstance(index, int) else 0)
+            if choice.get("finish_reason") is not None:
+                is_finish = True
+                self._finished.add(index if isinstance(index, int) else 0)
+            delta = choice.get("delta")
+            if isinstance(delta, dict) and (delta.get("tool_calls") or delta.get("function_call")):
+                self.has_tool_call = True
+        if is_finish and self._seen <= self._finished:
+            self.is_complete = True
+        usage = usage_of(data.get("usage"))
+        if usage is None:
+            return False, False
+        self.usage = usage
+        return (not choices or is_finish), (not choices and self._hides_usage)
+
+    def _judge_response(self, data: dict[str, Any]) -> tuple[bool, bool]:
+        kind = data.get("type")
+        if kind not in _RESPONSES_END:
+            self.is_complete = self.is_complete or kind == "error"
+            return False, False
+        self.is_complete = True
+        response = data.get("response")
+        if isinstance(response, dict):
+            self.usage = usage_of(response.get("usage"))
+        return True, False
+
+
+def _count(of: Any, name: str) -> int:
+    value = of.get(name) if isinstance(of, dict) else None
+    return value if type(value) is int and value > 0 else 0
+
+
+def _parsed(block: bytes) -> Any:
+    data = parse_event(block).data
+    if not data or data == b"[DONE]":
+        return None
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
