@@ -1,0 +1,142 @@
+"""Answer: an upstream's response as a `Reply`.
+
+Lives here: what is read whole and what is handed on as it comes, and the bounds of both. Elsewhere: which headers go back (headers.py), streams and their ends (the pipeline), other
+dialects' replies (anthropic.py).
+Idea: errors and JSON are small and everybody wants to look at them, so they are bytes; event streams and everything else are the transport's own iterator, with no layer
+between it and the client.
+
+| reply | becomes |
+|---|---|
+| 4xx, 5xx | bytes, at most `MAX_ERROR_BYTES` |
+| `text/event-stream` | iterator; decoded if it came compressed although we asked for identity |
+| JSON | bytes up to `MAX_JSON_BYTES`; on file-like routes what is larger is an iterator |
+| everything else | iterator, or bytes if all of it is there already |"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import orjson
+from multidict import CIMultiDict
+
+from hookline.call import Call
+from hookline.deployment import Deployment
+from hookline.errors import UpstreamError
+from hookline.providers.upstream import Upstream, to_upstream_error
+from hookline.reply import Reply
+from hookline.transport import DECODABLE, BodyTooLarge, TransportError, UpstreamResponse, decoded
+
+MAX_ERROR_BYTES = 1 << 20
+MAX_JSON_BYTES = 64 << 20
+MAX_DECODED_BYTES = 1 << 30
+"""Of a compressed event stream; there is never more than 64 KiB of it in memory."""
+
+
+async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, response: UpstreamResponse) -> Reply:
+    """The reply for the pipeline. Raises UpstreamError if the body breaks off or is larger than its bound."""
+    headers = upstream.reply_headers.read(response.headers)
+    status = response.status
+    if status >= 400:
+        return Reply(status, headers, await read_error(response, headers, deployment))
+    content_type = headers.get("content-type", "")
+    if content_type == "application/json" and call.endpoint != "relay":
+        return Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        return Reply(status, headers, _events(response, headers, deployment))
+    if response.is_complete:
+        return Reply(status, headers, await read_whole(response, deployment, None))
+    if kind == "application/json" or kind.endswith("+json"):
+        if call.endpoint != "relay":
+            return Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
+        return Reply(status, headers, await _read_or_stream(response, deployment))
+    return Reply(status, headers, response.chunks())
+
+
+async def read_whole(response: UpstreamResponse, deployment: Deployment, max_bytes: int | None) -> bytes:
+    """The body. Raises UpstreamError."""
+    try:
+        return await response.read(max_bytes)
+    except TransportError as error:
+        raise to_upstream_error(error, deployment) from error
+
+
+async def read_error(response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment) -> bytes:
+    """The body of an error. The status is news enough: a body that is too large is replaced by a sentence. Raises UpstreamError if it breaks off."""
+    try:
+        return await response.read(MAX_ERROR_BYTES)
+    except BodyTooLarge:
+        headers.popall("content-encoding", None)
+        headers["content-type"] = "application/json"
+        message = f"{deployment.id} answered {response.status} with more than {MAX_ERROR_BYTES} bytes, which are not passed on"
+        return orjson.dumps({"error": {"message": message, "type": "upstream_error", "param": None, "code": None}})
+    except TransportError as error:
+        raise to_upstream_error(error, deployment) from error
+
+
+def _events(response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment) -> AsyncIterator[bytes]:
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("identity", ""):
+        return response.chunks()
+    if encoding not in DECODABLE:
+        response.close()
+        raise UpstreamError(
+            f'{deployment.id} sent its stream in the coding "{encoding[:40]}" although it was asked for identity; '
+            "turn compression off there",
+            kind="garbage",
+        )
+    headers.popall("content-encoding")
+    return Decoded(response, encoding)
+
+
+class Decoded:
+    """A compressed event stream, made plain. Closing it closes the response."""
+
+    def __init__(self, response: UpstreamResponse, encoding: str) -> None:
+        self._response = response
+        self._plain = decoded(response.chunks(), encoding, MAX_DECODED_BYTES)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._plain)
+
+    async def aclose(self) -> None:
+        self._response.close()
+
+
+class Prefixed:
+    """Chunks that were read already, then the rest of the response. Closing it closes the response."""
+
+    def __init__(self, pieces: list[bytes], response: UpstreamResponse) -> None:
+        self._pieces = pieces[::-1]
+        self._response = response
+        self._rest = response.chunks()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return self._pieces.pop() if self._pieces else await anext(self._rest)
+
+    async def aclose(self) -> None:
+        self._response.close()
+
+
+async def _read_or_stream(response: UpstreamResponse, deployment: Deployment) -> bytes | AsyncIterator[bytes]:
+    """The body as bytes, or as an iterator if it is larger than JSON that anyone would look at."""
+    length = next((value for name, value in response.headers if name == b"content-length"), b"")
+    if length.isdigit() and int(length) > MAX_JSON_BYTES:
+        return response.chunks()
+    pieces: list[bytes] = []
+    size_bytes = 0
+    try:
+        async for chunk in response.chunks():
+            pieces.append(chunk)
+            size_bytes += len(chunk)
+            if size_bytes > MAX_JSON_BYTES:
+                return Prefixed(pieces, response)
+    except TransportError as error:
+        raise to_upstream_error(error, deployment) from error
+    return b"".join(pieces)
