@@ -11,6 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TypeVar
@@ -40,7 +41,12 @@ class Origin:
 
 
 async def resolve(host: str, port: int) -> Sequence[Address]:
-    """Ask the system's resolver. Raises OSError."""
+    """Ask the system's resolver, for names; numbers need no thread. Raises OSError."""
+    if "%" not in host:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):
+                socket.inet_pton(family, host)
+                return [(family, (host, port))]
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found if isinstance(address[0], str)]
 

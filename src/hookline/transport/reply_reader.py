@@ -91,8 +91,10 @@ class ReplyReader:
         if self._fault:
             raise _garbage(self._fault)
         if self.is_complete:
-            del self.parts[self._body_end :]
-            if self.can_reuse and data[-1] in b"\r\n" and self._has_stray_newline(data):
+            if len(self.parts) > self._body_end:
+                del self.parts[self._body_end :]
+                self.can_reuse = False
+            elif self.can_reuse and (data[-1] in b"\r\n" or self._is_head_only) and self._has_stray_end(data):
                 self.can_reuse = False
         elif len(self.parts) == body_pieces:
             self._overhead_bytes += len(data)
@@ -143,6 +145,8 @@ class ReplyReader:
         if not self.is_complete:
             self.is_complete = True
             self._body_end = len(self.parts)
+        elif self._is_head_only and self._is_chunked():
+            self.can_reuse = False  # an empty chunked body where there must be none
 
     def _skip_interim(self, status: int) -> None:
         self._interim_count += 1
@@ -174,7 +178,7 @@ class ReplyReader:
         if data.find(b"\r\n\r\n", 0, MAX_OVERHEAD_BYTES) < 0:
             raise _garbage(f"a head of more than {MAX_OVERHEAD_BYTES} bytes")
 
-    def _has_stray_newline(self, data: bytes) -> bool:
+    def _has_stray_end(self, data: bytes) -> bool:
         # llhttp skips newlines before a status line without a word, so they are looked for at the end of the reply.
         # In a piece too short to tell they pass: alone they cannot change the next answer.
         if self.parts and not self._is_chunked():

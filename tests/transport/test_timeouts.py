@@ -1,0 +1,128 @@
+"""Each stage has its limit, and progress resets only its own."""
+
+import asyncio
+import socket
+
+import pytest
+
+from hookline.transport import Timeouts, TransportError
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+async def failure(request):
+    with pytest.raises(TransportError) as failed:
+        await request
+    return failed.value.kind, failed.value.is_written
+
+
+async def test_no_connection_in_time_is_a_connect_timeout(make_pool, ask):
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as first:
+        first.connect(full.getsockname())  # fills the queue: the kernel answers nobody else
+        second = socket.socket()
+        second.setblocking(False)
+        second.connect_ex(full.getsockname())
+        pool = make_pool(port=full.getsockname()[1])
+
+        assert await failure(ask(pool, timeouts=Timeouts(connect_s=0.05))) == ("connect_timeout", False)
+        second.close()
+    assert pool.stats().open == 0
+
+
+async def test_a_name_that_does_not_resolve_in_time_is_a_connect_timeout(make_pool, ask):
+    async def never(host, port):
+        return await asyncio.get_running_loop().create_future()
+
+    pool = make_pool(resolver=never)
+
+    assert await failure(ask(pool, timeouts=Timeouts(connect_s=0.02))) == ("connect_timeout", False)
+
+
+async def test_no_byte_of_a_reply_in_time_is_a_first_byte_timeout(pool, upstream, ask):
+    limits = Timeouts(first_byte_s=0.05, idle_s=1000)
+
+    assert await failure(ask(pool, timeouts=limits)) == ("first_byte_timeout", True)
+    assert pool.stats().open == 0
+
+
+async def test_a_stall_within_the_head_is_an_idle_timeout(pool, exchange):
+    limits = Timeouts(first_byte_s=1000, idle_s=0.05)
+
+    assert await failure(exchange(pool, HEAD, timeouts=limits)) == ("idle_timeout", True)
+
+
+async def test_a_stall_within_the_body_is_an_idle_timeout_after_what_came(pool, exchange):
+    response, _ = await exchange(
+        pool, HEAD + b"content-length: 10\r\n\r\nhello", timeouts=Timeouts(first_byte_s=1000, idle_s=0.05)
+    )
+
+    chunks = response.chunks()
+    assert await anext(chunks) == b"hello"
+    assert await failure(anext(chunks)) == ("idle_timeout", True)
+    assert pool.stats().open == 0
+
+
+async def test_a_slow_but_steady_reply_outlives_the_limit_of_a_single_wait(pool, exchange):
+    """The deadline moves with each arrival: the whole takes many times idle_s."""
+    response, peer = await exchange(pool, HEAD + b"content-length: 40\r\n\r\n", timeouts=Timeouts(idle_s=0.15))
+
+    async def drip():
+        for _ in range(40):
+            await asyncio.sleep(0.01)
+            await peer.send(b"x")
+
+    dripping = asyncio.ensure_future(drip())
+    assert await response.read() == b"x" * 40
+    await dripping
+
+
+async def test_an_upstream_that_does_not_read_the_request_is_a_write_timeout(pool, upstream, ask):
+    limits = Timeouts(first_byte_s=1000, write_s=0.05)
+
+    assert await failure(ask(pool, method=b"POST", body=b"x" * 50_000_000, timeouts=limits)) == ("write_timeout", True)
+    assert pool.stats().open == 0
+
+
+async def test_an_upstream_that_reads_slowly_is_no_write_timeout(pool, upstream, ask):
+    body = b"x" * 20_000_000
+    limits = Timeouts(first_byte_s=1000, write_s=0.1)
+
+    pending = asyncio.ensure_future(ask(pool, method=b"POST", body=body, timeouts=limits))
+    peer = await upstream.accept()
+    received = len((await peer.receive_until(b"\r\n\r\n")) and peer._received)
+    while received < len(body):
+        received += len(await peer.receive())
+        if received % 50 == 0:
+            await asyncio.sleep(0.02)
+    await peer.send(HEAD + b"content-length: 0\r\n\r\n")
+
+    assert (await pending).status == 200
+
+
+async def test_waiting_for_a_connection_has_its_limit(make_pool, upstream, ask):
+    pool = make_pool(max_connections=1)
+    busy = asyncio.ensure_future(ask(pool))
+    peer = await upstream.accept()
+
+    assert await failure(ask(pool, timeouts=Timeouts(pool_s=0.02))) == ("pool_timeout", False)
+
+    assert pool.stats().waiting == 0
+    await peer.send(HEAD + b"content-length: 0\r\n\r\n")
+    assert (await busy).status == 200
+
+
+async def test_a_caller_that_does_not_take_the_body_is_not_the_upstreams_fault(pool, exchange):
+    """Reading is paused for longer than idle_s; the upstream has more to send all the time."""
+    large = b"x" * 8_000_000
+    response, peer = await exchange(
+        pool, HEAD + b"content-length: %d\r\n\r\n" % len(large), timeouts=Timeouts(idle_s=0.05)
+    )
+    sending = asyncio.ensure_future(peer.send(large))
+
+    await asyncio.sleep(0.2)
+    received = 0
+    async for chunk in response.chunks():
+        received += len(chunk)
+
+    assert len(large) == received
+    await sending
