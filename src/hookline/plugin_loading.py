@@ -21,7 +21,7 @@ from hookline import hookspecs
 from hookline.errors import StartupError
 from hookline.host import Host
 
-Explain = Callable[[ValidationError, tuple[str, ...]], list[str]]
+Explain = Callable[[ValidationError, tuple[str, ...], type[BaseModel]], list[str]]
 """Turns a failed options model and the path of its table into sentences with file and line."""
 
 REGISTRATION_HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("register_"))
@@ -85,7 +85,7 @@ def _build(
         try:
             return model.model_validate(raw)
         except ValidationError as error:
-            problems.extend(explain(error, prefix) if explain else [f"{entry.where}: {error}"])
+            problems.extend(explain(error, prefix, model) if explain else [f"{entry.where}: {error}"])
             return None
 
     options = checked(entry.options, ("plugins", entry.name))

@@ -1,0 +1,222 @@
+"""proxy.toml: what may stand in it.
+
+Lives here: one model per table, and `Settings`, the checked whole. Elsewhere: reading and checking it (config_loading.py), rules between tables
+(config_rules.py), options of plugins and providers (their own models; here they are raw tables).
+Idea: strict: an unknown key or a wrong type is refused, so a misspelt limit is never a limit that silently does not hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from hookline.config_source import Source
+
+PROVIDER_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Bytes = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Cors(_Table):
+    """`[server] cors`: which web pages may call. Off unless origins are listed."""
+
+    origins: list[str] = Field(default=[], description='Origins such as "https://app.example"; "*" is everyone.')
+    headers: list[str] = Field(default=["authorization", "content-type"], description="Request headers to allow.")
+    max_age_s: int = Field(default=600, ge=0)
+
+
+class Server(_Table):
+    """`[server]`: where it listens and what it waits for."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535, description="0 takes a free port.")
+    workers: int = Field(default=1, ge=1, le=256, description="Processes that share the port.")
+    open: bool = Field(default=False, description="Serve everyone who reaches a non-loopback host, without keys.")
+    drain_s: float = Field(default=30.0, ge=0, description="How long running calls may go on after SIGTERM.")
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    default_completion_model: str | None = Field(default=None, description="For /v1/completions without a model.")
+    heartbeat_s: float = Field(default=0.0, ge=0, description="SSE comments while waiting; 0 is off.")
+    hook_timeout_s: Seconds = Field(default=5.0, description="Time budget of one async hook.")
+    settle_timeout_s: Seconds = Field(default=2.0, description="Time budget of one ticket's settlement.")
+    total_timeout_s: Seconds = Field(default=600.0, description="Deadline of a call.")
+    connect_timeout_s: Seconds = 5.0
+    first_byte_timeout_s: Seconds = 120.0
+    idle_timeout_s: Seconds = Field(default=60.0, description="Between two chunks of an upstream.")
+    max_pumps: int = Field(default=100, ge=0, description="Bodies that are read on after their client has left.")
+    header_timeout_s: Seconds = Field(default=10.0, description="For a whole request head, from its first byte.")
+    body_idle_timeout_s: Seconds = 30.0
+    keepalive_timeout_s: Seconds = 75.0
+    write_timeout_s: Seconds = Field(default=30.0, description="For a client that has stopped reading.")
+    max_head_bytes: Bytes = 32 * 1024
+    max_body_bytes: Bytes = Field(default=32 * 1024 * 1024, description="A JSON request body.")
+    max_upload_bytes: Bytes = Field(default=512 * 1024 * 1024, description="A multipart or binary request body.")
+    max_spool_bytes: Bytes = Field(default=2 * 1024 * 1024 * 1024, description="All spooled uploads together.")
+    max_connections: Count = Field(default=10_000, description="Open client connections of one process.")
+    cors: Cors = Cors()
+
+
+class State(_Table):
+    """`[state]`: where keys, money and limits are kept."""
+
+    records: str = Field(
+        default="sqlite:///hookline.db", description="Keys, ledger, request log; relative to this file."
+    )
+    shared: str = Field(default="memory", description="Limits, money in flight, breaker votes, response cache.")
+    queue: str = Field(default="embedded", description="How jobs reach workers.")
+
+
+class ChainEntry(BaseModel):
+    """One plugin of `[chain] plugins`: a name, or `{ name, path, <options> }`."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    name: str = Field(min_length=1)
+    path: str | None = Field(default=None, description="A .py file with a class `Plugin`, relative to this file.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options written beside the name."""
+        return dict(self.model_extra or {})
+
+
+def _as_entry(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _as_deployment(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    provider, slash, model = value.partition("/")
+    if not (provider and slash and model):
+        raise ValueError('must be "provider/model" or a table')
+    return {"provider": provider, "model": model}
+
+
+DEFAULT_PLUGINS = (
+    "auth", "rate_limit", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "logging", "metrics",
+)  # fmt: skip
+
+
+class ChainTable(_Table):
+    """`[chain]`: who is active, in order."""
+
+    plugins: list[Annotated[ChainEntry, BeforeValidator(_as_entry, json_schema_input_type=str | ChainEntry)]] = Field(
+        default_factory=lambda: [ChainEntry(name=name) for name in DEFAULT_PLUGINS]
+    )
+    order: dict[str, list[str]] = Field(default={}, description="Plugins that come first in one hook.")
+
+
+class ProviderTable(BaseModel):
+    """`[providers.x]`: an upstream. All other keys belong to its kind and are checked there."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    kind: str
+    default: bool = Field(default=False, description="Takes model names that nothing else knows; at most one.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class DeploymentTable(_Table):
+    """One deployment of a model."""
+
+    provider: str
+    model: str = Field(min_length=1)
+    id: str | None = Field(default=None, description='Default: "provider/model".')
+    weight: float = Field(default=1.0, ge=0)
+    api_key: str | None = None
+    mode: Literal["chat", "completions"] | None = None
+    context_tokens: Count | None = None
+    max_output_tokens: Count | None = None
+    requests_per_minute: Count | None = None
+    capabilities: list[str] = []
+
+    @property
+    def deployment_id(self) -> str:
+        return self.id or f"{self.provider}/{self.model}"
+
+
+class ModelTable(_Table):
+    """`[models."x"]`: a name clients ask for."""
+
+    deployments: list[
+        Annotated[DeploymentTable, BeforeValidator(_as_deployment, json_schema_input_type=str | DeploymentTable)]
+    ] = Field(min_length=1)
+    aliases: list[str] = Field(default=[], description="Other names for the same model.")
+    plugins: dict[str, dict[str, Any]] = Field(default={}, description="Merged over [plugins.*] for this model.")
+
+
+class PriceEntry(_Table):
+    """`[prices."x"]`: USD per million tokens; `call` is USD per call."""
+
+    input: Usd = 0.0
+    output: Usd = 0.0
+    cached_input: Usd | None = None
+    cache_write: Usd | None = None
+    call: Usd = 0.0
+
+
+class RollingBudget(_Table):
+    hours: float = Field(gt=0)
+    usd: Usd
+
+
+class BudgetTable(_Table):
+    daily_usd: Usd | None = None
+    monthly_usd: Usd | None = None
+    total_usd: Usd | None = None
+    rolling: list[RollingBudget] = []
+    alert_at: float = Field(default=0.8, gt=0, le=1)
+    time_zone: str = "UTC"
+    mode: Literal["hard", "soft"] = "hard"
+
+
+class Scope(_Table):
+    """What a tenant, a user or everyone together may use."""
+
+    models: list[str] | None = Field(default=None, description="Globs over model names.")
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    max_parallel: Count | None = None
+    budget: BudgetTable | None = None
+
+
+class Admin(_Table):
+    """`[admin]`: without a key there are no /admin routes."""
+
+    key: str | None = Field(default=None, min_length=8)
+
+
+class Settings(_Table):
+    """The checked whole of one proxy.toml."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, title="proxy.toml")
+    server: Server = Server()
+    state: State = State()
+    chain: ChainTable = Field(default_factory=ChainTable)
+    providers: dict[str, ProviderTable] = {}
+    models: dict[str, ModelTable] = {}
+    prices: dict[str, PriceEntry] = {}
+    plugins: dict[str, dict[str, Any]] = {}
+    tenants: dict[str, Scope] = {}
+    users: dict[str, Scope] = {}
+    everyone: Scope = Field(default=Scope(), alias="global")
+    admin: Admin = Admin()
+    _source: Source = PrivateAttr()
+
+    @property
+    def source(self) -> Source:
+        """Where it was read: for problems found later."""
+        return self._source
+
+    @property
+    def is_embedded_default(self) -> bool:
+        """There was no proxy.toml."""
+        return self._source.path is None
