@@ -40,9 +40,14 @@ class Price:
     cached_picousd: int | None = None
     cache_write_picousd: int | None = None
     call_nanousd: int = 0
+    tiers: tuple[tuple[int, Price], ...] = ()
+    """(above this many input tokens, the price that then holds for every token), ascending."""
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known."""
+        for above_tokens, price in reversed(self.tiers):
+            if usage.input_tokens > above_tokens:
+                return price.cost_nanousd(usage)
         cached = self.input_picousd if self.cached_picousd is None else self.cached_picousd
         written = self.input_picousd if self.cache_write_picousd is None else self.cache_write_picousd
         plain_tokens = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens

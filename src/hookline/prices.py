@@ -1,0 +1,153 @@
+"""Prices: what a deployment charges.
+
+Lives here: `[prices]` and the built-in table, and the order in which they are asked. Elsewhere: what a usage costs (money.py), how the built-in table
+is made (scripts/refresh_prices.py).
+Idea: a price is looked up when a deployment is built and never per call; whoever wrote `[prices]` is right, and the built-in table is a list of
+ordered matches, as its source publishes it."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import orjson
+
+from hookline.money import Price, to_nanousd
+
+PICO_PER_USD_PER_MTOK = 1_000_000
+_MAKERS = ("openai", "anthropic", "google")
+"""Whose model names mean their prices wherever they are served. Open weights are not among them: who serves those sets the price."""
+
+
+def price_from_usd(
+    *,
+    input: float = 0.0,
+    output: float = 0.0,
+    cached_input: float | None = None,
+    cache_write: float | None = None,
+    call: float = 0.0,
+) -> Price:
+    """A `[prices]` entry, USD per million tokens and USD per call, as exact integers."""
+    return Price(
+        input_picousd=_pico(input),
+        output_picousd=_pico(output),
+        cached_picousd=None if cached_input is None else _pico(cached_input),
+        cache_write_picousd=None if cache_write is None else _pico(cache_write),
+        call_nanousd=to_nanousd(call),
+    )
+
+
+def _pico(usd_per_mtok: float) -> int:
+    return int((Decimal(str(usd_per_mtok)) * PICO_PER_USD_PER_MTOK).to_integral_value(ROUND_CEILING))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the built-in table knows of a model."""
+
+    price: Price
+    context_tokens: int | None
+
+
+class PriceTable:
+    """`[prices]` over the built-in table. `configured` is keyed as in the file: "provider/model", "model" or "POST /v1/path/*"."""
+
+    def __init__(self, configured: Mapping[str, Price] | None = None) -> None:
+        configured = configured or {}
+        self._by_name = {name: price for name, price in configured.items() if " " not in name}
+        self._by_route = [
+            (method.upper(), pattern, price)
+            for name, price in configured.items()
+            if " " in name
+            for method, pattern in (name.split(None, 1),)
+        ]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Model names that `[prices]` knows."""
+        return frozenset(self._by_name)
+
+    @property
+    def has_routes(self) -> bool:
+        return bool(self._by_route)
+
+    def find(self, *names: str) -> Price | None:
+        """What `[prices]` says of the first of these names that it knows: a deployment's id, "provider/model", "model"."""
+        for name in names:
+            if name in self._by_name:
+                return self._by_name[name]
+        return None
+
+    def find_route(self, method: str, path: str) -> Price | None:
+        """The price per call of a route, by `[prices."POST /v1/path/*"]`."""
+        for wanted_method, pattern, price in self._by_route:
+            if method == wanted_method and fnmatch.fnmatchcase(path, pattern):
+                return price
+        return None
+
+
+def find_facts(model: str, *, kind: str, provider: str, base_url: str | None) -> ModelFacts | None:
+    """What the built-in table knows of a model at an upstream, known by its URL, else by its configured name, else by its kind.
+
+    A model that such a vendor does not list, or an unknown vendor: the makers' own price, where a maker has a model of this name."""
+    if kind == "demo":
+        return None
+    vendors = _vendors()
+    name = model.lower()
+    vendor = _find_vendor(kind, provider, base_url)
+    tried = [vendor, *vendors[vendor]["falls_back"]] if vendor is not None else []
+    for id in [*tried, *(maker for maker in _MAKERS if maker not in tried)]:
+        for row in vendors[id]["models"] if id in vendors else ():
+            if any(_matches(match, name) for match in row[0]):
+                return _facts(row)
+    return None
+
+
+@lru_cache(maxsize=256)
+def _find_vendor(kind: str, provider: str, base_url: str | None) -> str | None:
+    vendors = _vendors()
+    for id, vendor in vendors.items():
+        if base_url is not None and re.match(vendor["url"], base_url):
+            return id
+    if provider.lower() in vendors:
+        return provider.lower()
+    # Kind "openai" says which wire is spoken, not who answers, unless there is no other address.
+    return kind if kind in vendors and (kind != "openai" or base_url is None) else None
+
+
+def _matches(match: str, name: str) -> bool:
+    sign, text = match[0], match[1:]
+    if sign == "=":
+        return name == text
+    if sign == "^":
+        return name.startswith(text)
+    if sign == "$":
+        return name.endswith(text)
+    if sign == "*":
+        return text in name
+    return re.search(text, name) is not None
+
+
+def _facts(row: Sequence[Any]) -> ModelFacts:
+    cells = [*row, None, None, None, None, None, None]
+    tiers = tuple((tier[0], _price(tier[1:])) for tier in cells[6] or ())
+    return ModelFacts(_price(cells[1:5], tiers), cells[5])
+
+
+def _price(cells: Sequence[int | None], tiers: tuple[tuple[int, Price], ...] = ()) -> Price:
+    input, output, cached, cache_write = cells
+    return Price(input or 0, output or 0, cached, cache_write, tiers=tiers)
+
+
+@lru_cache(maxsize=1)
+def _vendors() -> Mapping[str, Any]:
+    """The built-in table, read at first use (about 2 ms) and kept: reloads and unknown names ask it again."""
+    raw = resources.files("hookline").joinpath("data/prices.json").read_bytes()
+    vendors: Mapping[str, Any] = orjson.loads(raw)["providers"]
+    return vendors
