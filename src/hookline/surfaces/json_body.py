@@ -1,0 +1,96 @@
+"""JSON request bodies: bytes to the one parsed payload.
+
+Lives here: what a JSON body must be (an object, no member twice), the default model of `/v1/completions`. Elsewhere: reading and
+size limits (exchange.py), compressed bodies (content_coding.py), what the members mean (the provider).
+Idea: only `model` and `stream` are checked, because only they decide where the call goes; the rest is the provider's business."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+from hookline.call import Call
+from hookline.errors import BadRequest
+from hookline.surfaces.exchange import Exchange
+
+
+async def load_json_call(
+    exchange: Exchange, max_body_bytes: int, default_completion_model: str | None, call: Call
+) -> None:
+    """Read the body and set it on the call. Raises ApiError."""
+    body = await exchange.read_body(max_body_bytes)
+    set_json_body(call, body, default_completion_model)
+
+
+def set_json_body(call: Call, body: bytes, default_completion_model: str | None) -> None:
+    """Parse, check and set. Raises BadRequest."""
+    payload = parse_object(body)
+    stream = payload.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise BadRequest(f'"stream" must be true or false, not {name_json_type(stream)}', param="stream")
+    if call.endpoint == "completions" and default_completion_model is not None and payload.get("model") is None:
+        payload["model"] = default_completion_model
+        body = orjson.dumps(payload)
+    call.set_json(body, payload)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`. Raises BadRequest that says where it is broken and quotes nothing."""
+    if not body:
+        raise BadRequest("the request body is empty; send a JSON object", code="empty_body")
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        message = f"the request body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        raise BadRequest(message, code="invalid_json") from None  # the cause holds the whole body
+    if not isinstance(payload, dict):
+        raise BadRequest(f"the request body must be a JSON object, not {name_json_type(payload)}", code="invalid_json")
+    twice = find_repeated_member(body, payload)
+    if twice is not None:
+        raise BadRequest("the request body has a member twice; send each once", code="repeated_member", param=twice)
+    return payload
+
+
+def find_repeated_member(body: bytes, payload: dict[str, Any]) -> str | None:
+    """A member name that stands twice at the top of the object. Two readers could disagree which one counts: a key that may use one
+    model must not reach another by naming both.
+
+    Counting quoted names is cheap and clears nearly every body; what it can't clear is parsed again, slowly and exactly."""
+    is_clear = _ESCAPED_NAME.search(body) is None
+    if is_clear:
+        for name in payload:
+            quoted = b'"%b"' % name.encode()
+            if body.count(quoted) > 1 and len(re.findall(re.escape(quoted) + rb"\s*:", body)) > 1:
+                is_clear = False
+                break
+    if is_clear:
+        return None
+    repeated: list[str | None] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        repeated.append(
+            next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        )
+
+    json.loads(body, object_pairs_hook=collect)
+    return repeated[-1]  # objects end in order, so the last one to end is the body's own
+
+
+_ESCAPED_NAME = re.compile(rb'\\u00[0-7][0-9A-Fa-f][A-Za-z0-9_\\-]*"\s*:')
+"""A member name spelled with an escape that it does not need: it would hide from a count."""
+
+
+def name_json_type(value: object) -> str:
+    names = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
+    return names.get(type(value), "null")
