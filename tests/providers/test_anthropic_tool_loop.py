@@ -11,6 +11,8 @@ from openai.types.chat import ChatCompletion
 from hookline.providers.anthropic_reply import from_anthropic
 from hookline.providers.anthropic_request import to_anthropic
 from hookline.providers.anthropic_stream import AnthropicStream
+from hookline.providers.responses_request import to_chat as responses_to_chat
+from hookline.providers.responses_stream import ResponsesStream
 
 QUESTION = {"role": "user", "content": "What is 2 + 3, and what time is it?"}
 BLOCKS = [
@@ -76,6 +78,32 @@ def test_streamed_reply_merged_by_the_client(assert_anthropic_request):
             merged = accumulate_delta(merged, chunk["choices"][0]["delta"])
 
     request = translate([QUESTION, merged, *RESULTS])
+
+    assert request["messages"] == EXPECTED_TURNS
+    assert_anthropic_request(request)
+
+
+def test_through_the_responses_api(assert_anthropic_request):
+    """Two translations deep: the signed blocks travel as the opaque part of a reasoning item."""
+    tools = [
+        {"type": "function", "name": name, "parameters": {"type": "object", "properties": {}}}
+        for name in ("add", "now")
+    ]
+    asked = {"model": "m", "input": [QUESTION], "tools": tools, "reasoning": {"effort": "high"}, "stream": True}
+    chat_stream, stream = AnthropicStream(model="m", created=0), ResponsesStream(asked)
+    events = [
+        out
+        for event in [*as_events(BLOCKS), {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}]
+        for chunk in chat_stream.feed(event["type"], event)
+        for out in stream.feed(chunk)
+    ] + stream.done()
+
+    outputs = [
+        {"type": "function_call_output", "call_id": result["tool_call_id"], "output": result["content"]}
+        for result in RESULTS
+    ]
+    again = responses_to_chat({**asked, "input": [QUESTION, *events[-1]["response"]["output"], *outputs]})
+    request = to_anthropic(again, model="claude-sonnet-4-5", default_max_tokens=8000)
 
     assert request["messages"] == EXPECTED_TURNS
     assert_anthropic_request(request)

@@ -119,7 +119,7 @@ class CompletionsStream:
 
     def feed(self, chunk: JsonObject) -> list[JsonObject]:
         """The legacy chunks for one chat chunk: none if it says nothing a text can show (a role, a tool call). An error object passes as it is."""
-        if "error" in chunk:
+        if chunk.get("error"):
             return [chunk]
         choices = []
         for place, choice in enumerate(_choices(chunk)):
