@@ -1,0 +1,183 @@
+"""Metrics: what calls cost in time, tokens and money, for Prometheus.
+
+Lives here: the families about calls, their labels, `GET /metrics`. Elsewhere: families about hooks (chain.py) and about single plugins (theirs), how families are kept and shown (`host.metrics`).
+Idea: label values come from the outside, so every one is bounded; and the children of one (model, provider) are found once and then only added to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hookline import (
+    CACHE_STATUS,
+    NANO_PER_USD,
+    AddRoute,
+    Attempt,
+    Call,
+    Host,
+    Metrics,
+    Reply,
+    Result,
+    RouteRequest,
+    UpstreamError,
+    hookimpl,
+)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+DURATION_BUCKETS_S = (0.1, 0.5, 1, 2, 5, 10, 30)
+TTFT_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+OTHER_MODELS_MAX = 200
+"""Names that are neither in `[models]` nor priced; later ones are counted as "other"."""
+PRICED_MODELS_MAX = 1_000
+"""Prices match by pattern, so there is no end of names that have one."""
+CHILDREN_MAX = 5_000
+NO_MODEL = "none"
+OTHER = "other"
+
+
+class MetricsOptions(BaseModel):
+    """`[plugins.metrics]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    open: bool = Field(False, description="Let everyone read /metrics; else loopback clients and the admin key.")
+
+
+class Plugin:
+    """Counts every call at its end."""
+
+    Options = MetricsOptions
+
+    def __init__(self, options: MetricsOptions, host: Host) -> None:
+        self._is_open = options.open
+        self._metrics = host.metrics
+        self._families = Families(host.metrics)
+        self._labels = ModelLabels(host.settings)
+        self._children: dict[tuple[str | None, str], Children] = {}
+
+    @hookimpl
+    def register_routes(self, add: AddRoute) -> None:
+        add("GET", "/metrics", self._show, access="open" if self._is_open else "loopback")
+
+    async def _show(self, request: RouteRequest) -> Reply:
+        return Reply(200, {"content-type": CONTENT_TYPE}, self._metrics.render(), source="local")
+
+    @hookimpl
+    def call_ended(self, call: Call, result: Result) -> None:
+        attempt, usage, cost_nanousd = result.attempt, result.usage, result.cost_nanousd
+        provider = attempt.target.deployment.provider if attempt is not None else "none"
+        children = self._children.get((call.model, provider)) or self._find_children(call, attempt, provider)
+        if result.outcome == "ok":
+            children.succeeded()
+        else:
+            children.failed()
+        children.duration_s(result.ended_at - call.started_at)
+        if result.first_byte_at is not None:
+            children.ttft_s(result.first_byte_at - call.started_at)
+        if usage is not None:
+            children.prompt_tokens(usage.input_tokens)
+            children.completion_tokens(usage.output_tokens)
+        if cost_nanousd:
+            children.cost_usd(cost_nanousd / NANO_PER_USD)
+        cache_status = call.find(CACHE_STATUS)
+        if cache_status is not None:
+            children.cache(cache_status)
+        for tried in call.attempts:
+            self._families.attempts(tried.target.deployment.provider, attempt_outcome(tried))
+
+    def _find_children(self, call: Call, attempt: Attempt | None, provider: str) -> Children:
+        label = self._labels.label(call.model, is_priced=attempt is not None and attempt.deployment.price is not None)
+        children = Children(self._families, label, provider)
+        # Names counted as "other" are not remembered: they have no end.
+        if label != OTHER and len(self._children) < CHILDREN_MAX:
+            self._children[(call.model, provider)] = children
+        return children
+
+
+class ModelLabels:
+    """Which names may be a `model` label: those in `[models]`, PRICED_MODELS_MAX that have a price, OTHER_MODELS_MAX others."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._configured = frozenset(settings.get("models", ()))
+        self._priced: set[str] = set()
+        self._others: set[str] = set()
+
+    def label(self, model: str | None, *, is_priced: bool) -> str:
+        if model is None:
+            return NO_MODEL
+        if model in self._configured or model in self._priced or model in self._others:
+            return model
+        names, names_max = (self._priced, PRICED_MODELS_MAX) if is_priced else (self._others, OTHER_MODELS_MAX)
+        if len(names) >= names_max:
+            return OTHER
+        names.add(model)
+        return model
+
+
+class Families:
+    """Every family about calls. Its names and labels are a contract with people's dashboards."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        of_model = ("model", "provider")
+        self.requests = metrics.counter("ai_requests_total", "Calls, by how they ended.", (*of_model, "status"))
+        self.duration_s = metrics.histogram(
+            "ai_request_duration_seconds", "From the request's head to the end.", of_model, buckets=DURATION_BUCKETS_S
+        )
+        self.tokens = metrics.counter("ai_tokens_total", "Tokens read and written.", (*of_model, "type"))
+        self.cost_usd = metrics.counter("ai_cost_dollars_total", "Money spent, in USD.", of_model)
+        self.ttft_s = metrics.histogram(
+            "hookline_ttft_seconds", "From the request's head to the first byte.", of_model, buckets=TTFT_BUCKETS_S
+        )
+        self.cache = metrics.counter("hookline_cache_total", "Calls by the cache's part.", ("model", "status"))
+        self._attempts = metrics.counter(
+            "hookline_attempts_total", "Attempts by how they ended.", ("provider", "outcome")
+        )
+        self._attempt_children: dict[tuple[str, str], Callable[[], None]] = {}
+
+    def attempts(self, provider: str, outcome: str) -> None:
+        """Count one attempt. Providers come from the file and outcomes from `attempt_outcome`, so this map ends."""
+        inc = self._attempt_children.get((provider, outcome))
+        if inc is None:
+            inc = self._attempt_children[(provider, outcome)] = self._attempts(provider, outcome).inc
+        inc()
+
+
+class Children:
+    """What one model at one provider adds to, as bound methods."""
+
+    __slots__ = (
+        "_cache", "_families", "_label", "completion_tokens", "cost_usd", "duration_s", "failed", "prompt_tokens",
+        "succeeded", "ttft_s",
+    )  # fmt: skip
+
+    def __init__(self, families: Families, label: str, provider: str) -> None:
+        self._families = families
+        self._label = label
+        self._cache: dict[str, Callable[[], None]] = {}
+        self.succeeded = families.requests(label, provider, "success").inc
+        self.failed = families.requests(label, provider, "error").inc
+        self.duration_s = families.duration_s(label, provider).observe
+        self.prompt_tokens = families.tokens(label, provider, "prompt").inc
+        self.completion_tokens = families.tokens(label, provider, "completion").inc
+        self.cost_usd = families.cost_usd(label, provider).inc
+        self.ttft_s = families.ttft_s(label, provider).observe
+
+    def cache(self, status: str) -> None:
+        inc = self._cache.get(status)
+        if inc is None:
+            inc = self._cache[status] = self._families.cache(self._label, status).inc
+        inc()
+
+
+def attempt_outcome(attempt: Attempt) -> str:
+    """A bounded word for how an attempt ended: "ok", "lost_hedge", the upstream's status, the kind of failure, the error's type."""
+    error = attempt.error
+    if attempt.is_loser:
+        return "lost_hedge"
+    if error is None:
+        return "ok" if attempt.is_complete else "cut"
+    if not isinstance(error, UpstreamError):
+        return error.type
+    return str(error.upstream_status) if error.upstream_status is not None else error.kind
