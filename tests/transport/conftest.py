@@ -30,7 +30,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._received = b""
+        self.received = b""  # beyond what was asked for
 
     async def receive(self) -> bytes:
         """Some bytes; empty at the end of the connection, also if it was reset."""
@@ -40,12 +40,12 @@ class Peer:
             return b""
 
     async def receive_until(self, mark: bytes) -> bytes:
-        while mark not in self._received:
+        while mark not in self.received:
             data = await self.receive()
             if not data:
-                raise EOFError(self._received)
-            self._received += data
-        found, self._received = self._received.split(mark, 1)
+                raise EOFError(self.received)
+            self.received += data
+        found, self.received = self.received.split(mark, 1)
         return found + mark
 
     async def receive_request(self) -> tuple[bytes, bytes]:
@@ -55,12 +55,12 @@ class Peer:
             return head, await self.receive_until(b"0\r\n\r\n")
         announced = re.search(rb"content-length: (\d+)", head)
         missing = int(announced[1]) if announced else 0
-        while len(self._received) < missing:
+        while len(self.received) < missing:
             data = await self.receive()
             if not data:
-                raise EOFError(self._received)
-            self._received += data
-        body, self._received = self._received[:missing], self._received[missing:]
+                raise EOFError(self.received)
+            self.received += data
+        body, self.received = self.received[:missing], self.received[missing:]
         return head, body
 
     async def send(self, data: bytes) -> None:
@@ -209,3 +209,14 @@ def outcome() -> Callable[[Awaitable[UpstreamResponse]], Awaitable[tuple[int, by
         return response.status, body, ""
 
     return outcome
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Let the loop run until a claim about the pool holds; the test's own timeout bounds it."""
+
+    async def until(claim: Callable[[], bool]) -> None:
+        while not claim():  # noqa: ASYNC110 - there is no event for "someone waits": that is what is asked
+            await asyncio.sleep(0)
+
+    return until

@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once, whatever is going on. The reply in progress, if any, gets an error."""
-        self._fail("reset", "was closed on our side")
+        self._fail("reset", "was left before the end of its reply: we closed the connection")
 
     # Called by the transport.
 

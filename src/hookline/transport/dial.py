@@ -47,7 +47,10 @@ async def resolve(host: str, port: int) -> Sequence[Address]:
             with suppress(OSError):
                 socket.inet_pton(family, host)
                 return [(family, (host, port))]
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # an empty label, or one of more than 63 characters
+        raise OSError(f"{host!r} is not a host name") from error
     return [(family, address) for family, _, _, _, address in found if isinstance(address[0], str)]
 
 

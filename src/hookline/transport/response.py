@@ -110,10 +110,8 @@ class Http1Response:
 
     def close(self) -> None:
         """Abandon the reply; what is buffered and complete stays readable."""
-        connection = self.connection
-        if connection is not None:
-            self.fail(TransportError("reset", "the reply was closed before its end", is_written=True))
-            connection.abort()
+        if self.connection is not None:
+            self.connection.abort()
 
     async def aclose(self) -> None:
         """The same as `close()`."""
