@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from hookline.attempt import Provider
 from hookline.providers.azure import AzureOptions, make_azure
+from hookline.providers.demo import DemoOptions, DemoProvider
 from hookline.providers.openai import OpenAIOptions, OpenAIProvider
 
 __all__ = ["register_providers"]
@@ -28,3 +29,4 @@ def register_providers(add: AddProvider) -> None:
     """Add the built-in kinds."""
     add("openai", lambda name, options, clock: OpenAIProvider(name, options), options=OpenAIOptions)
     add("azure", lambda name, options, clock: make_azure(name, options), options=AzureOptions)
+    add("demo", DemoProvider, options=DemoOptions)
