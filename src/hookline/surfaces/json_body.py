@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import orjson
 
 from hookline.call import Call
 from hookline.errors import BadRequest
 from hookline.surfaces.exchange import Exchange
+
+COUNTED_NAMES_MAX: Final = 64
+"""More members than this are not counted one by one: that would be quadratic."""
+_ESCAPED_NAME: Final = re.compile(rb'\\u00[0-7][0-9A-Fa-f][A-Za-z0-9_\\-]*"\s*:')
 
 
 async def load_json_call(
@@ -59,29 +64,39 @@ def find_repeated_member(body: bytes, payload: dict[str, Any]) -> str | None:
     model must not reach another by naming both.
 
     Counting quoted names is cheap and clears nearly every body; what it can't clear is parsed again, slowly and exactly."""
-    is_clear = _ESCAPED_NAME.search(body) is None
-    if is_clear:
+    if len(payload) <= COUNTED_NAMES_MAX and not _has_escaped_name(body):
         for name in payload:
-            quoted = b'"%b"' % name.encode()
-            if body.count(quoted) > 1 and len(re.findall(re.escape(quoted) + rb"\s*:", body)) > 1:
-                is_clear = False
+            if _may_stand_twice(name, body):
                 break
-    if is_clear:
-        return None
+        else:
+            return None
     repeated: list[str | None] = []
-
-    def collect(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        repeated.append(
-            next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
-        )
-
-    json.loads(body, object_pairs_hook=collect)
+    json.loads(body, object_pairs_hook=lambda pairs: repeated.append(_find_repeated_name(pairs)))
     return repeated[-1]  # objects end in order, so the last one to end is the body's own
 
 
-_ESCAPED_NAME = re.compile(rb'\\u00[0-7][0-9A-Fa-f][A-Za-z0-9_\\-]*"\s*:')
-"""A member name spelled with an escape that it does not need: it would hide from a count."""
+def _may_stand_twice(name: str, body: bytes) -> bool:
+    quoted = b'"%b"' % name.encode()
+    return body.count(quoted) > 1 and len(_get_member_pattern(quoted).findall(body)) > 1
+
+
+@lru_cache(256)
+def _get_member_pattern(quoted: bytes) -> re.Pattern[bytes]:
+    return re.compile(re.escape(quoted) + rb"\s*:")
+
+
+def _has_escaped_name(body: bytes) -> bool:
+    """A member name spelled with an escape that it does not need would hide from a count."""
+    return b"\\u00" in body and _ESCAPED_NAME.search(body) is not None
+
+
+def _find_repeated_name(pairs: list[tuple[str, Any]]) -> str | None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def name_json_type(value: object) -> str:
