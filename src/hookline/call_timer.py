@@ -6,7 +6,7 @@ Idea: the timer is armed once and re-armed lazily when it fires too early, becau
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 NEVER = float("inf")
 
@@ -20,9 +20,9 @@ class CallTimer:
 
     __slots__ = ("_deadline", "_handle", "_hook_limit", "_loop", "_task", "expired")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[object], timeout_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], timeout_s: float) -> None:
         self._loop = loop
-        self._task = task
+        self._task: asyncio.Future[Any] = task
         self._deadline = loop.time() + timeout_s
         self._hook_limit = NEVER
         self._handle = loop.call_at(self._deadline, self._fire)
@@ -57,7 +57,11 @@ class CallTimer:
             return False
         self.expired = None
         # Somebody else's cancel may have come in the same tick: it must not be swallowed with ours.
-        return self._task.uncancel() == 0
+        return isinstance(self._task, asyncio.Task) and self._task.uncancel() == 0
+
+    def rebind(self, task: asyncio.Future[Any]) -> None:
+        """From here on it is `task` that is cancelled: the call's work has moved there."""
+        self._task = task
 
     def stop(self) -> None:
         self._handle.cancel()

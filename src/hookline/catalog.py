@@ -32,8 +32,10 @@ class Request(Protocol):
 
     method: str
     path: str
-    endpoint: str
     principal: Principal
+
+    @property
+    def endpoint(self) -> str: ...
 
 
 class Catalog:
@@ -66,6 +68,10 @@ class Catalog:
         self._unknown: dict[str, Deployments] = {}
         self.providers = tuple(providers)
         self.default_provider = default_provider
+
+    @property
+    def has_default_provider(self) -> bool:
+        return self.default_provider is not None
 
     def model_names(self) -> list[str]:
         """Names in `[models]`, aliases included, as configured."""

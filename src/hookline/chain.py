@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -68,6 +68,10 @@ class Chain:
             setattr(self, name, tuple(impls.get(name, ())))
         self.timed: Chain = self
         """The same chain with each hook's time observed; the pipeline takes it for one call in 64."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, hook: str) -> tuple[Impl, ...]: ...
 
     def hook(self, name: str) -> tuple[Impl, ...]:
         impls: tuple[Impl, ...] = getattr(self, name)

@@ -1,0 +1,81 @@
+"""Settling: giving back what was taken, once, whatever happens meanwhile.
+
+Lives here: running the steps of an end so that a cancelled call still ends whole. Elsewhere: which steps, in which order (attempts.py, pipeline.py).
+Idea: steps run inline as long as they are plain calls. The first one that has to be awaited moves the rest into a detached, shielded
+task, because a half-run `settle` can be neither repeated nor skipped; purely in-memory chains never pay for a task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from itertools import chain as chained
+from typing import Any
+
+from hookline.attempt import Result, Ticket
+from hookline.call import Call
+from hookline.call_timer import CallTimer
+from hookline.host import Counter
+
+log = logging.getLogger("hookline.settling")
+
+Steps = Iterator[Awaitable[Any]]
+Detach = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+
+
+class Settlement:
+    """The ends of one call's attempts and of the call itself, in order, also when a former end is still being awaited."""
+
+    __slots__ = ("_call", "_detach", "_failures", "_task", "_timeout_s")
+
+    def __init__(self, call: Call, *, detach: Detach, timeout_s: float, failures: Counter) -> None:
+        self._call = call
+        self._detach = detach
+        self._timeout_s = timeout_s
+        self._failures = failures
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self, steps: Steps) -> None:
+        """Run all steps. Cancelled while it waits: the steps go on in their own task."""
+        if self._task is not None and not self._task.done():
+            steps = chained([self._task], steps)
+        for pending in steps:
+            self._task = self._detach(self._drive(pending, steps))
+            await asyncio.shield(self._task)
+
+    def settle(self, tickets: list[Ticket], result: Result) -> Steps:
+        """Settle and empty `tickets`, last taken first. One that raises or is late is logged, counted and left to expiry."""
+        while tickets:
+            ticket = tickets.pop()  # before it is settled: it can't be settled twice
+            try:
+                pending = ticket.settle(result)
+            except Exception as error:
+                self._failed(ticket, error)
+                continue
+            if pending is not None:
+                yield self._bounded(ticket, pending)
+
+    async def _bounded(self, ticket: Ticket, pending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await pending
+        except Exception as error:
+            self._failed(ticket, error)
+
+    async def _drive(self, pending: Awaitable[Any], steps: Steps) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # Hooks that run here have their time budget from a timer that cancels this task, not the call's.
+        timer = self._call._timer = CallTimer(asyncio.get_running_loop(), task, 3600.0)
+        try:
+            await pending
+            for following in steps:
+                await following
+        finally:
+            timer.stop()
+
+    def _failed(self, ticket: Ticket, error: Exception) -> None:
+        self._failures.inc()
+        log.error(
+            "call %s: %s did not settle: %s: %s", self._call.id, type(ticket).__name__, type(error).__name__, error
+        )
