@@ -32,25 +32,28 @@ class _Inflater:
             raise ValueError(f"content encoding {encoding!r} cannot be decoded; known: {', '.join(sorted(DECODABLE))}")
         self._window_bits = zlib.MAX_WBITS if encoding == "deflate" else zlib.MAX_WBITS | 16
         self._zlib = zlib.decompressobj(self._window_bits)
-        self._may_be_raw = encoding == "deflate"
+        self._is_form_known = encoding != "deflate"
+        self._start = b""
         self._max_bytes = max_bytes
         self._made_bytes = 0
         self._has_input = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        if not self._is_form_known:
+            data = self._start = self._start + data
+            if len(data) < 2:
+                return
+            self._is_form_known = True
+            if data[0] & 15 != zlib.DEFLATED or int.from_bytes(data[:2], "big") % 31:  # RFC 1950, 2.2
+                self._window_bits = -zlib.MAX_WBITS  # deflate without its header, as some servers send it
+                self._zlib = zlib.decompressobj(self._window_bits)
         while data:
             if self._zlib.eof:  # gzip members may follow one another
                 self._zlib = zlib.decompressobj(self._window_bits)
-                self._has_input = False
             try:
                 piece = self._zlib.decompress(data, _STEP_BYTES)
             except zlib.error as error:
-                if not self._may_be_raw or self._has_input:
-                    raise _damaged(str(error)) from None
-                self._window_bits = -zlib.MAX_WBITS  # "deflate" without its header, as some servers send it
-                self._zlib = zlib.decompressobj(self._window_bits)
-                self._may_be_raw = False
-                continue
+                raise _damaged(str(error)) from None
             self._has_input = True
             data = self._zlib.unconsumed_tail or self._zlib.unused_data
             if piece:
@@ -60,7 +63,7 @@ class _Inflater:
                 yield piece
 
     def end(self) -> None:
-        if self._has_input and not self._zlib.eof:
+        if (self._has_input or self._start) and not self._zlib.eof:
             raise _damaged("it ends in the middle")
 
 
