@@ -114,8 +114,8 @@ class TestToChat:
         assert param in str(caught.value)
 
     def test_values_that_ask_for_nothing_are_accepted_and_not_sent(self):
-        for field, (harmless, _) in REFUSED.items():
-            for value in (None, *harmless):
+        for field, row in REFUSED.items():
+            for value in (None, *row.harmless):
                 assert to_chat({"model": "m", "prompt": "x", field: value}) == to_chat({"model": "m", "prompt": "x"})
         assert to_chat({"model": "m", "prompt": "x", "n": 2, "best_of": 2}) == to_chat(
             {"model": "m", "prompt": "x", "n": 2}

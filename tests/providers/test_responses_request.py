@@ -233,7 +233,7 @@ class TestFields:
         }
 
         assert chat(**harmless, **echoed) == chat()
-        assert {name for name, field in FIELDS.items() if field.is_echoed} == echoed.keys()
+        assert {name for name, field in FIELDS.items() if field.is_ignored} == echoed.keys()
 
     def test_nulls_are_absent(self):
         assert chat(**dict.fromkeys(FIELDS.keys() - {"input", "model"})) == chat()

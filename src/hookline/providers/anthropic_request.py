@@ -6,16 +6,14 @@ Idea: a field is translated, or it asks for nothing and may be absent, or it is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hookline.providers.anthropic_content import TARGET, read_cache_control
 from hookline.providers.anthropic_messages import find_lost_thinking, write_messages
 from hookline.providers.anthropic_thinking import thinks_by_budget, write_sampling, write_thinking
 from hookline.providers.anthropic_tools import write_tools
+from hookline.providers.field_table import Field, refuse_by_table
 from hookline.providers.untranslatable import (
     JsonObject,
     Untranslatable,
-    is_same,
     read_bool,
     read_choice,
     read_list,
@@ -23,22 +21,7 @@ from hookline.providers.untranslatable import (
     read_positive_int,
     read_text,
     refuse_unknown,
-    show,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """What becomes of one field of a chat completion. `becomes` is the Anthropic field, empty if it is never sent.
-
-    `harmless` are the values that ask for nothing and are accepted without being sent; with `becomes` empty, every other value is an error that ends in `advice`."""
-
-    becomes: str
-    advice: str
-    harmless: tuple[object, ...] = ()
-    is_ignored: bool = False
-    """Accepted with any value, and not sent: it cannot change the answer."""
-
 
 FIELDS: dict[str, Field] = {
     "model": Field("model", "the deployment's own model name"),
@@ -118,13 +101,7 @@ def to_anthropic(
 
 def _refuse_what_cannot_be_sent(payload: JsonObject) -> None:
     refuse_unknown(payload, FIELDS, "", target=TARGET)
-    for name, value in payload.items():
-        if value is None:
-            continue
-        field = FIELDS[name]
-        if field.becomes or field.is_ignored or any(is_same(value, other) for other in field.harmless):
-            continue
-        raise Untranslatable(f'"{name}" = {show(value)} cannot be sent to {TARGET}: {field.advice}', param=name)
+    refuse_by_table(payload, FIELDS, target=TARGET)
     options = payload.get("stream_options")
     if options is not None and read_object(options, "stream_options").get("include_obfuscation"):
         param = "stream_options.include_obfuscation"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hookline.providers.chat_models import is_known_chat_model, output_limit_field
+from hookline.providers.field_table import Field, refuse_by_table
 from hookline.providers.untranslatable import (
     JsonObject,
     Untranslatable,
-    is_same,
     read_name,
     read_positive_int,
     read_text,
@@ -24,20 +24,20 @@ __all__ = ["CompletionsStream", "from_chat", "is_known_chat_model", "sum_usage",
 MAX_PROMPTS = 128
 """Prompts in one request: each is a call of its own to the upstream."""
 
-REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
-    "echo": ((False,), "put the prompt before the answer yourself"),
-    "suffix": (("",), "a chat model only continues; leave it out"),
-    "logprobs": ((False,), "ask /v1/chat/completions for logprobs"),
-    "top_logprobs": ((0,), "ask /v1/chat/completions for logprobs"),
-    "tools": (([],), "call /v1/chat/completions"),
-    "tool_choice": ((), "call /v1/chat/completions"),
-    "functions": (([],), "call /v1/chat/completions"),
-    "function_call": ((), "call /v1/chat/completions"),
-    "messages": ((), "call /v1/chat/completions"),
-    "modalities": ((["text"],), "call /v1/chat/completions"),
-    "audio": ((), "call /v1/chat/completions"),
+REFUSED: dict[str, Field] = {
+    "echo": Field("", "put the prompt before the answer yourself", (False,)),
+    "suffix": Field("", "a chat model only continues; leave it out", ("",)),
+    "logprobs": Field("", "ask /v1/chat/completions for logprobs", (False,)),
+    "top_logprobs": Field("", "ask /v1/chat/completions for logprobs", (0,)),
+    "tools": Field("", "call /v1/chat/completions", ([],)),
+    "tool_choice": Field("", "call /v1/chat/completions"),
+    "functions": Field("", "call /v1/chat/completions", ([],)),
+    "function_call": Field("", "call /v1/chat/completions"),
+    "messages": Field("", "call /v1/chat/completions"),
+    "modalities": Field("", "call /v1/chat/completions", (["text"],)),
+    "audio": Field("", "call /v1/chat/completions"),
 }
-"""Field -> the values that ask for nothing, and what to do about any other. Fields that are not here go to the chat call as they are."""
+"""What a legacy answer cannot show or a chat cannot do. Fields that are not here go to the chat call as they are."""
 
 _TARGET = "a chat model"
 _FINISH_REASONS = ("stop", "length", "content_filter")
@@ -47,16 +47,9 @@ def to_chat(payload: JsonObject, *, upstream_model: str | None = None) -> list[J
     """One chat completion request per prompt, in order.
 
     In: the legacy request as parsed; the model that will answer, if its name is not the one in the request. Raises `Untranslatable`."""
-    shared: JsonObject = {}
-    for field, value in payload.items():
-        if field in ("prompt", "best_of", "max_tokens") or value is None:
-            continue
-        if field not in REFUSED:
-            shared[field] = value
-            continue
-        harmless, advice = REFUSED[field]
-        if not any(is_same(value, other) for other in harmless):
-            raise Untranslatable(f'"{field}" = {show(value)} cannot be sent to {_TARGET}: {advice}', param=field)
+    refuse_by_table(payload, REFUSED, target=_TARGET)
+    own = {"prompt", "best_of", "max_tokens", *REFUSED}
+    shared = {field: value for field, value in payload.items() if field not in own and value is not None}
     _check_best_of(payload)
     if payload.get("max_tokens") is not None:
         model = upstream_model or read_name(payload.get("model"), "model")

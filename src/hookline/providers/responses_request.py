@@ -6,14 +6,12 @@ Idea: what a chat provider can do in one call is translated: text, images, funct
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hookline.providers.chat_models import output_limit_field
+from hookline.providers.field_table import Field, refuse_by_table
 from hookline.providers.responses_input import TARGET, write_input
 from hookline.providers.untranslatable import (
     JsonObject,
     Untranslatable,
-    is_same,
     read_bool,
     read_choice,
     read_name,
@@ -25,19 +23,6 @@ from hookline.providers.untranslatable import (
     refuse_unknown,
     show,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """What becomes of one field of a Responses request. `becomes` is the chat field, empty if it is never sent.
-
-    `harmless` are the values that ask for nothing; with `becomes` empty every other value is an error that ends in `advice`, unless the field is only echoed in the reply."""
-
-    becomes: str
-    advice: str
-    harmless: tuple[object, ...] = ()
-    is_echoed: bool = False
-
 
 _STATELESS = "nothing is kept between calls here; send the whole conversation as input"
 
@@ -57,11 +42,11 @@ FIELDS: dict[str, Field] = {
     "user": Field("user", "as it is"),
     "safety_identifier": Field("safety_identifier", "as it is"),
     "service_tier": Field("service_tier", "as it is"),
-    "metadata": Field("", "echoed in the reply", is_echoed=True),
-    "prompt_cache_key": Field("", "a routing hint, echoed in the reply", is_echoed=True),
-    "max_tool_calls": Field("", "limits hosted tools, and there are none; echoed in the reply", is_echoed=True),
-    "stream_options": Field("", "obfuscation cannot be asked for", is_echoed=True),
-    "include": Field("", "reasoning.encrypted_content is always there; nothing else can be included", is_echoed=True),
+    "metadata": Field("", "echoed in the reply", is_ignored=True),
+    "prompt_cache_key": Field("", "a routing hint, echoed in the reply", is_ignored=True),
+    "max_tool_calls": Field("", "limits hosted tools, and there are none; echoed in the reply", is_ignored=True),
+    "stream_options": Field("", "obfuscation cannot be asked for", is_ignored=True),
+    "include": Field("", "reasoning.encrypted_content is always there; nothing else can be included", is_ignored=True),
     "store": Field("", f"{_STATELESS} and store = false (absent is taken as false, and the reply says so)", (False,)),
     "background": Field("", "wait for the answer; send background = false", (False,)),
     "truncation": Field("", "shorten the input yourself; send disabled", ("disabled",)),
@@ -118,13 +103,7 @@ _COPIED = {
 
 def _refuse_what_cannot_be_sent(payload: JsonObject) -> None:
     refuse_unknown(payload, FIELDS, "", target=TARGET)
-    for name, value in payload.items():
-        if value is None:
-            continue
-        field = FIELDS[name]
-        if field.becomes or field.is_echoed or any(is_same(value, other) for other in field.harmless):
-            continue
-        raise Untranslatable(f'"{name}" = {show(value)} cannot be sent to {TARGET}: {field.advice}', param=name)
+    refuse_by_table(payload, FIELDS, target=TARGET)
     for number, wanted in enumerate(read_optional_list(payload.get("include"), "include")):
         read_choice(wanted, f"include[{number}]", ("reasoning.encrypted_content",))
     if payload.get("metadata") is not None:
