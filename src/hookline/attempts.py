@@ -56,7 +56,18 @@ class PeekedBody:
 class AttemptLoop:
     """The attempts of one call. `results` has the end of each, in order of ending."""
 
-    __slots__ = ("_chain", "_clock", "_live", "_providers", "_settlement", "_skips", "_waiting", "call", "results")
+    __slots__ = (
+        "_bodies",
+        "_chain",
+        "_clock",
+        "_live",
+        "_providers",
+        "_settlement",
+        "_skips",
+        "_waiting",
+        "call",
+        "results",
+    )
 
     def __init__(
         self, call: Call, *, chain: Chain, providers: Mapping[str, Provider], clock: Clock, settlement: Settlement
@@ -67,6 +78,7 @@ class AttemptLoop:
         self._clock = clock
         self._settlement = settlement
         self._live: list[Attempt] = []
+        self._bodies: list[AsyncIterator[bytes]] = []
         self._waiting: deque[Target] = deque()
         self._skips: list[tuple[Target, Skip]] = []
         self.results: list[Result] = []
@@ -100,8 +112,8 @@ class AttemptLoop:
                 break
         raise error or no_target_error(self._skips)
 
-    async def go_on(self, failed: Attempt, *, may_continue: bool) -> tuple[Attempt, Reply] | None:
-        """After bytes have left: the next target's reply if a plugin answers `Continue`, else None."""
+    async def go_on(self, failed: Attempt, *, may_continue: bool) -> tuple[Attempt, AsyncIterator[bytes]] | None:
+        """After bytes have left: the next target's stream if a plugin answers `Continue`, else None."""
         step = await self._after_failure(failed)
         if not isinstance(step, Continue) or not may_continue:
             return None
@@ -113,8 +125,8 @@ class AttemptLoop:
             if attempt is None:
                 continue
             reply = await self._send(call, attempt)
-            if reply is not None and reply.is_event_stream:
-                return attempt, reply
+            if reply is not None and not isinstance(reply.body, bytes) and reply.is_event_stream:
+                return attempt, reply.body
             await self.end(attempt, "upstream_error")
         return None
 
@@ -132,6 +144,8 @@ class AttemptLoop:
         """End what is still alive: the call was cancelled, refused after its first byte, or cut."""
         for attempt in list(self._live):
             await self.end(attempt, outcome)
+        for body in self._bodies:  # one that nobody began to read is closed by nobody else
+            await close_body(body)
 
     def _end_steps(self, attempt: Attempt, result: Result) -> Steps:
         for impl in self._chain.attempt_ended:
@@ -214,7 +228,9 @@ class AttemptLoop:
                 attempt.is_complete = True
                 if call.method == "POST":
                     attempt.usage = usage_of(_member(reply.json(), "usage"))
-            elif reply.is_event_stream:
+                return reply
+            self._bodies.append(body)
+            if reply.is_event_stream:
                 reply.body = await self._peek(attempt, body)
             else:
                 attempt.first_byte_at = self._clock.monotonic()

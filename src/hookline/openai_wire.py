@@ -49,7 +49,7 @@ def usage_of(usage: Any) -> Usage | None:
     else:
         return None
     cached = count(of_inputs, "cached_tokens") if of_inputs else 0
-    written = count(of_inputs, "cache_creation_tokens") if of_inputs else 0
+    written = count(of_inputs, "cache_write_tokens") if of_inputs else 0
     return Usage(inputs, outputs, cached, written, count(of_outputs, "reasoning_tokens") if of_outputs else 0)
 
 

@@ -269,7 +269,8 @@ class _Run:
         if isinstance(reply.body, bytes):
             await self._loop.end(attempt, "ok")
         else:
-            reply.body = relay(self._loop, attempt, reply, self._timer)
+            is_events = reply.is_event_stream
+            reply.body = relay(self._loop, attempt, reply.body, self._timer, is_events=is_events)
         headers = reply.headers
         headers["x-hookline-deployment"] = attempt.deployment.id
         headers["x-hookline-attempts"] = str(len(self.call.attempts))

@@ -35,13 +35,16 @@ ARGUMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class PluginEntry:
-    """One line of `[chain] plugins`. `options` and `options_by_model` are raw tables; `where` is "proxy.toml:12"."""
+    """One line of `[chain] plugins`. `options` and `options_by_model` are raw tables; `where` is "proxy.toml:12".
+
+    `factory` is given by who embeds Hookline or tests a plugin: the class itself, instead of a name to look up."""
 
     name: str
     path: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     options_by_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     where: str = "proxy.toml"
+    factory: Any = None
 
 
 def load_plugin(
@@ -56,6 +59,8 @@ def load_plugin(
 
 def find_class(entry: PluginEntry) -> Any:
     """The plugin's class: from its file, else from the entry points of group `hookline`. Raises StartupError."""
+    if entry.factory is not None:
+        return entry.factory
     if entry.path is not None:
         return _load_file(entry)
     found = importlib.metadata.entry_points(group="hookline")

@@ -35,15 +35,16 @@ class Layer:
     edit: Callable[[Call, Event], Any] | None
 
 
-async def relay(loop: AttemptLoop, attempt: Attempt, reply: Reply, timer: CallTimer) -> Body:
+async def relay(
+    loop: AttemptLoop, attempt: Attempt, upstream: AsyncIterator[bytes], timer: CallTimer, *, is_events: bool
+) -> Body:
     """An upstream's body. Ends the attempt; raises ApiError after the error event if the upstream was lost."""
     call = loop.call
     while True:
-        is_events = reply.is_event_stream
         endpoint = call.endpoint if is_events else "relay"
         watch = StreamWatch(endpoint, hides_usage=attempt.has_hidden_usage, choices=call.chat.choices)
         lost: ApiError | None = None
-        body: Any = reply.body
+        body: Any = upstream
         try:
             if isinstance(body, PeekedBody):
                 for chunk in body.head:
@@ -70,7 +71,7 @@ async def relay(loop: AttemptLoop, attempt: Attempt, reply: Reply, timer: CallTi
                 lost = as_upstream_error(error, attempt.deployment.id)
         finally:
             _note_end(call, attempt, watch, is_events=is_events)
-            await close_body(reply.body)
+            await close_body(upstream)
         if watch.error is not None:
             attempt.error = UpstreamError(f"{attempt.deployment.id} sent an error in its stream", kind="stream_error")
             lost = None if watch.is_complete else attempt.error
@@ -91,7 +92,7 @@ async def relay(loop: AttemptLoop, attempt: Attempt, reply: Reply, timer: CallTi
                     endpoint, lost, watch.next_sequence_number
                 )
             raise lost
-        attempt, reply = following
+        attempt, upstream = following
 
 
 def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bool) -> None:

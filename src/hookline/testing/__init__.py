@@ -1,0 +1,1 @@
+"""What users import in their tests: scripted upstreams and providers, a pipeline kit, a fake clock, store contracts."""
