@@ -1,0 +1,240 @@
+"""Response cache: the same question gets the same answer, without an upstream.
+
+Lives here: which calls may be cached, the key, what is kept, when. Elsewhere: where entries live (`host.replies`, stores/), who sees the status (logging.py, metrics.py).
+Idea: the key is made of everything that can change the answer: tenant, model, endpoint, payload. What comes back is what was relayed: the bytes as
+the plugins listed after this one left them.
+
+The rules
+- Only POSTs on the endpoints of CACHED_ENDPOINTS, and none that asks for a lasting effect (LASTING_EFFECTS): a hit would leave it undone.
+- Only complete 2xx replies of an upstream, without a failure inside. Not one that our own output cap cut: another call may have another cap.
+- A stream and a plain reply are separate entries, and so are streams with and without the usage event: an entry is exactly the bytes that its client saw.
+- An entry that can't be read (another version wrote it) is a miss."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from hookline import CACHE_STATUS, BadRequest, Call, Host, Rejected, Reply, Result, Slot, hookimpl
+
+CACHED_ENDPOINTS = frozenset({"chat", "completions", "embeddings", "responses", "moderations"})
+ALWAYS_SAME = frozenset({"embeddings", "moderations"})
+LASTING_EFFECTS = frozenset({"store", "background", "conversation"})
+"""Payload members that ask the provider to keep or start something, when true or named."""
+NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata"})
+HEADERS_IN_KEY = ("openai-beta", "anthropic-beta")
+KEPT_HEADERS = ("content-type", "content-encoding", "content-language")
+ENTRY_VERSION = 1
+REPLAY_CHUNK_BYTES = 64 * 1024
+CUT_BY_LENGTH = re.compile(rb'"finish_reason"\s*:\s*"length"|"status"\s*:\s*"incomplete"')
+"""In the raw JSON of a reply: text that a model wrote has its quotes escaped, so it can't match."""
+FAILED = re.compile(rb'"status"\s*:\s*"(?:failed|cancelled|queued)"|^event: ?error|^data: ?\{"error"', re.MULTILINE)
+"""A 2xx can still say that there is no answer: a Responses object that failed, an error inside a stream."""
+
+
+class CacheOptions(BaseModel):
+    """`[plugins.cache]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    when: Literal["default", "always", "never"] = Field(
+        "default",
+        description='"default": embeddings, moderations, temperature = 0, and calls that ask by `x-hookline-cache: use`; "always"; "never", whatever the call asks.',
+    )
+    ttl_s: float = Field(3600, gt=0, description="How long an answer may be used.")
+    max_entry_bytes: int = Field(1024 * 1024, gt=0, description="Longer answers are not kept.")
+
+
+class Wishes(NamedTuple):
+    """What a call may take from the cache and leave in it. `max_age_s`: older entries will not do."""
+
+    may_serve: bool
+    may_store: bool
+    max_age_s: float | None = None
+
+
+BYPASS = Wishes(False, False)
+
+
+class Recording:
+    """A reply on its way into the cache; for a stream it is the tap that reads along, up to `max_bytes`."""
+
+    __slots__ = ("_max_bytes", "_parts", "_size", "headers", "is_complete", "key", "status", "ttl_s")
+
+    def __init__(self, key: bytes, ttl_s: float, max_bytes: int) -> None:
+        self.key = key
+        self.ttl_s = ttl_s
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.is_complete = False
+        self._max_bytes = max_bytes
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size <= self._max_bytes:
+            self._parts.append(chunk)
+        else:
+            self._parts.clear()
+
+    def end(self, is_complete: bool) -> None:
+        self.is_complete = is_complete and self._size <= self._max_bytes
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self._parts)
+
+
+RECORDING: Slot[Recording] = Slot("cache_recording")
+
+
+class Plugin:
+    """Looks up before the upstream is asked, reads along with its reply, keeps it when the call has ended."""
+
+    Options = CacheOptions
+    supports_dry_run = True
+
+    def __init__(self, options: CacheOptions, host: Host) -> None:
+        self._options = options
+        self._options_by_model = host.options_by_model
+        self._replies = host.replies
+        self._clock = host.clock
+
+    @hookimpl
+    async def lookup(self, call: Call) -> Reply | None:
+        options: CacheOptions = self._options_by_model.get(call.model or "", self._options)
+        wishes = read_wishes(call, options)
+        if not wishes.may_store:
+            call[CACHE_STATUS] = "bypass"
+            return None
+        key = cache_key(call)
+        if wishes.may_serve:
+            entry = await self._replies.get(key)
+            reply = read_entry(entry, self._clock.time(), wishes.max_age_s) if entry is not None else None
+            if reply is not None:
+                call[CACHE_STATUS] = "hit"
+                call.note("cache", "hit", f"answered {reply.headers['age']} s ago")
+                return reply
+        call[CACHE_STATUS] = "miss"
+        call[RECORDING] = Recording(key, options.ttl_s, options.max_entry_bytes)
+        return None
+
+    @hookimpl
+    def edit_reply(self, call: Call, reply: Reply) -> Reply:
+        status = call.find(CACHE_STATUS)
+        if status is None:
+            return reply
+        reply.headers["x-hookline-cache"] = status
+        recording = call.find(RECORDING)
+        if recording is not None and reply.source == "upstream" and 200 <= reply.status < 300:
+            recording.status = reply.status
+            recording.headers = {name: reply.headers[name] for name in KEPT_HEADERS if name in reply.headers}
+            if isinstance(reply.body, bytes):
+                recording.feed(reply.body)
+                recording.end(True)
+            else:
+                reply.tap(recording)
+        return reply
+
+    @hookimpl
+    async def call_ended(self, call: Call, result: Result) -> None:
+        recording = call.find(RECORDING)
+        if recording is None or not recording.is_complete:
+            return
+        body = recording.body
+        is_capped = any(attempt.output_cap is not None for attempt in call.attempts)
+        if has_failed(body) or (is_capped and CUT_BY_LENGTH.search(body)):
+            return
+        entry = make_entry(recording.status, recording.headers, body, self._clock.time())
+        tags = (f"tenant:{call.principal.tenant}", f"model:{call.model}")
+        await self._replies.put(recording.key, entry, ttl_s=recording.ttl_s, tags=tags)
+
+
+def read_wishes(call: Call, options: CacheOptions) -> Wishes:
+    """What the call, its headers and the options allow. Raises Rejected for an unknown `x-hookline-cache`."""
+    asked = call.headers.get("x-hookline-cache")
+    if asked is not None and (asked := asked.strip().lower()) not in ("use", "bypass"):
+        raise Rejected(BadRequest('x-hookline-cache must be "use" or "bypass"', param="x-hookline-cache"))
+    payload = call.payload
+    if payload is None or call.endpoint not in CACHED_ENDPOINTS or options.when == "never" or asked == "bypass":
+        return BYPASS
+    if not LASTING_EFFECTS.isdisjoint(payload) and any(payload.get(name) for name in LASTING_EFFECTS):
+        return BYPASS
+    is_wanted = asked == "use" or options.when == "always" or call.endpoint in ALWAYS_SAME
+    if not is_wanted and payload.get("temperature") != 0:
+        return BYPASS
+    control = call.headers.get("cache-control")
+    return Wishes(True, True) if control is None else obey(control)
+
+
+def obey(cache_control: str) -> Wishes:
+    """A request's `cache-control`: `no-store` = leave no trace, `no-cache` = ask anew and keep the answer, `max-age`. What can't be read is ignored, as RFC 9111 asks."""
+    may_serve, max_age_s = True, None
+    for directive in cache_control.lower().split(","):
+        name, _, value = directive.strip().partition("=")
+        value = value.strip('" ')
+        if name == "no-store":
+            return BYPASS
+        if name == "no-cache":
+            may_serve = False
+        elif name == "max-age" and value.isascii() and value.isdecimal():
+            max_age_s = float(value)
+    return Wishes(may_serve, True, max_age_s)
+
+
+def cache_key(call: Call) -> bytes:
+    """A digest of everything that can change the answer."""
+    parts: list[Any] = [
+        call.principal.tenant,
+        call.model,
+        call.endpoint,
+        call.path,
+        call.query,
+        call.is_stream,
+        call.is_stream and call.chat.wants_usage,
+        [call.headers.get(name) for name in HEADERS_IN_KEY],
+        {name: value for name, value in (call.payload or {}).items() if name not in NOT_IN_KEY},
+    ]
+    return hashlib.blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=20).digest()
+
+
+def has_failed(body: bytes) -> bool:
+    """Whether a 2xx body says that there is no answer. The words are looked for first: a search costs 8 µs, finding nothing 0.1."""
+    return (b'"status"' in body or b"error" in body) and FAILED.search(body) is not None
+
+
+def make_entry(status: int, headers: Mapping[str, str], body: bytes, now: float) -> bytes:
+    """One line of JSON about the reply, then its body."""
+    head = {"version": ENTRY_VERSION, "status": status, "headers": headers, "stored_at": now}
+    return orjson.dumps(head, option=orjson.OPT_APPEND_NEWLINE) + body
+
+
+def read_entry(entry: bytes, now: float, max_age_s: float | None) -> Reply | None:
+    """The reply that `make_entry` kept, or None if it is too old for this call or of another version."""
+    line, _, body = entry.partition(b"\n")
+    try:
+        head = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(head, dict) or head.get("version") != ENTRY_VERSION:
+        return None
+    age_s = max(0, int(now - head["stored_at"]))
+    if max_age_s is not None and (max_age_s == 0 or age_s > max_age_s):
+        return None
+    reply = Reply(
+        head["status"], {**head["headers"], "x-hookline-cache": "hit", "age": str(age_s)}, body, source="cache"
+    )
+    if reply.is_event_stream:
+        reply.body = _replay(body)
+    return reply
+
+
+async def _replay(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), REPLAY_CHUNK_BYTES):
+        yield body[start : start + REPLAY_CHUNK_BYTES]
