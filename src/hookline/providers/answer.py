@@ -43,7 +43,7 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
         return Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/event-stream":
-        return Reply(status, headers, _events(response, headers, deployment))
+        return Reply(status, headers, plain_events(response, headers, deployment))
     if response.is_complete:
         return Reply(status, headers, await read_whole(response, deployment, None))
     if kind == "application/json" or kind.endswith("+json"):
@@ -74,7 +74,23 @@ async def read_error(response: UpstreamResponse, headers: CIMultiDict[str], depl
         raise to_upstream_error(error, deployment) from error
 
 
-def _events(response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment) -> AsyncIterator[bytes]:
+async def read_plain(response: UpstreamResponse, deployment: Deployment, max_bytes: int) -> bytes:
+    """The body made plain, for a translation that must read it. Raises UpstreamError."""
+    encoding = next((value.decode("latin-1") for name, value in response.headers if name == b"content-encoding"), "")
+    if encoding.strip().lower() not in DECODABLE:
+        return await read_whole(response, deployment, max_bytes)
+    pieces: list[bytes] = []
+    try:
+        async for piece in decoded(response.chunks(), encoding.strip().lower(), max_bytes):
+            pieces.append(piece)
+    except TransportError as error:
+        response.close()
+        raise to_upstream_error(error, deployment) from error
+    return b"".join(pieces)
+
+
+def plain_events(response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment) -> AsyncIterator[bytes]:
+    """The body of an event stream. One that came compressed is made plain; raises UpstreamError for a coding we can't undo."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("identity", ""):
         return response.chunks()

@@ -37,7 +37,7 @@ NEVER_SENT_BACK = HOP_BY_HOP | {
 }  # fmt: skip
 """Beside these: everything that begins with `x-hookline-`, `proxy-` or `access-control-`."""
 
-RENAMED_BACK = {"x-request-id": "x-hookline-upstream-request-id"}
+RENAMED_BACK = dict.fromkeys(("x-request-id", "request-id"), "x-hookline-upstream-request-id")
 
 _PREFIXES_UPSTREAM = ("x-hookline-", "proxy-")
 _PREFIXES_BACK = ("x-hookline-", "proxy-", "access-control-")

@@ -20,6 +20,7 @@ from hookline.call import Call, Endpoint, Upload
 from hookline.deployment import Deployment
 from hookline.providers.answer import to_reply
 from hookline.providers.body import limit_changes, splice
+from hookline.providers.chat_models import output_limit_field
 from hookline.providers.upstream import Upstream
 from hookline.providers.upstream_options import UpstreamOptions
 from hookline.reply import Reply
@@ -48,7 +49,7 @@ class OpenAIOptions(UpstreamOptions):
     chat_limit: Literal["max_completion_tokens", "max_tokens"] | None = Field(
         default=None,
         description="The name of the completion limit that is added to a chat request without one. "
-        "Default: max_completion_tokens at OpenAI and Azure, max_tokens elsewhere, which every server knows.",
+        "Default: max_completion_tokens at OpenAI and Azure and for OpenAI's reasoning models, else max_tokens, which every server knows.",
     )
 
     @property
@@ -56,11 +57,14 @@ class OpenAIOptions(UpstreamOptions):
         named = {"openai-organization": self.organization, "openai-project": self.project}
         return {name: value.get_secret_value() for name, value in named.items() if value is not None}
 
-    @property
-    def added_limit(self) -> str:
+    def limit_name(self, model: str) -> str:
+        """What a chat request without a completion limit gets, where one must be set."""
         host = urlsplit(self.base_url).hostname or ""
-        knows_new = any(host == known or host.endswith("." + known) for known in _KNOWS_NEW_LIMIT)
-        return self.chat_limit or ("max_completion_tokens" if knows_new else "max_tokens")
+        if self.chat_limit is not None or not any(
+            host == known or host.endswith("." + known) for known in _KNOWS_NEW_LIMIT
+        ):
+            return self.chat_limit or output_limit_field(model)
+        return "max_completion_tokens"
 
 
 class WritePath(Protocol):
@@ -104,7 +108,7 @@ class OpenAIProvider:
         self._upstream = Upstream(name, options, key_header, options.dialect_headers)
         self._write_path = write_path(self._upstream.path)
         self._asks_usage = options.stream_usage
-        self._added_limit = options.added_limit
+        self._options = options
         self._refuses_usage: dict[str, None] = {}
 
     async def send(self, call: Call, attempt: Attempt) -> Reply:
@@ -135,7 +139,9 @@ class OpenAIProvider:
         if model and payload.get("model") != model:
             changes["model"] = model
         if attempt.output_cap is not None:
-            changes |= limit_changes(payload, call.endpoint, attempt.output_cap, chat_name=self._added_limit)
+            changes |= limit_changes(
+                payload, call.endpoint, attempt.output_cap, chat_name=self._options.limit_name(model)
+            )
         return changes
 
     def _add_usage(self, call: Call, attempt: Attempt, changes: dict[str, Any]) -> bool:

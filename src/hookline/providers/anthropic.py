@@ -1,0 +1,180 @@
+"""Anthropic: chat completions on Anthropic's Messages API.
+
+Lives here: addresses, headers and the way of one call. Elsewhere: every translation (anthropic_request.py, anthropic_reply.py, anthropic_stream.py and what they use), legacy completions and responses (bridge.py).
+Idea: the same pool, keys and timeouts as for the OpenAI wire (upstream.py); only bodies differ, and they are rewritten whole in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import orjson
+from pydantic import Field, field_validator
+
+from hookline.attempt import Attempt
+from hookline.call import Call
+from hookline.deployment import Deployment
+from hookline.errors import BadRequest, UpstreamError
+from hookline.providers.answer import MAX_ERROR_BYTES, MAX_JSON_BYTES, plain_events, read_plain
+from hookline.providers.anthropic_reply import as_list, as_text, error_from_anthropic, from_anthropic
+from hookline.providers.anthropic_request import to_anthropic
+from hookline.providers.anthropic_stream import AnthropicStream
+from hookline.providers.event_reader import read_events
+from hookline.providers.untranslatable import JsonObject, Untranslatable
+from hookline.providers.upstream import Upstream
+from hookline.providers.upstream_options import UpstreamOptions
+from hookline.reply import Reply
+from hookline.transport import UpstreamResponse
+
+
+class AnthropicOptions(UpstreamOptions):
+    """`kind = "anthropic"`."""
+
+    base_url: str = Field(default="https://api.anthropic.com/v1", description="Without a path, /v1 is added.")
+    version: str = Field(default="2023-06-01", pattern=r"^[0-9-]+$", description="Sent as anthropic-version.")
+    beta: list[str] = Field(default=[], description="Sent as anthropic-beta.")
+    default_max_tokens: int = Field(
+        default=4096,
+        ge=1,
+        description="The limit where neither the request nor the deployment has one: the API insists on one.",
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _add_path(cls, value: str) -> str:
+        return value if urlsplit(value).path.strip("/") else value.rstrip("/") + "/v1"
+
+    @property
+    def dialect_headers(self) -> dict[str, str]:
+        return {"anthropic-version": self.version, **({"anthropic-beta": ",".join(self.beta)} if self.beta else {})}
+
+
+class Clock(Protocol):
+    """Unix seconds, for `created`, which Anthropic's replies do not have."""
+
+    def time(self) -> float: ...
+
+
+class AnthropicProvider:
+    """Implements `Provider`."""
+
+    def __init__(self, name: str, options: AnthropicOptions, clock: Clock) -> None:
+        """Raises StartupError for TLS files that can't be used."""
+        self.name = name
+        self.endpoints: frozenset[str] = frozenset({"chat", "models"})
+        self._upstream = Upstream(name, options, ("x-api-key", "{}"), options.dialect_headers)
+        self._default_max_tokens = options.default_max_tokens
+        self._clock = clock
+
+    async def send(self, call: Call, attempt: Attempt) -> Reply:
+        """See `Provider.send`."""
+        if call.endpoint == "models":
+            return await self._models(call, attempt)
+        deployment = attempt.target.deployment
+        try:
+            request = to_anthropic(
+                call.payload or {},
+                model=deployment.model,
+                default_max_tokens=deployment.max_output_tokens or self._default_max_tokens,
+                output_cap=attempt.output_cap,
+            )
+        except Untranslatable as error:
+            raise BadRequest(str(error), param=error.param) from error
+        response = await self._request(call, attempt, b"POST", "/messages", orjson.dumps(request))
+        headers = self._upstream.reply_headers.read(response.headers)
+        created = int(self._clock.time())
+        if response.status >= 400:
+            return await self._error(deployment, response)
+        if headers.get("content-type", "").lower().startswith("text/event-stream"):
+            attempt.has_hidden_usage = not call.chat.wants_usage
+            body = plain_events(response, headers, deployment)
+            return Reply(response.status, headers, _chunks(body, deployment, created))
+        message = await self._read(deployment, response)
+        reply = Reply(response.status, headers)
+        reply.replace_json(from_anthropic(message, model=deployment.model, created=created))
+        return reply
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._upstream.aclose()
+
+    async def _models(self, call: Call, attempt: Attempt) -> Reply:
+        """`GET /v1/models` and one model, in OpenAI's form."""
+        deployment = attempt.target.deployment
+        is_list = call.path.rstrip("/") == "/v1/models"
+        model = deployment.model or call.path.removeprefix("/v1/models/")
+        path = "/models?limit=1000" if is_list else f"/models/{quote(model, safe=':@')}"
+        response = await self._request(call, attempt, b"GET", path, None)
+        if response.status >= 400:
+            return await self._error(deployment, response)
+        headers = self._upstream.reply_headers.read(response.headers)
+        found = await self._read(deployment, response)
+        models = [_model(one) for one in (as_list(found.get("data")) if is_list else [found]) if isinstance(one, dict)]
+        reply = Reply(response.status, headers)
+        reply.replace_json({"object": "list", "data": models} if is_list else models[0])
+        return reply
+
+    async def _request(
+        self, call: Call, attempt: Attempt, method: bytes, path: str, body: bytes | None
+    ) -> UpstreamResponse:
+        target = attempt.target
+        upstream = self._upstream
+        return await upstream.request(
+            target,
+            method=method,
+            path=(upstream.path + path).encode(),
+            head=upstream.head(target.deployment, call.headers, has_json=body is not None),
+            body=body,
+        )
+
+    async def _read(self, deployment: Deployment, response: UpstreamResponse) -> JsonObject:
+        value = _parsed(await read_plain(response, deployment, MAX_JSON_BYTES))
+        if not isinstance(value, dict):
+            raise UpstreamError(
+                f"{deployment.id} answered {response.status} with what is no JSON object", kind="garbage"
+            )
+        return value
+
+    async def _error(self, deployment: Deployment, response: UpstreamResponse) -> Reply:
+        headers = self._upstream.reply_headers.read(response.headers)
+        headers["content-type"] = "application/json"
+        body = _parsed(await read_plain(response, deployment, MAX_ERROR_BYTES))
+        status, error = error_from_anthropic(response.status, body)
+        reply = Reply(status, headers)
+        reply.replace_json(error)
+        return reply
+
+
+async def _chunks(body: AsyncIterator[bytes], deployment: Deployment, created: int) -> AsyncIterator[bytes]:
+    """Anthropic's events as chat completion chunks; what one event becomes leaves as one piece."""
+    stream = AnthropicStream(model=deployment.model, created=created)
+    async with aclosing(read_events(body, deployment.id)) as events:
+        async for event in events:
+            if event.comment:
+                yield event.comment
+            elif event.data is not None and (written := stream.feed(event.name, event.data)):
+                yield _serialize(written)
+    if written := stream.end():
+        yield _serialize(written)
+
+
+def _serialize(written: list[JsonObject | bytes]) -> bytes:
+    return b"".join(one if isinstance(one, bytes) else b"data: %b\n\n" % orjson.dumps(one) for one in written)
+
+
+def _model(found: JsonObject) -> JsonObject:
+    try:
+        created = int(datetime.fromisoformat(as_text(found.get("created_at"))).timestamp())
+    except ValueError:
+        created = 0
+    return {"id": as_text(found.get("id")), "object": "model", "created": created, "owned_by": "anthropic"}
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
