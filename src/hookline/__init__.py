@@ -4,7 +4,7 @@ Lives here: the objects that flow, the hooks and their answers, the errors, the 
 Idea: built-in plugins import this module and nothing below it; a test freezes its names and signatures."""
 
 from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
-from hookline.call import ENDPOINTS, Call, Endpoint, Note, Upload
+from hookline.call import ENDPOINTS, Call, Endpoint, Note
 from hookline.chat_view import ChatView
 from hookline.deployment import Deployment, Target
 from hookline.errors import (
@@ -28,7 +28,7 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
-from hookline.hookspecs import Continue, Fallback, GiveUp, Retry, Step, hookimpl
+from hookline.hookspecs import hookimpl
 from hookline.host import (
     Access,
     AddCommand,
@@ -45,6 +45,7 @@ from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, EXPOSED_HEADERS, Slot
+from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.protocols import (
     LedgerEntry,
     Level,
@@ -56,6 +57,7 @@ from hookline.stores.protocols import (
     SpendRefusal,
     Take,
 )
+from hookline.upload import Upload
 
 __all__ = [
     "ANONYMOUS",

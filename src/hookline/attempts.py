@@ -30,11 +30,11 @@ from hookline.errors import (
     Unavailable,
     UpstreamError,
 )
-from hookline.hookspecs import Continue, Fallback, Retry, Step
 from hookline.host import Clock
 from hookline.openai_wire import error_in, usage_of
-from hookline.reply import Reply
+from hookline.reply import Reply, Source
 from hookline.settling import Settlement, Steps
+from hookline.steps import Continue, Fallback, Retry, Step
 
 log = logging.getLogger("hookline.attempts")
 
@@ -146,6 +146,25 @@ class AttemptLoop:
             await self.end(attempt, outcome)
         for body in self._bodies:  # one that nobody began to read is closed by nobody else
             await close_body(body)
+
+    def result(
+        self, outcome: Outcome, *, source: Source, status: int | None, error: ApiError | None, ended_at: float
+    ) -> Result:
+        """The end of the call: the usage of the attempt that answered, or of the last one; the cost of all."""
+        attempt: Attempt | None = next((a for a in reversed(self.call.attempts) if not a.is_loser), None)
+        costs = [end.cost_nanousd for end in self.results]
+        return Result(
+            outcome,
+            source=source,
+            attempt=attempt,
+            status=status,
+            usage=attempt.usage if attempt is not None else None,
+            cost_nanousd=None if None in costs else sum(cost for cost in costs if cost is not None),
+            is_estimated=any(end.is_estimated for end in self.results),
+            error=error or (attempt.error if attempt is not None and outcome != "ok" else None),
+            ended_at=ended_at,
+            first_byte_at=attempt.first_byte_at if attempt is not None else None,
+        )
 
     def _end_steps(self, attempt: Attempt, result: Result) -> Steps:
         for impl in self._chain.attempt_ended:

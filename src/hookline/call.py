@@ -7,10 +7,10 @@ Idea: the request is frozen after `prepare`; what differs per attempt lives on t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -20,8 +20,10 @@ from hookline.chat_view import ChatView
 from hookline.errors import BadRequest
 from hookline.principal import ANONYMOUS, Principal
 from hookline.reply import Reply
+from hookline.upload import Upload
 
 if TYPE_CHECKING:
+    from hookline.call_timer import CallTimer
     from hookline.slots import Slot
 
 T = TypeVar("T")
@@ -42,20 +44,6 @@ ENDPOINTS: dict[str, Endpoint] = {
 NOTES_MAX = 200
 
 
-class Upload(Protocol):
-    """A request body that is not one JSON document: multipart or binary, spooled or streaming through."""
-
-    content_type: str
-    content_length: int | None
-    is_replayable: bool
-    """False: part of it was never spooled, so there is a single attempt."""
-
-    def chunks(self, model: str | None, /) -> AsyncIterator[bytes]:
-        """The bytes to send, with the multipart field `model` rewritten if given."""
-
-    async def aclose(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Note:
     """One reason, for explain and traces."""
@@ -63,13 +51,6 @@ class Note:
     plugin: str
     verdict: str
     text: str
-
-
-class CallTimer(Protocol):
-    """The call's one timer (pipeline's own); hooks reach it through `Call.wait`."""
-
-    def pause_hook_budget(self) -> float: ...
-    def resume_hook_budget(self, left: float, /) -> None: ...
 
 
 class Call:

@@ -1,18 +1,16 @@
 """The chain: the plugins of `[chain]`, compiled into tuples of callables.
 
-Lives here: the order of hooks, and the rule of what an exception or a late hook means. Elsewhere: the hooks (hookspecs.py), loading and
-checking a plugin (plugin_loading.py), who calls the hooks (pipeline.py).
+Lives here: which plugin runs when. Elsewhere: the hooks (hookspecs.py), loading and checking a plugin (plugin_loading.py), what an exception
+means (guards.py), who calls the hooks (pipeline.py).
 Idea: pluggy is the registry, not the engine: everything that can be decided at start-up is, so that a hook costs one function call per call.
 
 What pluggy allows and the chain does not honour (tryfirst, wrappers, fewer arguments, ...) is refused at start-up with a sentence."""
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import inspect
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from hookline import hookspecs
-from hookline.call_timer import LateError
-from hookline.errors import InternalError, Rejected, Skip, StartupError
+from hookline.errors import StartupError
+from hookline.guards import Guard, timed
 from hookline.hookspecs import Phase
-from hookline.host import Counter, Histogram, Host, Metrics
-from hookline.plugin_loading import Explain, PluginEntry, load_plugin, location, said
+from hookline.host import Host, Metrics
+from hookline.plugin_loading import Explain, PluginEntry, load_plugin, location
 
 log = logging.getLogger("hookline.chain")
 
@@ -140,7 +138,7 @@ def compile_chain(
         "hookline_hook_seconds", "Time in a hook, one call in 64.", ("plugin", "hook"), buckets=TIMED_BUCKETS
     )
     plain: dict[str, list[Impl]] = {}
-    timed: dict[str, list[Impl]] = {}
+    slow: dict[str, list[Impl]] = {}
     for name, rules in PHASES.items():
         for plugin in _in_order(plugins, rules, (order or {}).get(name, ())):
             function = getattr(plugin.instance, name, None)
@@ -149,14 +147,20 @@ def compile_chain(
             is_closed = rules.on_error == "closed" or (
                 name in DECIDING_HOOKS and getattr(plugin.instance, "on_error", None) == "closed"
             )
-            guard = _guard_async if inspect.iscoroutinefunction(function) else _guard
-            counter, place = failed(plugin.name, name), location(function)
-            for chain, timed_function in ((plain, function), (timed, _timed(function, seconds(plugin.name, name)))):
-                run = guard(timed_function, plugin.name, name, is_closed, counter, hook_timeout_s)
-                impl = Impl(plugin.name, name, plugin.index, run, guard is _guard_async, place)
+            guard = Guard(
+                plugin=plugin.name,
+                hook=name,
+                is_closed=is_closed,
+                needs_answer=rules.combine == "pipe" and name != "edit_event",
+                timeout_s=hook_timeout_s,
+                failures=failed(plugin.name, name),
+            )
+            is_async, place = inspect.iscoroutinefunction(function), location(function)
+            for chain, run in ((plain, function), (slow, timed(function, seconds(plugin.name, name)))):
+                impl = Impl(plugin.name, name, plugin.index, guard.wrap(run), is_async, place)
                 chain.setdefault(name, []).append(impl)
     compiled = Chain(plugins, plain)
-    compiled.timed = Chain(plugins, timed)
+    compiled.timed = Chain(plugins, slow)
     return compiled
 
 
@@ -173,90 +177,6 @@ def _check_order(order: Mapping[str, Sequence[str]], names: Sequence[str]) -> It
         for name in first:
             if name not in names:
                 yield f'[chain] order.{hook}: plugin "{name}" is not in [chain] plugins'
-
-
-def _guard(
-    function: Callable[..., Any], plugin: str, hook: str, is_closed: bool, failures: Counter, timeout_s: float
-) -> Callable[..., Any]:
-    """`function` under the error rule of its hook: open = as if it had answered None, closed = the call fails."""
-    needs_answer = PHASES[hook].combine == "pipe" and hook != "edit_event"
-    seen = [0]
-
-    def guarded(*args: Any) -> Any:
-        try:
-            answer = function(*args)
-            if answer is None and needs_answer:
-                raise TypeError(f"{hook} returned None; return what it was given, edited or not")
-            return answer
-        except (Rejected, Skip):
-            raise
-        except Exception as error:
-            return _failed(error, plugin, hook, is_closed, failures, seen)
-
-    return guarded
-
-
-def _guard_async(
-    function: Callable[..., Any], plugin: str, hook: str, is_closed: bool, failures: Counter, timeout_s: float
-) -> Callable[..., Any]:
-    needs_answer = PHASES[hook].combine == "pipe"
-    seen = [0]
-
-    async def guarded(*args: Any) -> Any:
-        timer = args[0]._timer
-        timer.enter_hook(timeout_s)
-        try:
-            answer = await function(*args)
-            if answer is None and needs_answer:
-                raise TypeError(f"{hook} returned None; return what it was given, edited or not")
-            return answer
-        except (Rejected, Skip):
-            raise
-        except asyncio.CancelledError:
-            if not timer.was_cancelled_for("hook"):
-                raise
-            error = LateError(f"no answer within {timeout_s:g} s")
-            return _failed(error, plugin, hook, is_closed, failures, seen)
-        except Exception as error:
-            return _failed(error, plugin, hook, is_closed, failures, seen)
-        finally:
-            timer.leave_hook()
-
-    return guarded
-
-
-def _failed(error: Exception, plugin: str, hook: str, is_closed: bool, failures: Counter, seen: list[int]) -> None:
-    failures.inc()
-    seen[0] += 1
-    if (
-        seen[0] & (seen[0] - 1) == 0
-    ):  # the 1st, 2nd, 4th, 8th, ...: a plugin that fails on every call must not flood the log
-        fate = "the call fails (closed)" if is_closed else "the call goes on (open)"
-        log.error('plugin "%s", hook %s: %s; %s; %d so far', plugin, hook, said(error), fate, seen[0], exc_info=error)
-    if is_closed:
-        raise Rejected(InternalError(f'plugin "{plugin}" failed in {hook}; see the log of the gateway')) from error
-
-
-def _timed(function: Callable[..., Any], seconds: Histogram) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(function):
-
-        async def timed_async(*args: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return await function(*args)
-            finally:
-                seconds.observe(time.perf_counter() - start)
-
-        return timed_async
-
-    def timed(*args: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return function(*args)
-        finally:
-            seconds.observe(time.perf_counter() - start)
-
-    return timed
 
 
 async def _maybe_await(function: Callable[[], Any] | None) -> None:

@@ -5,8 +5,7 @@ Idea: `@phase` carries the rule by which answers combine and what an exception m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import pluggy
@@ -18,6 +17,7 @@ from hookline.errors import ApiError
 from hookline.host import AddCommand, AddProvider, AddRoute, AddStore, AddWorker
 from hookline.principal import Principal
 from hookline.reply import Event, Reply
+from hookline.steps import Step
 
 F = TypeVar("F", bound=Callable[..., Any])
 Combine = Literal["first", "each", "all", "pipe"]
@@ -49,33 +49,6 @@ def phase(order: int, *, combine: Combine, on_error: OnError, reverse: bool = Fa
 def hookimpl(function: F) -> F:
     """Mark a method as the implementation of the hook it is named after. There are no options: order is `[chain]`'s business."""
     return _impl(function)
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Try the same target again, after `delay_s`."""
-
-    delay_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Fallback:
-    """Try the next target."""
-
-
-@dataclass(frozen=True, slots=True)
-class Continue:
-    """After bytes have left: let the next target go on from here, asked with these messages. Only while no tool call has begun."""
-
-    messages: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Pass the error on, whatever later plugins would say."""
-
-
-Step = Retry | Fallback | Continue | GiveUp
 
 
 @phase(1, combine="first", on_error="closed")

@@ -23,10 +23,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
+from hookline.attempt import Outcome, Provider, Ticket
 from hookline.attempts import AttemptLoop, close_body
 from hookline.call import Call
 from hookline.call_timer import CallTimer
@@ -35,6 +34,7 @@ from hookline.chain import Chain
 from hookline.deployment import Deployment, Target
 from hookline.errors import ApiError, ClientGone, InternalError, Rejected, Unavailable, UpstreamError
 from hookline.host import Clock, Metrics
+from hookline.pipeline_settings import PipelineSettings
 from hookline.principal import ANONYMOUS
 from hookline.relay import Layer, edited, relay, with_heartbeats
 from hookline.reply import Reply
@@ -49,20 +49,6 @@ Deliver = Callable[[Reply], Awaitable[None]]
 OUTERMOST = 1 << 30
 """The place in the chain of a reply that no plugin made: it passes every edit."""
 TIMED_EVERY = 64
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineSettings:
-    """Bounds of every call, in seconds; `heartbeat_s = 0`: none. `max_pumps`: calls that may go on without their client."""
-
-    total_timeout_s: float = 600.0
-    settle_timeout_s: float = 2.0
-    heartbeat_s: float = 0.0
-    on_disconnect: Literal["cancel", "drain"] = "cancel"
-    max_pumps: int = 100
-    connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 120.0
-    idle_timeout_s: float = 60.0
 
 
 class Pipeline:
@@ -343,32 +329,18 @@ class _Run:
 
     def _end_steps(self) -> Steps:
         """The call's tickets, last taken first, then `call_ended`."""
-        result = self._result()
+        result = self._loop.result(
+            self._outcome,
+            source=self._source,
+            status=self._status,
+            error=self._error,
+            ended_at=self._pipe.clock.monotonic(),
+        )
         yield from self._settlement.settle(self._tickets, result)
         for impl in self._chain.call_ended:
             pending = impl.run(self.call, result)
             if impl.is_async:
                 yield pending
-
-    def _result(self) -> Result:
-        """The end of the call: the last attempt's usage, the cost of all."""
-        ends = self._loop.results
-        last = ends[-1] if ends else None
-        attempt: Attempt | None = next((a for a in reversed(self.call.attempts) if not a.is_loser), None)
-        is_upstream = self._source == "upstream" and last is not None
-        costs = [end.cost_nanousd for end in ends]
-        return Result(
-            self._outcome,
-            source=self._source,
-            attempt=attempt,
-            status=self._status,
-            usage=attempt.usage if attempt is not None and (is_upstream or attempt.usage is not None) else None,
-            cost_nanousd=None if None in costs else sum(c for c in costs if c is not None),
-            is_estimated=any(end.is_estimated for end in ends),
-            error=self._error or (attempt.error if attempt is not None else None),
-            ended_at=self._pipe.clock.monotonic(),
-            first_byte_at=attempt.first_byte_at if attempt is not None else None,
-        )
 
 
 async def _drain(body: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from hookline.call import Upload
+from hookline.upload import Upload
 
 MAX_FORM_BYTES = 32 << 20
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 from pydantic import Field, SecretStr
 
 from hookline.attempt import Attempt
-from hookline.call import Call, Endpoint, Upload
+from hookline.call import Call, Endpoint
 from hookline.deployment import Deployment
 from hookline.providers.answer import to_reply
 from hookline.providers.body import limit_changes, splice
@@ -25,6 +25,7 @@ from hookline.providers.upstream import Upstream
 from hookline.providers.upstream_options import UpstreamOptions
 from hookline.reply import Reply
 from hookline.transport import UpstreamResponse
+from hookline.upload import Upload
 
 ALL_ENDPOINTS: frozenset[str] = frozenset(get_args(Endpoint))
 MAX_REMEMBERED = 1000

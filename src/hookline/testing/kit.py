@@ -24,7 +24,8 @@ from hookline.chain import Chain, compile_chain
 from hookline.deployment import Deployment
 from hookline.metrics_registry import MetricsRegistry
 from hookline.money import Price
-from hookline.pipeline import Pipeline, PipelineSettings
+from hookline.pipeline import Pipeline
+from hookline.pipeline_settings import PipelineSettings
 from hookline.plugin_host import Stores, Workshop
 from hookline.plugin_loading import PluginEntry
 from hookline.principal import Principal
