@@ -24,11 +24,12 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Cors(_Table):
-    """`[server] cors`: which web pages may call. Off unless origins are listed."""
+class CorsTable(_Table):
+    """`[server.cors]`: which web pages may call. Off unless origins are listed."""
 
-    origins: list[str] = Field(default=[], description='Origins such as "https://app.example"; "*" is everyone.')
-    headers: list[str] = Field(default=["authorization", "content-type"], description="Request headers to allow.")
+    allow_origins: list[str] = Field(default=[], description='As in "https://app.example"; "*" is everyone.')
+    allow_headers: list[str] = Field(default=["*"], description='"*" allows what is asked for.')
+    expose_headers: list[str] = Field(default=[], description="Beside the ones that are always exposed.")
     max_age_s: int = Field(default=600, ge=0)
 
 
@@ -54,12 +55,12 @@ class Server(_Table):
     body_idle_timeout_s: Seconds = 30.0
     keepalive_timeout_s: Seconds = 75.0
     write_timeout_s: Seconds = Field(default=30.0, description="For a client that has stopped reading.")
+    linger_s: Seconds = Field(default=5.0, description="How long a refused body is read and thrown away.")
     max_head_bytes: Bytes = 32 * 1024
     max_body_bytes: Bytes = Field(default=32 * 1024 * 1024, description="A JSON request body.")
     max_upload_bytes: Bytes = Field(default=512 * 1024 * 1024, description="A multipart or binary request body.")
     max_spool_bytes: Bytes = Field(default=2 * 1024 * 1024 * 1024, description="All spooled uploads together.")
-    max_connections: Count = Field(default=10_000, description="Open client connections of one process.")
-    cors: Cors = Cors()
+    cors: CorsTable = CorsTable()
 
 
 class State(_Table):

@@ -47,6 +47,16 @@ def problems_of(
     return [_sentence(detail, tuple(prefix), source, schema) for detail in error.errors(include_url=False)]
 
 
+def merged_problems_of(
+    error: ValidationError, prefix: Sequence[str], source: Source, model: type[BaseModel] | None = None
+) -> list[str]:
+    """The same for a table that was merged over another: only what stands in this one."""
+    data = value_at(source.data, prefix)
+    schema = model.model_json_schema() if model is not None else {}
+    details = [d for d in error.errors(include_url=False) if len(path_of(d, data)) == len(d["loc"]) > 0]
+    return [_sentence(detail, tuple(prefix), source, schema) for detail in details]
+
+
 def path_of(detail: ErrorDetails, data: Any) -> Path:
     """Where in the data an error is: its `loc` without pydantic's own markers (union branches, function names)."""
     path: list[str | int] = []

@@ -1,0 +1,259 @@
+"""Assembly: checked settings -> the parts of a running configuration.
+
+Lives here: plugin entries, stores, providers and the catalog, each made from its tables. Elsewhere: the life of what is made (app.py), the tables (config.py).
+Idea: built-in provider kinds and stores come through the same `register_*` functions that plugins have; each maker returns what it made and adds
+its problems to a list, so that one run says everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ValidationError
+
+from hookline import providers as builtin_providers
+from hookline.attempt import Provider
+from hookline.catalog import Catalog
+from hookline.config import DeploymentTable, Settings
+from hookline.config_problems import merged_problems_of, nearest, problems_of
+from hookline.config_source import Source
+from hookline.deployment import Deployment
+from hookline.errors import StartupError
+from hookline.host import Clock
+from hookline.plugin_host import Stores
+from hookline.plugin_loading import PluginEntry
+from hookline.prices import PriceTable, find_facts, price_from_usd
+
+REPLIES_MAX_BYTES = 16 * 1024 * 1024
+
+ProviderFactory = Callable[..., Provider]
+StoreKind = Literal["limits", "replies", "records"]
+
+
+@dataclass(slots=True)
+class Registry:
+    """What was registered: provider kinds, and stores by kind and URL scheme."""
+
+    kinds: dict[str, tuple[ProviderFactory, type[BaseModel] | None]] = field(default_factory=dict)
+    stores: dict[tuple[StoreKind, str], Callable[..., Any]] = field(default_factory=dict)
+
+    def add_provider(self, kind: str, factory: ProviderFactory, *, options: type[Any] | None = None) -> None:
+        self.kinds[kind] = (factory, options)
+
+    def add_store(self, scheme: str, factory: Callable[..., Any], *, store: StoreKind) -> None:
+        self.stores[store, scheme] = factory
+
+
+def builtin_registry() -> Registry:
+    """The kinds that ship with Hookline."""
+    registry = Registry()
+    builtin_providers.register_providers(registry.add_provider)
+    _register_builtin_stores(registry.add_store)
+    return registry
+
+
+def _register_builtin_stores(add: Callable[..., None]) -> None:
+    def limits(url: str, clock: Clock) -> Any:
+        from hookline.stores.memory import MemoryLimits
+
+        return MemoryLimits(clock)
+
+    def replies(url: str, clock: Clock) -> Any:
+        from hookline.stores.memory import MemoryReplies
+
+        return MemoryReplies(clock, max_bytes=REPLIES_MAX_BYTES)
+
+    def records(url: str, clock: Clock) -> Any:
+        from hookline.stores.sqlite import SqliteRecords  # imports SQLAlchemy: only where it is used
+
+        return SqliteRecords(url.removeprefix("sqlite:///"))
+
+    add("memory", limits, store="limits")
+    add("memory", replies, store="replies")
+    add("sqlite", records, store="records")
+
+
+def explainer(source: Source) -> Callable[[ValidationError, tuple[str, ...], type[BaseModel]], list[str]]:
+    """Words for options that a plugin's own model refuses."""
+
+    def explain(error: ValidationError, prefix: tuple[str, ...], model: type[BaseModel]) -> list[str]:
+        # A table per model is merged over the plugin's own: what is wrong in that one is said there.
+        words = merged_problems_of if prefix[0] == "models" else problems_of
+        return words(error, prefix, source, model)
+
+    return explain
+
+
+def plugin_entries(settings: Settings) -> list[PluginEntry]:
+    """`[chain] plugins` with each plugin's options, also those per model."""
+    source = settings.source
+    entries = []
+    for index, entry in enumerate(settings.chain.plugins):
+        by_model: dict[str, Mapping[str, Any]] = {}
+        for name, table in settings.models.items():
+            if entry.name in table.plugins:
+                by_model |= dict.fromkeys((name, *table.aliases), table.plugins[entry.name])
+        entries.append(
+            PluginEntry(
+                name=entry.name,
+                path=(source.directory / entry.path).absolute() if entry.path is not None else None,
+                options={**settings.plugins.get(entry.name, {}), **entry.options},
+                options_by_model=by_model,
+                where=source.at(("chain", "plugins", index)),
+            )
+        )
+    return entries
+
+
+def make_stores(settings: Settings, registry: Registry, clock: Clock) -> Stores:
+    """Open the three stores. Raises StartupError for a scheme nobody has registered."""
+    source, state, problems = settings.source, settings.state, list[str]()
+
+    def make(store: StoreKind, url: str, key: str) -> Any:
+        scheme = url.split(":", 1)[0]
+        factory = registry.stores.get((store, scheme))
+        if factory is None:
+            known = sorted({s for kind, s in registry.stores if kind == store})
+            problems.append(source.problem(("state", key), f'no store for "{scheme}"; known: {", ".join(known)}'))
+            return None
+        return factory(url, clock)
+
+    limits = make("limits", state.shared, "shared")
+    replies = make("replies", state.shared, "shared")
+    records = make("records", _absolute(state.records, source), "records")
+    if problems:
+        raise StartupError(list(dict.fromkeys(problems)))
+    return Stores(limits, replies, records)
+
+
+def _absolute(url: str, source: Source) -> str:
+    """`sqlite:///hookline.db` is relative to the file it stands in."""
+    scheme, separator, path = url.partition(":///")
+    if scheme != "sqlite" or not separator or path.startswith("/") or path in ("", ":memory:"):
+        return url
+    return f"sqlite:///{(source.directory / path).absolute()}"
+
+
+def make_providers(
+    settings: Settings, registry: Registry, clock: Clock, problems: list[str], *, kept: Mapping[str, MadeProvider]
+) -> dict[str, MadeProvider]:
+    """Every configured provider. One whose table has not changed is taken from `kept`, with its connections."""
+    made: dict[str, MadeProvider] = {}
+    for name, table in settings.providers.items():
+        path = ("providers", name)
+        if table.kind not in registry.kinds:
+            hint = nearest(table.kind, sorted(registry.kinds))
+            problems.append(settings.source.problem((*path, "kind"), f'no provider kind "{table.kind}"{hint}'))
+            continue
+        old = kept.get(name)
+        if old is not None and (old.kind, old.raw) == (table.kind, table.options):
+            made[name] = old
+            continue
+        factory, model = registry.kinds[table.kind]
+        try:
+            options = model.model_validate(table.options) if model is not None else None
+            provider = builtin_providers.Bridged(factory(name, options, clock))
+            made[name] = MadeProvider(provider, table.kind, table.options, getattr(options, "base_url", None))
+        except ValidationError as error:
+            problems += problems_of(error, path, settings.source, model)
+        except StartupError as error:
+            problems += [
+                settings.source.problem(path, text.removeprefix(f"[providers.{name}] ")) for text in error.problems
+            ]
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class MadeProvider:
+    """A provider, and what it was made from."""
+
+    provider: Provider
+    kind: str
+    raw: dict[str, Any]
+    base_url: str | None
+
+
+def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> Catalog:
+    """`[models]`, `[prices]` and the providers as a catalog."""
+    prices = PriceTable({name: price_from_usd(**entry.model_dump()) for name, entry in settings.prices.items()})
+
+    def build(provider: str, model: str) -> Deployment:
+        return deploy(DeploymentTable.model_construct(provider=provider, model=model), "")
+
+    def deploy(table: DeploymentTable, name: str) -> Deployment:
+        made = providers.get(table.provider)
+        facts = None
+        if made is not None and table.model:
+            facts = find_facts(table.model, kind=made.kind, provider=table.provider, base_url=made.base_url)
+        price = prices.find(table.deployment_id, f"{table.provider}/{table.model}", table.model, name)
+        return Deployment(
+            id=table.deployment_id,
+            provider=table.provider,
+            model=table.model,
+            price=price or (facts.price if facts is not None else None),
+            weight=table.weight,
+            mode=table.mode,
+            context_tokens=table.context_tokens or (facts.context_tokens if facts is not None else None),
+            max_output_tokens=table.max_output_tokens,
+            requests_per_minute=table.requests_per_minute,
+            capabilities=frozenset(table.capabilities),
+            api_key=table.api_key,
+        )
+
+    by_name: dict[str, tuple[Deployment, ...]] = {}
+    canonical_by_alias: dict[str, str] = {}
+    for name, table in settings.models.items():
+        deployments = tuple(deploy(d, name) for d in table.deployments)
+        by_name |= dict.fromkeys((name, *table.aliases), deployments)
+        canonical_by_alias |= dict.fromkeys(table.aliases, name)
+    defaults = [name for name, provider in settings.providers.items() if provider.default]
+    return Catalog(
+        by_name,
+        providers=list(settings.providers),
+        default_provider=defaults[0] if defaults else None,
+        build=build,
+        find_route_price=prices.find_route if prices.has_routes else None,
+        canonical_by_alias=canonical_by_alias,
+        tenant_models={name: scope.models for name, scope in settings.tenants.items() if scope.models is not None},
+        user_models={name: scope.models for name, scope in settings.users.items() if scope.models is not None},
+        global_models=settings.everyone.models,
+    )
+
+
+def public_settings(settings: Settings) -> dict[str, Any]:
+    """What plugins may read as `host.settings`: plain data, no secrets."""
+    return {
+        "server": settings.server.model_dump(),
+        "tenants": {name: scope.model_dump(exclude_none=True) for name, scope in settings.tenants.items()},
+        "users": {name: scope.model_dump(exclude_none=True) for name, scope in settings.users.items()},
+        "global": settings.everyone.model_dump(exclude_none=True),
+        "models": [name for model, table in settings.models.items() for name in (model, *table.aliases)],
+        "prices": list(settings.prices),
+        "providers": list(settings.providers),
+        "state": {"shared": settings.state.shared.split(":", 1)[0], "records": settings.state.records.split(":", 1)[0]},
+        "admin_key_set": settings.admin.key is not None,
+    }
+
+
+def tenant_names(settings: Settings) -> set[str]:
+    """Every tenant that proxy.toml knows: with more than one, stored objects have owners."""
+    return set(settings.tenants) | {str(key.get("tenant") or "default") for key in _auth_keys(settings)}
+
+
+def _auth_keys(settings: Settings) -> Iterator[Mapping[str, Any]]:
+    keys: Sequence[Any] = settings.plugins.get("auth", {}).get("keys", ())
+    yield from (key for key in keys if isinstance(key, dict))
+
+
+def unset_variables(settings: Settings) -> Iterator[str]:
+    """Upstream keys whose variable is not set: no problem until that provider is used."""
+    for path, variable in settings.source.missing_by_path.items():
+        yield settings.source.problem(path, f"environment variable {variable} is not set; calls that need it will fail")
+
+
+def url_of(host: str, port: int) -> str:
+    """The address clients use."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return urlsplit(f"http://{shown}:{port}").geturl()

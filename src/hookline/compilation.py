@@ -1,0 +1,272 @@
+"""Compiling: settings -> one configuration, made whole and started by nobody.
+
+Lives here: `Process` (what outlives a reload), `Compiled`, `compile_settings`. Elsewhere: each part (assembly.py), start, swap and stop (app.py).
+Idea: whatever can be wrong is found before anything of a running configuration is touched; `hookline check` is this and nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hookline.assembly import (
+    MadeProvider,
+    Registry,
+    builtin_registry,
+    explainer,
+    make_catalog,
+    make_providers,
+    make_stores,
+    plugin_entries,
+    public_settings,
+    tenant_names,
+)
+from hookline.catalog import Catalog
+from hookline.chain import Chain, compile_chain
+from hookline.config import Settings
+from hookline.config_masking import masked
+from hookline.config_rules import exposure_problems, unused_plugin_tables, worker_problems
+from hookline.errors import StartupError
+from hookline.host import AddCommand
+from hookline.metrics_registry import MetricsRegistry
+from hookline.pipeline import Pipeline
+from hookline.pipeline_settings import PipelineSettings
+from hookline.plugin_host import Stores, Workshop
+from hookline.plugin_loading import find_class, load_plugin
+from hookline.surfaces.cors import Cors
+from hookline.surfaces.routes import Routes
+from hookline.surfaces.settings import Serving
+
+
+class SystemClock:
+    """The real time."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def time(self) -> float:
+        return time.time()
+
+
+CLOSE_S = 5.0
+"""How long one step of an end may take: the last rows of the ledger, a plugin's `stop()`."""
+
+log = logging.getLogger("hookline.compilation")
+
+
+async def within(timeout_s: float, awaitable: Awaitable[object], complaint: str) -> None:
+    """One step of an end: it may fail or hang, the others still run."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await awaitable
+    except TimeoutError:
+        log.error("%s within %g s", complaint, timeout_s)
+    except Exception:
+        log.exception("%s", complaint)
+
+
+@dataclass(slots=True)
+class Process:
+    """What lives as long as the process. `host` and `workers` are what the command line made of `[server]`."""
+
+    host: str
+    workers: int = 1
+    clock: SystemClock = field(default_factory=SystemClock)
+    metrics: MetricsRegistry = field(default_factory=MetricsRegistry)
+    stores: Stores | None = None
+    http: Any = None
+
+    def find_http(self) -> Any:
+        """The client for everything but LLM calls, made at first use; it keeps no cookies."""
+        if self.http is None:
+            import aiohttp
+
+            self.http = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        return self.http
+
+    async def aclose(self) -> None:
+        """Close what the process has opened; each step may fail or hang, the others still run."""
+        if self.stores is not None:
+            for store in (self.stores.records, self.stores.limits, self.stores.replies):
+                await within(CLOSE_S, store.aclose(), f"{type(store).__name__} did not close")
+        if self.http is not None:
+            await within(CLOSE_S, self.http.close(), "the HTTP client did not close")
+
+    def find_what_is_missing(self) -> Sequence[str]:
+        """Why this process can't serve right now."""
+        readiness = self.stores.records.readiness if self.stores is not None else None
+        return () if readiness is None else (readiness,)
+
+
+@dataclass(slots=True)
+class Compiled:
+    """One configuration, ready to be started."""
+
+    settings: Settings
+    chain: Chain
+    providers: dict[str, MadeProvider]
+    catalog: Catalog
+    pipeline: Pipeline
+    serving: Serving
+    workshop: Workshop
+    registry: Registry
+    workers: list[tuple[str, Callable[[], Any]]]
+
+
+def compile_settings(
+    settings: Settings,
+    process: Process,
+    *,
+    kept: Mapping[str, MadeProvider] | None = None,
+    problems: Sequence[str] = (),
+    add_command: AddCommand | None = None,
+) -> Compiled:
+    """Make every part of a configuration. Raises StartupError with `problems` (known before) and all that is found here."""
+    found = list(problems)
+    registry = builtin_registry()
+    workshop = _make_workshop(settings, process, registry, found)
+    chain = Chain((), {})
+    if workshop is not None:
+        chain = _compile_chain(settings, process, workshop, found)
+    routes = Routes(settings.admin.key)
+    workers: list[tuple[str, Callable[[], Any]]] = []
+    try:
+        chain.register("register_providers", registry.add_provider)
+        chain.register("register_routes", routes.add)
+        chain.register("register_workers", lambda name, run: workers.append((name, run)))
+        if add_command is not None:
+            chain.register("register_commands", add_command)
+    except StartupError as error:
+        found += error.problems
+    providers = make_providers(settings, registry, process.clock, found, kept=kept or {})
+    found += _refusals(settings, process, chain)
+    if found or workshop is None:
+        raise StartupError(list(dict.fromkeys(found)))
+    return _join(settings, process, workshop, chain, routes, providers, registry, workers)
+
+
+def _make_workshop(settings: Settings, process: Process, registry: Registry, found: list[str]) -> Workshop | None:
+    """The plugins' surroundings. Stores may come from plugins, so those are asked first."""
+    try:
+        if process.stores is None:
+            _register_plugin_stores(settings, process, registry)
+            process.stores = make_stores(settings, registry, process.clock)
+    except StartupError as error:
+        found += error.problems
+        return None
+    return Workshop(process.clock, process.metrics, process.stores, public_settings(settings), process.find_http)
+
+
+def _register_plugin_stores(settings: Settings, process: Process, registry: Registry) -> None:
+    """Call `register_stores` of plugins that have it, on an instance made for this: its constructor must not use the stores."""
+    not_yet: Any = _NotYet()
+    bare = Stores(not_yet, not_yet, not_yet)
+    surroundings = Workshop(process.clock, process.metrics, bare, public_settings(settings), process.find_http)
+    for entry in plugin_entries(settings):
+        try:
+            has_stores = hasattr(find_class(entry), "register_stores")
+        except StartupError:
+            continue  # said when the chain is compiled
+        if has_stores:
+            load_plugin(entry, surroundings.make_host, explainer(settings.source)).register_stores(
+                add=registry.add_store
+            )
+
+
+class _NotYet:
+    """In place of a store while stores are being registered."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(
+            f"no store is there yet to {name}(); a plugin that registers stores uses them from start() on"
+        )
+
+
+def _compile_chain(settings: Settings, process: Process, workshop: Workshop, found: list[str]) -> Chain:
+    try:
+        return compile_chain(
+            plugin_entries(settings),
+            make_host=workshop.make_host,
+            metrics=process.metrics,
+            order=settings.chain.order,
+            explain=explainer(settings.source),
+            hook_timeout_s=settings.server.hook_timeout_s,
+        )
+    except StartupError as error:
+        found += error.problems
+        return Chain((), {})
+
+
+def _refusals(settings: Settings, process: Process, chain: Chain) -> Iterator[str]:
+    """What is refused although each part is right."""
+    others = {impl.plugin for impl in chain.hook("authenticate")} - {"auth"}
+    stateful = [plugin.name for plugin in chain.plugins if plugin.needs_shared_state]
+    yield from exposure_problems(settings, has_other_authentication=bool(others), host=process.host)
+    yield from worker_problems(settings, stateful, process.workers)
+    yield from unused_plugin_tables(settings, importlib.metadata.entry_points(group="hookline").names)
+
+
+def _join(
+    settings: Settings,
+    process: Process,
+    workshop: Workshop,
+    chain: Chain,
+    routes: Routes,
+    providers: dict[str, MadeProvider],
+    registry: Registry,
+    workers: list[tuple[str, Callable[[], Any]]],
+) -> Compiled:
+    server = settings.server
+    catalog = make_catalog(settings, providers)
+    pipeline = Pipeline(
+        chain=chain,
+        catalog=catalog,
+        providers={name: made.provider for name, made in providers.items()},
+        clock=process.clock,
+        metrics=process.metrics,
+        settings=PipelineSettings(**{f.name: getattr(server, f.name) for f in fields(PipelineSettings)}),
+    )
+    serving = Serving(
+        pipeline=pipeline,
+        catalog=catalog,
+        routes=routes,
+        find_what_is_missing=process.find_what_is_missing,
+        has_several_tenants=len(tenant_names(settings)) > 1,
+        default_completion_model=server.default_completion_model,
+        cors=_cors(settings),
+    )
+    compiled = Compiled(settings, chain, providers, catalog, pipeline, serving, workshop, registry, workers)
+    workshop.pipeline = pipeline
+    workshop.describe = lambda: describe(compiled)
+    return compiled
+
+
+def describe(compiled: Compiled) -> Mapping[str, Any]:
+    """The compiled chain, deployments and settings, secrets masked."""
+    catalog = compiled.catalog
+    return {
+        "chain": [
+            {"hook": hook, "order": order, "plugin": plugin, "location": location}
+            for hook, order, plugin, location in compiled.chain.table()
+        ],
+        "providers": {name: made.kind for name, made in compiled.providers.items()},
+        "models": {name: [d.id for d in catalog.resolve(name)] for name in catalog.model_names()},
+        "default_provider": catalog.default_provider,
+        "settings": masked(compiled.settings.source),
+    }
+
+
+def _cors(settings: Settings) -> Cors | None:
+    table = settings.server.cors
+    if not table.allow_origins:
+        return None
+    return Cors(
+        allow_origins=tuple(table.allow_origins),
+        allow_headers=tuple(table.allow_headers),
+        expose_headers=tuple(table.expose_headers),
+        max_age_s=table.max_age_s,
+    )

@@ -1,0 +1,158 @@
+"""What plugins are given: the `Host` of host.py.
+
+Lives here: `PluginHost`, one per plugin, over one `Workshop` per compiled configuration; background tasks and workers. Elsewhere: the protocol (host.py),
+who makes them (assembly.py).
+Idea: everything that is only known after the plugins exist (the pipeline, the description) is reached through the workshop when it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hookline.call import Call
+from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
+from hookline.host import Clock, Metrics
+from hookline.reply import Reply
+from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
+
+log = logging.getLogger("hookline.plugins")
+
+REPLY_BYTES_MAX = 64 * 1024 * 1024
+"""Of a reply that a plugin asked for; it is held in memory whole."""
+RESTART_FIRST_S, RESTART_MAX_S = 1.0, 60.0
+
+
+class RunsCalls(Protocol):
+    async def run(self, call: Call, deliver: Callable[[Reply], Coroutine[Any, Any, None]], /) -> None: ...
+
+
+@dataclass(slots=True)
+class Stores:
+    """The process's three stores; they outlive reloads."""
+
+    limits: LimitStore
+    replies: ReplyStore
+    records: RecordStore
+
+
+@dataclass(slots=True)
+class Workshop:
+    """What the plugins of one compiled configuration share."""
+
+    clock: Clock
+    metrics: Metrics
+    stores: Stores
+    settings: Mapping[str, Any]
+    find_http: Callable[[], Any]
+    describe: Callable[[], Mapping[str, Any]] = dict
+    pipeline: RunsCalls | None = None
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def make_host(self, plugin: str, options_by_model: Mapping[str, Any]) -> PluginHost:
+        return PluginHost(self, plugin, options_by_model)
+
+    def spawn(self, plugin: str, name: str, coro: Coroutine[Any, Any, Any]) -> None:
+        """Run in the background; an error is logged with the plugin's name."""
+        try:
+            task = asyncio.get_running_loop().create_task(_logged(plugin, name, coro), name=f"{plugin}: {name}")
+        except RuntimeError as error:
+            coro.close()
+            raise StartupError(
+                [f'plugin "{plugin}": spawn("{name}") belongs in start(), not in the constructor']
+            ) from error
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def cancel_tasks(self) -> None:
+        """End what was spawned."""
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class PluginHost:
+    """Implements `Host`."""
+
+    def __init__(self, workshop: Workshop, plugin: str, options_by_model: Mapping[str, Any]) -> None:
+        self._workshop = workshop
+        self.plugin = plugin
+        self.clock = workshop.clock
+        self.metrics = workshop.metrics
+        self.limits = workshop.stores.limits
+        self.replies = workshop.stores.replies
+        self.records = workshop.stores.records
+        self.log = logging.getLogger(f"hookline.plugins.{plugin}")
+        self.options_by_model = options_by_model
+        self.settings = workshop.settings
+
+    @property
+    def http(self) -> Any:
+        return self._workshop.find_http()
+
+    async def run(self, call: Call) -> Reply:
+        """See `Host.run`. The call has a task of its own, so that its deadline is not the caller's."""
+        pipeline = self._workshop.pipeline
+        if pipeline is None:
+            raise RuntimeError(f'plugin "{self.plugin}": run() is there from start() on')
+        collector = _Collector()
+        await asyncio.get_running_loop().create_task(pipeline.run(call, collector.deliver))
+        return collector.take()
+
+    def describe(self) -> Mapping[str, Any]:
+        return self._workshop.describe()
+
+    def spawn(self, name: str, coro: Coroutine[Any, Any, Any]) -> None:
+        self._workshop.spawn(self.plugin, name, coro)
+
+
+class _Collector:
+    """A deliverer that keeps the reply, its body read whole."""
+
+    def __init__(self) -> None:
+        self._reply: Reply | None = None
+        self._is_too_large = False
+
+    async def deliver(self, reply: Reply) -> None:
+        body = reply.body
+        if not isinstance(body, bytes):
+            pieces = bytearray()
+            async for piece in body:
+                pieces += piece
+                if len(pieces) > REPLY_BYTES_MAX:
+                    self._is_too_large = True
+                    raise ClientGone("the reply is too large to be held")
+            body = bytes(pieces)
+        self._reply = Reply(reply.status, reply.headers, body, source=reply.source)
+
+    def take(self) -> Reply:
+        if self._is_too_large:
+            return Reply.from_error(TooLarge(f"the reply is larger than {REPLY_BYTES_MAX} bytes"))
+        return self._reply or Reply.from_error(InternalError("the call ended without a reply"))
+
+
+async def _logged(plugin: str, name: str, coro: Coroutine[Any, Any, Any]) -> None:
+    try:
+        await coro
+    except Exception:
+        log.exception('plugin "%s": background task "%s" failed', plugin, name)
+
+
+async def keep_running(plugin: str, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A registered worker: started again after a failure, later each time, until it is cancelled or ends by itself."""
+    pause_s = RESTART_FIRST_S
+    loop = asyncio.get_running_loop()
+    while True:
+        started_at = loop.time()
+        try:
+            await run()
+            return
+        except Exception:
+            if loop.time() - started_at > RESTART_MAX_S:
+                pause_s = RESTART_FIRST_S
+            log.exception('plugin "%s": worker "%s" failed; it starts again in %g s', plugin, name, pause_s)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, RESTART_MAX_S)
