@@ -1,7 +1,7 @@
 """One downstream connection: requests in, replies out, in order.
 
-Lives here: the request loop on aiohttp's C parser, what the parser lets through and must not, deadlines, back pressure, lingering.
-Elsewhere: one request and its reply (exchange.py), who answers (front_door.py), all connections together (http_front.py).
+Lives here: the request loop on aiohttp's C parser, deadlines, back pressure, lingering.
+Elsewhere: one request and its reply (exchange.py), what the parser lets through and must not (http_faults.py), who answers (front_door.py), all connections together (http_front.py).
 Idea: one task per connection runs its requests one after the other; everything that can go wrong with the bytes becomes an `ApiError`
 that either breaks the body being read or is the connection's last reply.
 
@@ -27,18 +27,17 @@ import math
 import select
 from typing import TYPE_CHECKING, Final, Literal
 
-from aiohttp import hdrs
 from aiohttp.http import HttpProcessingError, RawRequestMessage
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.http_writer import HttpVersion10, HttpVersion11
+from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from hookline.errors import ApiError, BadRequest, ClientGone, HeadTooLarge, InternalError, RequestTimeout
+from hookline.errors import ApiError, BadRequest, ClientGone, InternalError, RequestTimeout
 from hookline.reply import Reply
 from hookline.surfaces.exchange import Exchange
+from hookline.surfaces.http_faults import count_head_bytes, find_fault, head_too_large, translate
 
 if TYPE_CHECKING:
     from hookline.surfaces.http_front import HttpFront
@@ -118,7 +117,7 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self.deadline_at = self.write_deadline_at = NEVER
-        self._break_body(ClientGone("the client closed its connection"))
+        self._break_body(BadRequest("the client left before the request's body was complete", code="client_gone"))
         if self.exchange is not None:
             self.exchange.client_closed()
         self._wake()
@@ -136,7 +135,7 @@ class Connection(RequestHandler):
         try:
             messages, self._upgraded, _ = self._parser.feed_data(data)
         except HttpProcessingError as error:
-            self.fail(_translate(error))
+            self.fail(translate(error))
             return
         if messages:
             self._receive(messages, len(data))
@@ -153,8 +152,8 @@ class Connection(RequestHandler):
     def _receive(self, messages: list[tuple[RawRequestMessage, StreamReader]], arrived_bytes: int) -> None:
         if self._head_bytes + arrived_bytes > self.settings.max_head_bytes:
             for message, _ in messages:
-                if _count_head_bytes(message) > self.settings.max_head_bytes:
-                    self.fail(_head_too_large(self.settings.max_head_bytes))
+                if count_head_bytes(message) > self.settings.max_head_bytes:
+                    self.fail(head_too_large(self.settings.max_head_bytes))
                     return
         self._head_bytes = 0
         self._messages.extend(messages)
@@ -173,7 +172,7 @@ class Connection(RequestHandler):
             self.phase = "head"
             self.deadline_at = self._head_until
         if self._head_bytes > self.settings.max_head_bytes:
-            self.fail(_head_too_large(self.settings.max_head_bytes))
+            self.fail(head_too_large(self.settings.max_head_bytes))
 
     def _discard(self, data: bytes) -> None:
         self._discarded_bytes += len(data)
@@ -255,7 +254,7 @@ class Connection(RequestHandler):
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
-            error = _find_fault(exchange.message, exchange.payload)
+            error = find_fault(exchange.message, exchange.payload)
             if error is not None:
                 self._is_deaf = True
                 await exchange.send_error(error)
@@ -370,37 +369,3 @@ def _has_hung_up(fileno: int) -> bool:
     poll = select.poll()
     poll.register(fileno, select.POLLRDHUP)
     return bool(poll.poll(0))
-
-
-def _count_head_bytes(message: RawRequestMessage) -> int:
-    return len(message.path) + sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
-
-
-def _head_too_large(max_head_bytes: int) -> HeadTooLarge:
-    return HeadTooLarge(f"the request's head is larger than {max_head_bytes} bytes: send fewer or shorter headers")
-
-
-def _find_fault(message: RawRequestMessage, payload: StreamReader) -> ApiError | None:
-    """What llhttp accepts and a gateway must not: it would let two servers disagree about where a request ends."""
-    headers = message.headers
-    version = message.version
-    if version is not HttpVersion11 and version is not HttpVersion10:
-        return BadRequest("only HTTP/1.0 and HTTP/1.1 are spoken here", code="bad_http_version")
-    coding = headers.get(hdrs.TRANSFER_ENCODING)
-    if coding is not None and (coding.lower() != "chunked" or version is HttpVersion10):
-        return BadRequest("the only transfer coding understood is chunked, in HTTP/1.1", code="bad_transfer_encoding")
-    if payload is EMPTY_PAYLOAD and headers.get(hdrs.CONTENT_LENGTH, "0").strip("0"):
-        return BadRequest("content-length is out of range", code="bad_content_length")
-    return None
-
-
-def _translate(error: HttpProcessingError) -> ApiError:
-    """The parser's complaint without the bytes it quotes, which may hold a key."""
-    text = str(error.message)
-    if isinstance(error, LineTooLong) or text.startswith("Too many headers"):
-        return HeadTooLarge("a line of the request's head is too long, or there are too many headers")
-    reason, separator, _ = text.partition(":\n\n")
-    if not separator:  # only llhttp's own fixed sentences end that way; other texts may quote the request
-        return BadRequest("the request is not valid HTTP/1.1", code="bad_http")
-    reason = reason.rpartition("\n")[2].strip()
-    return BadRequest(f"the request is not valid HTTP/1.1: {reason}", code="bad_http")

@@ -1,7 +1,7 @@
 """JSON request bodies: bytes to the one parsed payload.
 
-Lives here: what a JSON body must be (an object, no member twice), the default model of `/v1/completions`. Elsewhere: reading and
-size limits (exchange.py), compressed bodies (content_coding.py), what the members mean (the provider).
+Lives here: what a JSON body must be (an object, no member twice), the default model of `/v1/completions`. Elsewhere: which bodies
+are read as JSON (request_body.py), size limits (exchange.py, content_coding.py), what the members mean (the provider).
 Idea: only `model` and `stream` are checked, because only they decide where the call goes; the rest is the provider's business."""
 
 from __future__ import annotations
@@ -15,19 +15,10 @@ import orjson
 
 from hookline.call import Call
 from hookline.errors import BadRequest
-from hookline.surfaces.exchange import Exchange
 
 COUNTED_NAMES_MAX: Final = 64
 """More members than this are not counted one by one: that would be quadratic."""
 _ESCAPED_NAME: Final = re.compile(rb'\\u00[0-7][0-9A-Fa-f][A-Za-z0-9_\\-]*"\s*:')
-
-
-async def load_json_call(
-    exchange: Exchange, max_body_bytes: int, default_completion_model: str | None, call: Call
-) -> None:
-    """Read the body and set it on the call. Raises ApiError."""
-    body = await exchange.read_body(max_body_bytes)
-    set_json_body(call, body, default_completion_model)
 
 
 def set_json_body(call: Call, body: bytes, default_completion_model: str | None) -> None:

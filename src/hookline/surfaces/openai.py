@@ -1,19 +1,25 @@
 """The OpenAI door: a request below `/v1` becomes a call, the call's reply goes back.
 
-Lives here: which endpoint a path is, when and how the body is read. Elsewhere: what JSON bodies must be (json_body.py), uploads
-(multipart.py, spool.py), `/v1/models` (models.py), everything that happens to the call (pipeline.py).
+Lives here: which endpoint a path is, who may come in by it at all. Elsewhere: bodies (request_body.py), `/v1/models` (models.py), everything
+that happens to the call (pipeline.py).
 Idea: the door only builds the `Call`; the body is read by `call.load`, which the pipeline calls after it knows who asks."""
 
 from __future__ import annotations
 
 from functools import partial
 
+from aiohttp import hdrs
+
 from hookline.call import ENDPOINTS, Call, Endpoint
+from hookline.errors import Forbidden
 from hookline.host import Clock
 from hookline.surfaces.exchange import Exchange
-from hookline.surfaces.json_body import load_json_call
+from hookline.surfaces.models import is_models_path, prepare_models_call
 from hookline.surfaces.paths import RequestTarget, decode
-from hookline.surfaces.settings import FrontSettings, Serving
+from hookline.surfaces.request_body import find_kind, load_any, load_json
+from hookline.surfaces.settings import Deliver, FrontSettings, Serving
+from hookline.surfaces.spool import SpoolRoom
+from hookline.surfaces.stored_objects import READ_ONLY
 
 
 class OpenAIDoor:
@@ -22,17 +28,20 @@ class OpenAIDoor:
     def __init__(self, settings: FrontSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
+        self.room = SpoolRoom(settings.max_spool_bytes)
 
     async def serve(self, exchange: Exchange, target: RequestTarget, serving: Serving) -> None:
-        """Run the call. Errors of the call are replies; raises only ClientGone."""
-        method = exchange.method
+        """Run the call. Errors of the call are replies; raises ApiError for what can't become one, and ClientGone."""
+        method, path = exchange.method, target.path
         endpoint: Endpoint = "relay"
         if method == "POST":
-            endpoint = ENDPOINTS.get(target.path) or ENDPOINTS.get(decode(target.path), "relay")
+            endpoint = ENDPOINTS.get(path) or ENDPOINTS.get(decode(path), "relay")
+        if hdrs.ORIGIN in exchange.headers:
+            _refuse_foreign_page(exchange, serving)
         call = Call(
             id=exchange.request_id,
             method=method,
-            path=target.path,
+            path=path,
             query=target.query,
             endpoint=endpoint,
             headers=exchange.headers,
@@ -40,11 +49,36 @@ class OpenAIDoor:
             started_time=self._clock.time(),
         )
         call.remote = exchange.connection.remote
-        call.load = partial(load_json_call, exchange, self._settings.max_body_bytes, serving.default_completion_model)
+        deliver: Deliver = exchange.send
+        if endpoint != "relay":
+            call.load = partial(load_json, exchange, self._settings, serving)
+        else:
+            call.load = partial(load_any, exchange, self._settings, serving, self.room)
+            if method in READ_ONLY and is_models_path(path):
+                call.method = "GET"  # a list can't be completed without its body; the exchange keeps it from a HEAD
+                deliver = prepare_models_call(call, serving.catalog, deliver)
         exchange.call = call
         try:
-            await serving.pipeline.run(call, exchange.send)
+            await serving.pipeline.run(call, deliver)
         finally:
             exchange.call = (
                 None  # else call and exchange hold each other until the garbage collector comes: 15 µs a call
             )
+            if call.upload is not None:
+                await call.upload.aclose()
+
+
+def _refuse_foreign_page(exchange: Exchange, serving: Serving) -> None:
+    """A page from elsewhere can make a browser post plain text or a form without asking first (no preflight), to a gateway that needs no key.
+
+    JSON it can't post unasked. Raises Forbidden."""
+    origin = exchange.headers[hdrs.ORIGIN]
+    if exchange.method in READ_ONLY or find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, "")) == "json":
+        return
+    if origin.partition("://")[2] == exchange.headers.get(hdrs.HOST):
+        return
+    if serving.cors is None or not serving.cors.allows(origin):
+        raise Forbidden(
+            "this request comes from a web page of another origin; allow it in [server] cors, or send JSON",
+            code="origin_not_allowed",
+        )

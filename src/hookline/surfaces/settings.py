@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hookline.call import Call
+from hookline.principal import Principal
 from hookline.reply import Reply
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ class NamesModels(Protocol):
     """The catalog, as `/v1/models` sees it."""
 
     @property
-    def has_default_provider(self) -> bool: ...
+    def default_provider(self) -> str | None: ...
     def model_names(self) -> Sequence[str]: ...
+    def is_allowed(self, principal: Principal, name: str, /) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,66 @@
+"""Which reader a request's body gets: `call.load`.
+
+Lives here: the choice by endpoint and content type. Elsewhere: JSON (json_body.py), everything else (upload.py).
+Idea: whatever can be JSON is read as JSON, because only then does the chain see its model; a body that names a model must not pass as
+bytes that don't."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiohttp import hdrs
+
+from hookline.call import Call
+from hookline.errors import BadRequest, UnsupportedMedia
+from hookline.surfaces.content_coding import read_whole
+from hookline.surfaces.exchange import Exchange
+from hookline.surfaces.json_body import set_json_body
+from hookline.surfaces.paths import decode
+from hookline.surfaces.settings import FrontSettings, Serving
+from hookline.surfaces.spool import SpoolRoom
+from hookline.surfaces.stored_objects import refuse_stored_member, refuse_stored_route
+from hookline.surfaces.upload import load_upload, spool_bytes
+
+Kind = Literal["json", "vague", "other"]
+VAGUE_TYPES = frozenset({"", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"})
+"""What sloppy clients call JSON: no type at all, curl's default, ..."""
+
+
+def find_kind(content_type: str) -> Kind:
+    """What a content type says about a body."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == "application/json" or media_type.endswith("+json"):
+        return "json"
+    return "vague" if media_type in VAGUE_TYPES else "other"
+
+
+async def load_json(exchange: Exchange, settings: FrontSettings, serving: Serving, call: Call) -> None:
+    """`call.load` of the endpoints that take JSON and nothing else. Raises ApiError."""
+    kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
+    if kind == "other":
+        raise UnsupportedMedia("this endpoint takes JSON: send it with `content-type: application/json`")
+    body = await read_whole(exchange, settings.max_body_bytes)
+    set_json_body(call, body, serving.default_completion_model)
+    if serving.has_several_tenants and call.endpoint == "responses":
+        refuse_stored_member(call)
+
+
+async def load_any(exchange: Exchange, settings: FrontSettings, serving: Serving, room: SpoolRoom, call: Call) -> None:
+    """`call.load` of every other route. Raises ApiError."""
+    if serving.has_several_tenants:
+        refuse_stored_route(exchange.method, decode(call.path))
+    if not exchange.has_body:
+        return
+    kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
+    if kind == "json":
+        set_json_body(call, await read_whole(exchange, settings.max_body_bytes), None)
+    elif kind == "vague" and (exchange.declared_bytes or 0) <= settings.max_body_bytes:
+        body = await read_whole(exchange, settings.max_body_bytes)
+        try:
+            set_json_body(call, body, None)
+        except BadRequest:
+            if body.lstrip().startswith(b"{"):
+                raise
+            await spool_bytes(exchange, room, body, call)
+    else:
+        await load_upload(exchange, room, settings.max_upload_bytes, call)
