@@ -18,6 +18,7 @@ from hookline.chain import PHASES
 from hookline.compilation import CLOSE_S, Compiled, Process, compile_settings, within
 from hookline.config import Settings
 from hookline.errors import StartupError
+from hookline.launch import BACKLOG
 from hookline.plugin_host import keep_running
 from hookline.plugin_loading import said
 from hookline.surfaces.http_front import HttpFront
@@ -26,7 +27,6 @@ from hookline.watchdog import Place, Watchdog
 
 log = logging.getLogger("hookline.app")
 
-BACKLOG = 2048
 IDLE_LOOK_S = 0.05
 _FRONT_LIMITS = tuple(FrontSettings.__dataclass_fields__)
 _NEEDS_RESTART = ("host", "port", "workers", *_FRONT_LIMITS)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -107,25 +107,25 @@ def plugin_entries(settings: Settings) -> list[PluginEntry]:
     return entries
 
 
-def make_stores(settings: Settings, registry: Registry, clock: Clock) -> Stores:
-    """Open the three stores. Raises StartupError for a scheme nobody has registered."""
+def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Stores]:
+    """Which stores `[state]` names; the answer opens them. Raises StartupError for a scheme nobody has registered."""
     source, state, problems = settings.source, settings.state, list[str]()
 
-    def make(store: StoreKind, url: str, key: str) -> Any:
+    def find(store: StoreKind, url: str, key: str) -> Callable[[Clock], Any]:
         scheme = url.split(":", 1)[0]
         factory = registry.stores.get((store, scheme))
         if factory is None:
-            known = sorted({s for kind, s in registry.stores if kind == store})
-            problems.append(source.problem(("state", key), f'no store for "{scheme}"; known: {", ".join(known)}'))
-            return None
-        return factory(url, clock)
+            known = ", ".join(sorted(s for kind, s in registry.stores if kind == store))
+            problems.append(source.problem(("state", key), f'no store for "{scheme}"; known: {known}'))
+            return lambda clock: None
+        return partial(factory, url)
 
-    limits = make("limits", state.shared, "shared")
-    replies = make("replies", state.shared, "shared")
-    records = make("records", _absolute(state.records, source), "records")
+    limits = find("limits", state.shared, "shared")
+    replies = find("replies", state.shared, "shared")
+    records = find("records", _absolute(state.records, source), "records")
     if problems:
         raise StartupError(list(dict.fromkeys(problems)))
-    return Stores(limits, replies, records)
+    return lambda clock: Stores(limits(clock), replies(clock), records(clock))
 
 
 def _absolute(url: str, source: Source) -> str:
@@ -245,15 +245,3 @@ def tenant_names(settings: Settings) -> set[str]:
 def _auth_keys(settings: Settings) -> Iterator[Mapping[str, Any]]:
     keys: Sequence[Any] = settings.plugins.get("auth", {}).get("keys", ())
     yield from (key for key in keys if isinstance(key, dict))
-
-
-def unset_variables(settings: Settings) -> Iterator[str]:
-    """Upstream keys whose variable is not set: no problem until that provider is used."""
-    for path, variable in settings.source.missing_by_path.items():
-        yield settings.source.problem(path, f"environment variable {variable} is not set; calls that need it will fail")
-
-
-def url_of(host: str, port: int) -> str:
-    """The address clients use."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
-    return urlsplit(f"http://{shown}:{port}").geturl()

@@ -106,7 +106,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; a second one cuts running calls. SIGHUP reloads."""
-    from hookline.process import Plan, set_up_logging
+    from hookline.launch import Plan, set_up_logging
 
     set_up_logging()
     settings = _load_all(config, host, workers)
@@ -137,7 +137,8 @@ def worker(
 ) -> None:
     """One process of `serve --workers N`; started by the supervisor only."""
     from hookline.config_loading import load
-    from hookline.process import Plan, serve_supervised, set_up_logging
+    from hookline.launch import Plan, set_up_logging
+    from hookline.process import serve_supervised
 
     set_up_logging()
     plan = Plan(config=config, host=host, port=0, workers=workers, watches_files=reload)
@@ -200,5 +201,5 @@ def _compile(config: Path | None, host: str | None, workers: int | None) -> Any:
     from hookline.config_loading import inspect_settings
 
     settings, problems = inspect_settings(config)
-    process = Process(host or settings.server.host, workers or settings.server.workers)
+    process = Process(host or settings.server.host, workers or settings.server.workers, opens_stores=False)
     return compile_settings(settings, process, problems=problems)

@@ -1,36 +1,20 @@
 """What the command line prints about a configuration.
 
-Lives here: the ready line, the summary of `check`, the table of `plugins`, the schema. Elsewhere: options and exit statuses (cli.py).
+Lives here: the summary of `check`, the table of `plugins`, the schema. Elsewhere: options and exit statuses (cli.py), the ready line (launch.py).
 Idea: functions from a compiled configuration to lines, so that a test reads them without a process."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
 
-from hookline.assembly import builtin_registry, unset_variables, url_of
+from hookline.assembly import builtin_registry
 from hookline.chain import PHASES
 from hookline.compilation import Compiled
-from hookline.config import Settings
-
-
-def ready_lines(settings: Settings, host: str, port: int, *, workers: int = 1) -> list[str]:
-    """Where it serves, what, and a line to try."""
-    base = url_of(host, port)
-    source = "the embedded default (there is no ./proxy.toml)" if settings.is_embedded_default else settings.source.file
-    names = [entry.name for entry in settings.chain.plugins]
-    processes = f", {workers} processes" if workers > 1 else ""
-    body = json.dumps({"model": _model_to_try(settings), "messages": [{"role": "user", "content": "Hello!"}]})
-    key = ' -H "authorization: Bearer $KEY"' if settings.plugins.get("auth", {}).get("keys") and "auth" in names else ""
-    return [
-        f"hookline {importlib.metadata.version('hookline')} serves {base}/v1 from {source}"
-        f" ({_count(len(names), 'plugin')}, {_count(len(settings.providers), 'provider')}{processes})",
-        f"try: curl {base}/v1/chat/completions -H 'content-type: application/json'{key} -d '{body}'",
-    ]
+from hookline.launch import counted, unset_variables, url_of
 
 
 def summary(compiled: Compiled) -> Iterator[str]:
@@ -39,7 +23,7 @@ def summary(compiled: Compiled) -> Iterator[str]:
     server = settings.server
     catalog = compiled.catalog
     yield f"{settings.source.file}: nothing is wrong"
-    yield f"serves     {url_of(server.host, server.port)}/v1, {_count(server.workers, 'process', 'processes')}"
+    yield f"serves     {url_of(server.host, server.port)}/v1, {counted(server.workers, 'process', 'processes')}"
     yield f"plugins    {', '.join(plugin.name for plugin in compiled.chain.plugins) or 'none'}"
     for name, made in compiled.providers.items():
         default = ", default" if name == catalog.default_provider else ""
@@ -76,14 +60,3 @@ def editor_schema() -> dict[str, Any]:
             plugins[point.name] = options
     kinds = {kind: options for kind, (_, options) in builtin_registry().kinds.items() if options is not None}
     return json_schema(plugins, kinds)
-
-
-def _model_to_try(settings: Settings) -> str:
-    for name, table in settings.providers.items():
-        if table.kind == "demo":
-            return f"{name}/echo"
-    return next(iter(settings.models), "gpt-4o-mini")
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"

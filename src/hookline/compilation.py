@@ -18,9 +18,9 @@ from hookline.assembly import (
     Registry,
     builtin_registry,
     explainer,
+    find_stores,
     make_catalog,
     make_providers,
-    make_stores,
     plugin_entries,
     public_settings,
     tenant_names,
@@ -36,7 +36,7 @@ from hookline.metrics_registry import MetricsRegistry
 from hookline.pipeline import Pipeline
 from hookline.pipeline_settings import PipelineSettings
 from hookline.plugin_host import Stores, Workshop
-from hookline.plugin_loading import find_class, load_plugin
+from hookline.plugin_loading import find_class, load_plugin, said
 from hookline.surfaces.cors import Cors
 from hookline.surfaces.routes import Routes
 from hookline.surfaces.settings import Serving
@@ -77,6 +77,8 @@ class Process:
     workers: int = 1
     clock: SystemClock = field(default_factory=SystemClock)
     metrics: MetricsRegistry = field(default_factory=MetricsRegistry)
+    opens_stores: bool = True
+    """False: nothing will be started, so no database is created."""
     stores: Stores | None = None
     http: Any = None
 
@@ -90,7 +92,7 @@ class Process:
 
     async def aclose(self) -> None:
         """Close what the process has opened; each step may fail or hang, the others still run."""
-        if self.stores is not None:
+        if self.stores is not None and self.opens_stores:
             for store in (self.stores.records, self.stores.limits, self.stores.replies):
                 await within(CLOSE_S, store.aclose(), f"{type(store).__name__} did not close")
         if self.http is not None:
@@ -151,39 +153,48 @@ def compile_settings(
 
 def _make_workshop(settings: Settings, process: Process, registry: Registry, found: list[str]) -> Workshop | None:
     """The plugins' surroundings. Stores may come from plugins, so those are asked first."""
+    stores = process.stores
     try:
-        if process.stores is None:
+        if stores is None:
             _register_plugin_stores(settings, process, registry)
-            process.stores = make_stores(settings, registry, process.clock)
+            open_stores = find_stores(settings, registry)
+            stores = process.stores = open_stores(process.clock) if process.opens_stores else _unopened()
     except StartupError as error:
         found += error.problems
         return None
-    return Workshop(process.clock, process.metrics, process.stores, public_settings(settings), process.find_http)
+    except (OSError, ValueError, RuntimeError) as error:
+        found.append(settings.source.problem(("state",), f"a store can't be opened: {said(error)}"))
+        return None
+    return Workshop(process.clock, process.metrics, stores, public_settings(settings), process.find_http)
 
 
 def _register_plugin_stores(settings: Settings, process: Process, registry: Registry) -> None:
-    """Call `register_stores` of plugins that have it, on an instance made for this: its constructor must not use the stores."""
-    not_yet: Any = _NotYet()
-    bare = Stores(not_yet, not_yet, not_yet)
-    surroundings = Workshop(process.clock, process.metrics, bare, public_settings(settings), process.find_http)
+    """Call `register_stores` of plugins that have it, on an instance made for this: no store is open yet."""
+    workshop = Workshop(process.clock, process.metrics, _unopened(), public_settings(settings), process.find_http)
     for entry in plugin_entries(settings):
         try:
-            has_stores = hasattr(find_class(entry), "register_stores")
+            if hasattr(find_class(entry), "register_stores"):
+                plugin = load_plugin(entry, workshop.make_host, explainer(settings.source))
+                plugin.register_stores(add=registry.add_store)
         except StartupError:
             continue  # said when the chain is compiled
-        if has_stores:
-            load_plugin(entry, surroundings.make_host, explainer(settings.source)).register_stores(
-                add=registry.add_store
-            )
 
 
-class _NotYet:
-    """In place of a store while stores are being registered."""
+def _unopened() -> Stores:
+    unopened: Any = _Unopened()
+    return Stores(unopened, unopened, unopened)
 
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(
-            f"no store is there yet to {name}(); a plugin that registers stores uses them from start() on"
-        )
+
+class _Unopened:
+    """In place of a store: `hookline check` must not create a database. A constructor may keep its methods, not call them."""
+
+    readiness = None
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError(f"no store is open yet: call {name}() from start() on, not in the constructor")
+
+        return refuse
 
 
 def _compile_chain(settings: Settings, process: Process, workshop: Workshop, found: list[str]) -> Chain:

@@ -1,6 +1,6 @@
-"""One serving process: event loop, signals, logging set-up, the way out.
+"""One serving process: event loop, signals, the way out.
 
-Lives here: what SIGTERM, SIGINT and SIGHUP do, opening the socket. Elsewhere: what serves (app.py), several processes (supervisor.py).
+Lives here: what SIGTERM, SIGINT and SIGHUP do. Elsewhere: what serves (app.py), the socket and the ready line (launch.py), several processes (supervisor.py).
 Idea: the first signal asks, the second insists: SIGTERM or SIGINT stops accepting and lets calls finish, once more cuts them, a third time
 ends the process where it stands."""
 
@@ -13,69 +13,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from hookline.app import BACKLOG, App
-from hookline.assembly import unset_variables
-from hookline.cli_reports import ready_lines
+from hookline.app import App
 from hookline.config import Settings
 from hookline.config_loading import load
-from hookline.errors import StartupError
+from hookline.launch import CUT, READY, Plan, open_listener, ready_lines, unset_variables
 from hookline.reload import watch
 
 log = logging.getLogger("hookline.process")
-
-READY = b"ready\n"
-"""What a worker tells the supervisor."""
-CUT = 1
-"""Exit status when calls had to be cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the command line makes of `[server]`, and where the configuration is read again on a reload."""
-
-    config: Path | None
-    host: str
-    port: int
-    workers: int = 1
-    watches_files: bool = False
-
-
-def set_up_logging() -> None:
-    """Plain lines on stderr; calls are logged by the `logging` plugin, not here."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("hookline").setLevel(logging.INFO)
-
-
-def open_listener(host: str, port: int) -> socket.socket:
-    """A bound socket that listens already, so that nobody is refused while workers start. Raises StartupError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        address = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
-    except socket.gaierror:
-        try:
-            address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
-        except socket.gaierror as error:
-            raise StartupError([f"can't listen on {host}: {error.strerror}"]) from error
-    listener = socket.socket(address[0], address[1])
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address[4])
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        hint = "; is another server running? `--port 0` takes a free one" if error.errno == 98 else ""
-        raise StartupError([f"can't listen on {host}:{port}: {error.strerror}{hint}"]) from error
-    listener.setblocking(False)
-    return listener
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:

@@ -22,9 +22,8 @@ import socket
 import sys
 from contextlib import suppress
 
-from hookline.cli_reports import ready_lines
 from hookline.config import Settings
-from hookline.process import CUT, READY, Plan, open_listener
+from hookline.launch import CUT, READY, Plan, open_listener, ready_lines
 
 log = logging.getLogger("hookline.supervisor")
 
