@@ -52,26 +52,30 @@ async def send_all(provider: Provider, calls: Sequence[Call], attempt: Attempt) 
 
 def join_streams(replies: Sequence[Reply], deployment: Deployment, *, model: str, choices: int) -> AsyncIterator[bytes]:
     """The legacy stream of all replies; `choices` answers belong to each prompt."""
+    shared: JsonObject = {}
     streams = [
-        _Stream(reply, deployment, CompletionsStream(model=model, index_offset=number * choices))
+        _Stream(reply, deployment, CompletionsStream(model=model, index_offset=number * choices), shared)
         for number, reply in enumerate(replies)
     ]
     return _joined(streams)
 
 
 class _Stream:
-    """One prompt's stream, translated."""
+    """One prompt's stream, translated. `shared` holds the id that the chunks of all prompts have: that of the first to come."""
 
-    def __init__(self, reply: Reply, deployment: Deployment, translation: CompletionsStream) -> None:
-        self._reply = reply
+    def __init__(
+        self, reply: Reply, deployment: Deployment, translation: CompletionsStream, shared: JsonObject
+    ) -> None:
+        self._body = reply.body  # now: the first reply's is about to become the joined one
         self._deployment = deployment
         self._translation = translation
+        self._shared = shared
         self.is_done = False
         self.usage_chunk: JsonObject | None = None
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Bytes for the client, without the end. Raises UpstreamError for a stream that was cut."""
-        body = self._reply.body
+        body = self._body
         if isinstance(body, bytes):
             raise UpstreamError(f"{self._deployment.id} answered a stream with a whole reply", kind="garbage")
         has_finished = False
@@ -83,6 +87,8 @@ class _Stream:
                 if event.data is None:
                     continue
                 for chunk in self._translation.feed(event.data):
+                    if "id" in chunk:
+                        chunk["id"] = self._shared.setdefault("id", chunk["id"])
                     legacy = chunk.get("choices") or []
                     has_finished = has_finished or any(choice.get("finish_reason") for choice in legacy)
                     if not legacy and "error" not in chunk:
@@ -95,7 +101,7 @@ class _Stream:
             raise UpstreamError(f"{self._deployment.id} ended its stream before the end", kind="reset")
 
     async def aclose(self) -> None:
-        await close(self._reply.body)
+        await close(self._body)
 
 
 async def _joined(streams: Sequence[_Stream]) -> AsyncIterator[bytes]:
