@@ -6,11 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 
 import pytest
+
 from hookline.call import Call
 from hookline.errors import ApiError, ClientGone
+from hookline.principal import Principal
 from hookline.reply import Reply
 from hookline.surfaces.http_front import HttpFront
 from hookline.surfaces.routes import Routes
@@ -69,10 +72,13 @@ class ScriptedPipeline:
 @dataclass
 class SimpleCatalog:
     names: Sequence[str] = ()
-    has_default_provider: bool = False
+    default_provider: str | None = None
 
     def model_names(self) -> Sequence[str]:
         return self.names
+
+    def is_allowed(self, principal: Principal, name: str) -> bool:
+        return any(fnmatch(name, glob) for glob in principal.models)
 
 
 class SystemClock:
@@ -138,9 +144,6 @@ class RawClient:
     def hang_up(self) -> None:
         self.writer.transport.abort()
 
-    async def leave(self) -> None:
-        self.writer.close()
-
 
 @dataclass
 class Door:
@@ -151,7 +154,6 @@ class Door:
     server: asyncio.Server
     port: int
     stack: AsyncExitStack
-    clients: list[RawClient] = field(default_factory=list)
 
     async def connect(self) -> RawClient:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import orjson
+
 from hookline.call import Call
 from hookline.reply import Reply
 
@@ -26,7 +27,7 @@ async def test_chat_completion_reaches_the_pipeline_and_comes_back(open_door):
 
     (call,) = door.pipeline.calls
     assert (reply.status, reply.body) == (200, b'{"ok":true}')
-    assert ("chat", "demo/echo", "/v1/chat/completions", "a=%2Fb") == (call.endpoint, call.model, call.path, call.query)
+    assert (call.endpoint, call.model, call.path, call.query) == ("chat", "demo/echo", "/v1/chat/completions", "a=%2Fb")
     assert call.body == CHAT
     assert reply.headers["x-request-id"] == call.id
     assert reply.headers["content-length"] == "11"
@@ -57,8 +58,8 @@ async def test_stream_is_relayed_chunk_by_chunk(open_door):
     rest = await client.reader.readuntil(b"0\r\n\r\n")
 
     assert b"transfer-encoding: chunked\r\n" in head
-    assert b"9\r\ndata: 1\n\n\r\n" == first
-    assert b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n" == rest
+    assert first == b"9\r\ndata: 1\n\n\r\n"
+    assert rest == b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 async def test_connection_carries_many_calls_and_pipelined_ones_in_order(open_door):
@@ -83,5 +84,5 @@ async def test_healthz_answers_without_the_pipeline(open_door):
 
     reply = await door.ask(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
 
-    assert (200, {"status": "ok"}) == (reply.status, orjson.loads(reply.body))
+    assert (reply.status, orjson.loads(reply.body)) == (200, {"status": "ok"})
     assert door.pipeline.calls == []
