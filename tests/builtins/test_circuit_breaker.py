@@ -376,7 +376,7 @@ async def test_a_dry_run_is_told_of_the_open_circuit_and_takes_no_probe():
     call = kit.make_call({"model": "m", "messages": []})
     call.is_dry_run = True
 
-    with pytest.raises(Skip, match="open for another 10.0 s"):
+    with pytest.raises(Skip, match=r"open for another 10\.0 s"):
         plugin.admit_attempt(call, attempt.target, attempt)
     kit.clock.advance(10)
     ticket = plugin.admit_attempt(call, attempt.target, attempt)
