@@ -183,7 +183,10 @@ def schema() -> None:
 
     from hookline.cli_reports import editor_schema
 
-    print(json.dumps(editor_schema(), indent=2))
+    found, problems = editor_schema()
+    for problem in problems:
+        print(f"hookline: {problem}", file=sys.stderr)
+    print(json.dumps(found, indent=2))
 
 
 def _load_all(config: Path | None, host: str | None, workers: int | None) -> Settings:

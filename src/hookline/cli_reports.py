@@ -14,7 +14,9 @@ from pydantic import BaseModel
 from hookline.assembly import builtin_registry
 from hookline.chain import PHASES
 from hookline.compilation import Compiled
+from hookline.config_loading import json_schema
 from hookline.launch import counted, unset_variables, url_of
+from hookline.plugin_loading import said
 
 
 def summary(compiled: Compiled) -> Iterator[str]:
@@ -49,14 +51,17 @@ def chain_table(compiled: Compiled) -> Iterator[str]:
         yield f"installed, not in [chain]: {', '.join(spare)}"
 
 
-def editor_schema() -> dict[str, Any]:
-    """JSON Schema of proxy.toml with the options of every installed plugin and built-in provider kind."""
-    from hookline.config_loading import json_schema
-
+def editor_schema() -> tuple[dict[str, Any], list[str]]:
+    """JSON Schema of proxy.toml with the options of every installed plugin and built-in provider kind; and the plugins that do not load."""
     plugins: dict[str, type[BaseModel]] = {}
+    problems: list[str] = []
     for point in importlib.metadata.entry_points(group="hookline"):
-        options = getattr(point.load(), "Options", None)
+        try:
+            options = getattr(point.load(), "Options", None)
+        except Exception as error:  # somebody else's code: the schema without its options is better than none
+            problems.append(f'plugin "{point.name}" does not load, its options are left out: {said(error)}')
+            continue
         if options is not None:
             plugins[point.name] = options
     kinds = {kind: options for kind, (_, options) in builtin_registry().kinds.items() if options is not None}
-    return json_schema(plugins, kinds)
+    return json_schema(plugins, kinds), problems

@@ -33,6 +33,8 @@ PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 10.0
 OLD_ENOUGH_S = 10.0
 """A worker that lived this long did not die of its start."""
 KILL_AFTER_S = 5.0
+LOOK_EVERY_S = 0.1
+NEVER = float("inf")
 
 
 def supervise(settings: Settings, plan: Plan) -> int:
@@ -42,39 +44,74 @@ def supervise(settings: Settings, plan: Plan) -> int:
         return asyncio.run(_Supervisor(settings, plan, listener).run())
 
 
+class _Worker:
+    """One serving process, from its start to its end."""
+
+    def __init__(self, process: asyncio.subprocess.Process, pair: socket.socket, hangups_seen: int) -> None:
+        self.process = process
+        self.is_ready = False
+        self.hangups_seen = hangups_seen
+        """SIGHUPs before it started: it has read the configuration since."""
+        self._pair = pair
+        pair.setblocking(False)
+        self.end = asyncio.get_running_loop().create_task(self._wait())
+
+    async def becomes_ready(self) -> bool:
+        """Wait until it accepts. False if it ended before, or took too long and was killed."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(READY_WITHIN_S):
+                self.is_ready = await asyncio.get_running_loop().sock_recv(self._pair, len(READY)) == READY
+        if not self.is_ready:
+            self.send(signal.SIGKILL)
+            await self.end
+        return self.is_ready
+
+    def send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    async def _wait(self) -> int:
+        """Its exit status. Our end of the pair stays open until then: the worker would stop without it."""
+        try:
+            return await self.process.wait()
+        finally:
+            self._pair.close()
+
+
 class _Supervisor:
     def __init__(self, settings: Settings, plan: Plan, listener: socket.socket) -> None:
         self._settings = settings
         self._plan = plan
         self._listener = listener
-        self._workers: dict[int, asyncio.subprocess.Process] = {}
-        self._stops_seen = 0
+        self._workers: set[_Worker] = set()
+        self._hangups = 0
+        self._stops = 0
         self._stopping = asyncio.Event()
-        self._was_cut = False
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._send, signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         # One first: what is wrong with the configuration is then said once.
         first = await self._start_worker()
         if first is None:
             return 0 if self._stopping.is_set() else USAGE
-        keepers = [loop.create_task(self._keep(first))]
-        others = [loop.create_task(self._start_worker()) for _ in range(1, self._plan.workers)]
-        for started in others:
-            keepers.append(loop.create_task(self._keep(await started)))
+        others = await asyncio.gather(*(self._start_worker() for _ in range(1, self._plan.workers)))
+        keepers = [loop.create_task(self._keep(worker)) for worker in (first, *others)]
         if not self._stopping.is_set():
             port = self._listener.getsockname()[1]
             lines = ready_lines(self._settings, self._plan.host, port, workers=self._plan.workers)
             print("\n".join(lines), file=sys.stderr, flush=True)
         await self._stopping.wait()
-        await self._end(keepers)
-        return CUT if self._was_cut else 0
+        was_cut = await self._end()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        return CUT if was_cut else 0
 
-    async def _start_worker(self) -> asyncio.subprocess.Process | None:
-        """A worker that accepts; None if it ended before it did."""
+    async def _start_worker(self) -> _Worker | None:
+        """A worker that accepts; None if it ended before it did, or there shall be no more of them."""
+        if self._stopping.is_set():
+            return None
         ours, theirs = socket.socketpair()
         fds = (self._listener.fileno(), theirs.fileno())
         try:
@@ -87,17 +124,16 @@ class _Supervisor:
             raise
         finally:
             theirs.close()
-        self._workers[process.pid] = process
-        lifeline = asyncio.create_task(self._hold_lifeline(process, ours))
+        worker = _Worker(process, ours, self._hangups)
+        self._workers.add(worker)
+        worker.end.add_done_callback(lambda _: self._workers.discard(worker))
         if self._stopping.is_set():
-            self._send_to(process, signal.SIGTERM)
-        is_ready = await self._is_ready(ours)
-        if is_ready:
-            return process
-        if process.returncode is None:
-            self._send_to(process, signal.SIGKILL)
-        await lifeline
-        return None
+            worker.send(signal.SIGTERM)
+        if not await worker.becomes_ready():
+            return None
+        if worker.hangups_seen != self._hangups:
+            worker.send(signal.SIGHUP)
+        return worker
 
     def _command(self, listener_fd: int, supervisor_fd: int) -> list[str]:
         plan = self._plan
@@ -109,70 +145,51 @@ class _Supervisor:
             command.append("--reload")
         return command
 
-    async def _hold_lifeline(self, process: asyncio.subprocess.Process, ours: socket.socket) -> None:
-        """Keep our end of the pair open while the worker lives."""
-        try:
-            await process.wait()
-        finally:
-            self._workers.pop(process.pid, None)
-            ours.close()
-
-    async def _is_ready(self, ours: socket.socket) -> bool:
-        ours.setblocking(False)
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(READY_WITHIN_S):
-                return await asyncio.get_running_loop().sock_recv(ours, len(READY)) == READY
-        return False
-
-    async def _keep(self, process: asyncio.subprocess.Process | None) -> None:
-        """Replace one worker, and its successors, whenever they die."""
+    async def _keep(self, worker: _Worker | None) -> None:
+        """Replace a worker, and its successors, whenever they die."""
         loop = asyncio.get_running_loop()
-        pause_s = PAUSE_FIRST_S
-        while not self._stopping.is_set():
+        pause_s = PAUSE_FIRST_S / 2
+        while True:
             started_at = loop.time()
-            status: int | str = "before it was ready"
-            if process is not None:
-                status = await process.wait()
+            how = "before it was ready" if worker is None else f"{worker.process.pid} with status {await worker.end}"
             if self._stopping.is_set():
                 return
-            pause_s = PAUSE_FIRST_S if loop.time() - started_at > OLD_ENOUGH_S else min(pause_s * 2, PAUSE_MAX_S)
-            pid = process.pid if process is not None else "?"
-            log.error("worker %s has died (%s); another one starts in %g s", pid, status, pause_s)
+            is_old = loop.time() - started_at > OLD_ENOUGH_S
+            pause_s = PAUSE_FIRST_S if is_old else min(pause_s * 2, PAUSE_MAX_S)
+            log.error("a worker has died (%s); another one starts in %g s", how, pause_s)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
                 return
-            process = await self._start_worker()
+            worker = await self._start_worker()
 
     def _on_stop(self) -> None:
-        self._stops_seen += 1
+        self._stops += 1
         self._stopping.set()
         # Our copy of the socket would go on queueing connections that nobody accepts.
         self._listener.close()
-        self._send(signal.SIGTERM)
+        for worker in self._workers:
+            worker.send(signal.SIGTERM)
 
-    def _send(self, number: signal.Signals) -> None:
-        for process in list(self._workers.values()):
-            self._send_to(process, number)
+    def _on_hangup(self) -> None:
+        self._hangups += 1
+        for worker in self._workers:
+            if worker.is_ready:  # one that is not would die of it; it is told later
+                worker.send(signal.SIGHUP)
 
-    def _send_to(self, process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            process.send_signal(number)
-
-    async def _end(self, keepers: list[asyncio.Task[None]]) -> None:
+    async def _end(self) -> bool:
+        """Wait for the workers, kill those that take too long. True if calls were cut."""
         loop = asyncio.get_running_loop()
+        serving = [worker for worker in self._workers if worker.is_ready]
         kill_at = loop.time() + self._settings.server.drain_s + 2 * KILL_AFTER_S
-        insisted = False
+        has_insisted = False
         while self._workers:
-            if self._stops_seen > 1 and not insisted:
-                insisted, kill_at = True, min(kill_at, loop.time() + KILL_AFTER_S)
+            if self._stops > 1 and not has_insisted:
+                has_insisted, kill_at = True, loop.time() + KILL_AFTER_S
             if loop.time() > kill_at:
                 log.error("killing %d workers that did not end", len(self._workers))
-                self._send(signal.SIGKILL)
-                kill_at = float("inf")
-            waits = [loop.create_task(process.wait()) for process in self._workers.values()]
-            await asyncio.wait(waits, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
-            self._was_cut = self._was_cut or any(task.done() and task.result() != 0 for task in waits)
-            for task in waits:
-                task.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
+                for worker in self._workers:
+                    worker.send(signal.SIGKILL)
+                kill_at = NEVER
+            await asyncio.wait({worker.end for worker in self._workers}, timeout=LOOK_EVERY_S)
+        return any(worker.end.result() != 0 for worker in serving)

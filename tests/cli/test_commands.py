@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+DEMO = '[providers.demo]\nkind = "demo"\ndefault = true\n'
+BARE = "[chain]\nplugins = []\n" + DEMO
+
+PLUGIN = '''
+import asyncio
+from hookline import hookimpl
+from pydantic import BaseModel, ConfigDict
+
+class Plugin:
+    class Options(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        depth: int = 1
+
+    def __init__(self, options, host):
+        self.options, self.host = options, host
+
+    @hookimpl
+    def prepare(self, call):
+        pass
+
+    @hookimpl
+    def register_commands(self, add):
+        async def greet(name: str, loud: bool = False):
+            """Say hello."""
+            await asyncio.sleep(0)
+            print(("HELLO " if loud else "hello ") + name, self.options.depth)
+        add("greet", greet)
+'''
+
+
+def test_version_and_help_say_what_there_is(run) -> None:
+    version, usage = run("--version"), run("--help")
+
+    assert version.stdout.startswith("hookline 0.")
+    assert all(word in usage.stdout for word in ("serve", "check", "plugins", "schema"))
+    assert "worker" not in usage.stdout
+    assert (version.returncode, usage.returncode) == (0, 0)
+
+
+def test_help_imports_nothing_heavy(run, folder: Path) -> None:
+    script = "import sys; from hookline.cli import app; print(sorted(m for m in sys.modules if m in HEAVY))"
+    (folder / "look.py").write_text(
+        f"HEAVY = {{'pydantic', 'aiohttp', 'sqlalchemy', 'asyncio', 'uvloop', 'rich'}}\n{script}\n"
+    )
+    import subprocess
+    import sys
+
+    # `import hookline` itself brings pydantic and asyncio; the command line adds nothing to that.
+    plain = subprocess.run(
+        [sys.executable, "-c", (folder / "look.py").read_text()], capture_output=True, text=True, check=True
+    )
+
+    assert set(json.loads(plain.stdout.replace("'", '"'))) <= {"pydantic", "asyncio"}
+
+
+def test_check_prints_what_would_run(run, folder: Path) -> None:
+    (folder / "proxy.toml").write_text(
+        BARE + '[models.best]\ndeployments = ["demo/echo"]\n[providers.o]\nkind = "openai"\napi_key = "${NOPE}"\n'
+    )
+
+    done = run("check")
+
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "proxy.toml: nothing is wrong",
+        "serves     http://127.0.0.1:8080/v1, 1 process",
+        "plugins    none",
+        "provider   demo (demo, default)",
+        "provider   o (openai)",
+        "model      best: demo/echo",
+        "note       proxy.toml:10: [providers.o] api_key: environment variable NOPE is not set; calls that need it will fail",
+    ]
+
+
+def test_check_says_all_that_is_wrong_at_once_and_touches_nothing(run, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    (folder / "proxy.toml").write_text(
+        "[server]\nprot = 1\nhost = '0.0.0.0'\n[chain]\n"
+        "plugins = ['loging', { name = 'mine', path = 'mine.py', depht = 3 }]\n"
+        "[providers.a]\nkind = 'opnai'\n[providers.b]\nkind = 'openai'\nbase_url = 3\n[state]\nshared = 'redsi://x'\n"
+    )
+
+    done = run("check")
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    said = done.stderr.splitlines()
+    assert said[0] == 'proxy.toml:2: [server] prot: unknown key; did you mean "port"?'
+    assert any(line.startswith("proxy.toml:3: [server] host: 0.0.0.0 can be reached by others") for line in said)
+    assert any(
+        line.startswith('proxy.toml:7: [providers.a] kind: no provider kind "opnai"; did you mean "openai"?')
+        for line in said
+    )
+    assert "proxy.toml:10: [providers.b] base_url: must be text in quotes, not a whole number" in said
+    assert any(line.startswith('proxy.toml:12: [state] shared: no store for "redsi"') for line in said)
+    assert said[-1].endswith(" problems")
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["mine.py", "proxy.toml"]
+
+
+def test_check_says_what_is_wrong_with_plugins(run, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN.replace("def prepare(self, call)", "def prepair(self, call)"))
+    (folder / "proxy.toml").write_text(
+        DEMO
+        + "[chain]\nplugins = ['loging', { name = 'mine', path = 'mine.py' }]\n[plugins.mine]\ndepht = 3\n[plugins.other]\nx = 1\n"
+    )
+
+    said = run("check").stderr.splitlines()
+
+    assert any('plugin "loging" is not installed' in line for line in said)
+    assert 'proxy.toml:7: [plugins.mine] depht: unknown key; did you mean "depth"?' in said
+    assert any(line.startswith("proxy.toml:8: [plugins.other]: no plugin of this name") for line in said)
+
+
+def test_a_misspelt_hook_names_file_line_and_the_right_name(run, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN.replace("def prepare(self, call)", "def prepair(self, call)"))
+    (folder / "proxy.toml").write_text(DEMO + "[chain]\nplugins = [{ name = 'mine', path = 'mine.py' }]\n")
+
+    said = run("check").stderr
+
+    assert f'{folder}/mine.py:14: plugin "mine": there is no hook "prepair"; did you mean "prepare"?' in said
+
+
+def test_plugins_prints_hook_order_plugin_and_place(run, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    (folder / "proxy.toml").write_text(DEMO + "[chain]\nplugins = [{ name = 'mine', path = 'mine.py' }]\n")
+
+    rows = [line.split() for line in run("plugins").stdout.splitlines()]
+
+    assert rows[0] == ["HOOK", "ORDER", "PLUGIN", "LOCATION"]
+    assert rows[1] == ["prepare", "1", "mine", f"{folder}/mine.py:14"]
+
+
+def test_schema_holds_plugins_and_provider_kinds(run) -> None:
+    schema = json.loads(run("schema").stdout)
+
+    assert {
+        "server",
+        "chain",
+        "providers",
+        "models",
+        "prices",
+        "plugins",
+        "tenants",
+        "users",
+        "global",
+        "admin",
+    } <= set(schema["properties"])
+    assert {"plugin_fallback", "provider_openai", "provider_anthropic", "provider_demo"} <= set(schema["$defs"])
+
+
+def test_a_plugin_adds_a_command(run, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    (folder / "other.toml").write_text(DEMO + "[chain]\nplugins = [{ name = 'mine', path = 'mine.py', depth = 7 }]\n")
+
+    done = run("greet", "Ann", "--loud", "--config", "other.toml")
+    usage = run("greet", "--help", "-c", "other.toml")
+
+    assert (done.stdout, done.stderr, done.returncode) == ("HELLO Ann 7\n", "", 0)
+    assert "Say hello." in usage.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["serve", "--nope"], "No such option: --nope"),
+        (["serve", "--port", "x"], "Invalid value for '--port'"),
+        (["serve", "-c", "nope.toml"], "hookline: nope.toml: can't be read: No such file or directory"),
+        (["serve", "--host", "0.0.0.0"], "0.0.0.0 can be reached by others"),
+        (["serve", "--host", "no.such.host.invalid"], "no.such.host.invalid"),
+    ],
+)
+def test_a_wrong_command_line_is_a_sentence_and_status_2(arguments: list[str], said: str, run, folder: Path) -> None:
+    (folder / "proxy.toml").write_text(BARE)
+
+    done = run(*arguments)
+
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+
+
+def test_several_workers_with_state_in_memory_are_refused_with_the_line_to_add(run, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN.replace("class Plugin:", "class Plugin:\n    needs_shared_state = True"))
+    (folder / "proxy.toml").write_text(
+        DEMO + "[chain]\nplugins = [{ name = 'mine', path = 'mine.py' }]\n[server]\nworkers = 2\n"
+    )
+
+    said = run("check")
+
+    assert said.returncode == 1
+    assert said.stderr.startswith("proxy.toml:7: [server] workers: 2 processes would each keep their own")
+    assert "(mine)" in said.stderr
+    assert 'shared = "redis://' in said.stderr
