@@ -1,16 +1,20 @@
-"""What the tests of several providers share: the vendors' own types as judges of what we write."""
+"""What the tests of several providers share: the vendors' own types as judges of what we write, a scripted upstream, calls and attempts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+import orjson
 import pytest
 from anthropic.types.message_create_params import MessageCreateParams
+from multidict import CIMultiDict
 from pydantic import BaseModel, TypeAdapter
 
+from hookline import ENDPOINTS, Attempt, Call, Deployment, Target
 from hookline.providers.anthropic_request import to_anthropic
 from hookline.providers.untranslatable import Untranslatable
+from hookline.testing.upstream import ScriptedUpstream
 
 _ANTHROPIC_REQUEST = TypeAdapter(MessageCreateParams)
 
@@ -63,3 +67,61 @@ def refused(translate) -> Callable[..., Untranslatable]:
         return caught.value
 
     return error_of
+
+
+CHAT = {"model": "up/m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    async with ScriptedUpstream() as running:
+        yield running
+
+
+@pytest.fixture
+def make_call() -> Callable[..., Call]:
+    """A call as a surface builds it: by default a chat completion of model "up/m"."""
+
+    def make(
+        payload: Mapping[str, Any] | None = None,
+        *,
+        body: bytes | None = None,
+        path: str = "/v1/chat/completions",
+        method: str = "POST",
+        query: str = "",
+        headers: Mapping[str, str] | CIMultiDict[str] | None = None,
+    ) -> Call:
+        is_models = method == "GET" and path.startswith("/v1/models")
+        call = Call(
+            id="req_1",
+            method=method,
+            path=path,
+            query=query,
+            endpoint="models" if is_models else ENDPOINTS.get(path, "relay") if method == "POST" else "relay",
+            headers=CIMultiDict({"content-type": "application/json"} if headers is None else headers),
+            started_at=0.0,
+            started_time=0.0,
+        )
+        if body is not None:
+            call.set_json(body, orjson.loads(body))
+        elif method == "POST":
+            wanted = dict(CHAT if payload is None else payload)
+            call.set_json(orjson.dumps(wanted), wanted)
+        return call
+
+    return make
+
+
+@pytest.fixture
+def make_attempt() -> Callable[..., Attempt]:
+    """An attempt at deployment "up/m", or another."""
+
+    def make(
+        model: str = "m", *, cap: int | None = None, target: Mapping[str, Any] | None = None, **about: Any
+    ) -> Attempt:
+        deployment = Deployment(about.pop("id", f"up/{model}"), "up", model, **about)
+        attempt = Attempt(Target(deployment, **(target or {})), 1, 0.0)
+        attempt.output_cap = cap
+        return attempt
+
+    return make
