@@ -1,68 +1,87 @@
 """The store protocols: limits, replies, records.
 
-Lives here: what a store must do. Elsewhere: implementations (memory.py, sqlite.py), what the numbers mean (builtins/rate_limit.py, builtins/budget.py).
-Idea: a store decides atomically over all scopes of one call in one question, so that a remote store costs one round trip."""
+Lives here: what a store must do. Elsewhere: implementations (memory.py, sqlite.py), the suites that every implementation passes (testing/store_contracts.py),
+what the numbers mean (builtins/rate_limit.py, builtins/budget.py).
+Idea: a store decides atomically over all scopes of one call in one question, so that a remote store costs one round trip; what is the same for every call of
+a principal (`Take`, `Spend`) is made once and passed by reference, what differs (`amounts`) is plain integers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
-    """One limit that a call draws on: `amount` of at most `limit` per `window_s` in `scope`; `window_s = 0`: held in parallel until settled."""
+class Clock(Protocol):
+    """Time, injected: tests move it by hand."""
+
+    def monotonic(self) -> float: ...
+    def time(self) -> float: ...
+
+
+class Take(NamedTuple):
+    """One ceiling that calls draw on: at most `limit` per `window_s` in `scope`; `window_s = 0`: held in parallel until given back."""
 
     scope: str
     limit: int
-    amount: int
     window_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """Where one limit stands after the decision: what is left, and in how many seconds it is full again."""
+class Level(NamedTuple):
+    """Where one ceiling stands after the decision: what is left, and in how many seconds it is full again (0 for parallel ones)."""
 
-    scope: str
-    limit: int
     remaining: int
     reset_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A Take that did not fit; nothing was taken. `retry_after_s`: when it would."""
+class Refusal(NamedTuple):
+    """Nothing was taken. `take` is the one that needs longest, `retry_after_s` when it would fit (inf: never); `levels` are those of all takes."""
 
     take: Take
-    level: Level
     retry_after_s: float
+    levels: Sequence[Level]
 
 
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """One budget window that pays: at most `limit_nanousd` in `scope` until `resets_at` (Unix seconds; inf = never)."""
+class Spend(NamedTuple):
+    """One budget window that pays: at most `limit_nanousd` in `scope`.
+
+    A fixed window ends at `resets_at` (Unix seconds; inf = never) and its scope names it ("key:ci/day:2026-11-24"), so that the next one starts at 0.
+    A rolling one (`window_s > 0`) counts what was spent in the last `window_s`. A soft one never refuses."""
 
     scope: str
     limit_nanousd: int
     resets_at: float
     is_hard: bool = True
+    window_s: float = 0.0
+    alert_nanousd: int | None = None
+    """`settle` reports the window once, when its spend has reached this."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpendRefusal:
-    """A Spend into which the amount did not fit; nothing was reserved. `spent_nanousd` includes what is reserved."""
+class SpendRefusal(NamedTuple):
+    """A Spend into which the amount did not fit; nothing was reserved. `held_nanousd` includes what is reserved."""
 
     spend: Spend
     spent_nanousd: int
+    held_nanousd: int
     amount_nanousd: int
 
 
-class LimitStore(Protocol):
-    """Windows and money in flight."""
+class SpendAlert(NamedTuple):
+    """A window whose spend has reached its alert line."""
 
-    async def take(self, id: str, takes: Sequence[Take]) -> Sequence[Level] | Refusal:
-        """Draw on all limits or on none, under `id`."""
+    spend: Spend
+    spent_nanousd: int
+
+
+class LimitStore(Protocol):
+    """Windows and money in flight. Every method raises `Unavailable` when the store can't decide."""
+
+    async def take(
+        self, id: str, takes: Sequence[Take], amounts: Sequence[int], *, expires_s: float
+    ) -> Sequence[Level] | Refusal:
+        """Draw `amounts[i]` on `takes[i]`, on all or on none, under `id`, which is used once.
+
+        An amount counts for `window_s`, and at most 1/50 of it longer, never shorter. After `expires_s` without `give_back` parallel holds end and
+        amounts stay as they were taken."""
 
     async def give_back(self, id: str, amounts: Sequence[int]) -> None:
         """Settle `id`: the amount of each Take becomes `amounts[i]`; parallel ones end. Unknown or settled ids: nothing happens."""
@@ -70,13 +89,16 @@ class LimitStore(Protocol):
     async def reserve(
         self, id: str, spends: Sequence[Spend], amount_nanousd: int, *, expires_s: float
     ) -> SpendRefusal | None:
-        """Hold `amount_nanousd` in every window or in none. An expired reservation is charged whole."""
+        """Hold `amount_nanousd` in every window or in none, under `id`, which is used once. After `expires_s` the whole amount is spent."""
 
-    async def settle(self, id: str, amount_nanousd: int) -> None:
-        """Turn reservation `id` into spend of `amount_nanousd`, once. Unknown or settled ids: nothing happens."""
+    async def settle(self, id: str, amount_nanousd: int) -> Sequence[SpendAlert]:
+        """Turn reservation `id` into spend of `amount_nanousd`, once, in the windows that hold it. Unknown, settled or expired ids: nothing happens."""
+
+    async def restore(self, spend: Spend, charges: Sequence[tuple[float, int]]) -> None:
+        """Tell a store that does not know this window what was spent in it: (Unix seconds, nano-dollars). A window it knows stays as it is."""
 
     async def spent(self, scopes: Sequence[str]) -> Sequence[int]:
-        """Spent plus reserved nano-dollars of each scope's open window."""
+        """Spent plus reserved nano-dollars of each window; 0 for unknown ones."""
 
     async def aclose(self) -> None: ...
 
@@ -94,13 +116,13 @@ class ReplyStore(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """One paid attempt. `id` is unique: writing it twice books it once."""
+class LedgerEntry(NamedTuple):
+    """One paid attempt. `id` is unique: booking it twice counts once. A correction is a second entry, which may be negative."""
 
     id: str
     call_id: str
     at: float
+    """Unix seconds."""
     tenant: str
     key_id: str
     user: str | None
@@ -112,21 +134,29 @@ class LedgerEntry:
     output_tokens: int
     cached_tokens: int
     cost_nanousd: int | None
+    """None: no price is known."""
     is_estimated: bool
-    scopes: tuple[str, ...] = ()
-    """Budget windows that paid: how spend is rebuilt at start."""
+    scopes: Sequence[str] = ()
+    """Who paid ("key:ci", "tenant:acme", ...): spend is summed by these."""
 
 
 class RecordStore(Protocol):
     """What must outlive the process."""
 
+    @property
+    def readiness(self) -> str | None:
+        """Why nothing more can be kept right now, in a sentence; None when all is well."""
+
     def book(self, entry: LedgerEntry) -> None:
-        """Queue a ledger row; it is group-committed off the loop. The queue is bounded: beyond it the store says so in `readiness`."""
+        """Queue a ledger row; rows are committed in groups, off the loop. The queue is bounded: a row beyond it is lost, counted, and said in `readiness`."""
 
     async def flush(self) -> None:
-        """Wait until everything booked so far is durable."""
+        """Wait until everything booked so far is committed. Raises `Unavailable` if it can't be."""
 
-    async def spent_by_scope(self) -> dict[str, int]:
-        """Nano-dollars per budget window, from the ledger: read at start."""
+    async def spent_by_scope(self, *, since: float = 0.0, until: float = float("inf")) -> Mapping[str, int]:
+        """Nano-dollars per scope of the entries with `since <= at < until`, exact where both are multiples of 15 minutes.
 
-    async def aclose(self) -> None: ...
+        Between two such moments the whole quarter of an hour that holds `since` counts, and the whole one that holds `until` does not."""
+
+    async def aclose(self) -> None:
+        """Commit what waits, then close."""

@@ -1,0 +1,166 @@
+"""Records in SQLite: the contract, durability, and what happens when the disk says no."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from hookline.errors import StartupError, Unavailable
+from hookline.stores import sqlite_statements
+from hookline.stores.sqlite import SqliteRecords
+from hookline.stores.tables import sqlite_statements as compiled_statements
+from hookline.testing.store_contracts import RecordStoreContract, entry
+
+
+@pytest.fixture
+async def open_records(tmp_path):
+    opened = []
+
+    def open_again() -> SqliteRecords:
+        opened.append(SqliteRecords(tmp_path / "records.db"))
+        return opened[-1]
+
+    yield open_again
+    for records in opened:
+        await records.aclose()
+
+
+class TestSqliteRecords(RecordStoreContract):
+    @pytest.fixture
+    def open_records(self, open_records):
+        return open_records
+
+
+def test_the_statements_are_what_sqlalchemy_makes_of_the_tables():
+    for name, text in compiled_statements().items():
+        assert getattr(sqlite_statements, name).split() == text.split(), name
+
+
+def test_serving_does_not_import_sqlalchemy():
+    code = "import sys, hookline.stores.sqlite; print('sqlalchemy' in sys.modules)"
+
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert printed.strip() == "False"
+
+
+async def test_what_is_committed_survives_kill_9(tmp_path, open_records):
+    code = f"""
+import asyncio, os, signal
+from hookline.stores.sqlite import SqliteRecords
+from hookline.testing.store_contracts import entry
+async def main():
+    records = SqliteRecords({str(tmp_path / "records.db")!r})
+    for _ in range(100):
+        records.book(entry(scopes=("key:ci",), cost_nanousd=3))
+    await records.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+    ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+    assert await open_records().spent_by_scope() == {"key:ci": 300}
+
+
+async def test_rows_are_committed_without_being_asked(tmp_path, open_records):
+    records = open_records()
+    reader = sqlite3.connect(tmp_path / "records.db")
+    records.book(entry(id="a", scopes=("key:ci",), cost_nanousd=3))
+
+    while not (rows := reader.execute("SELECT id, is_estimated, cost_nanousd FROM ledger").fetchall()):
+        pass
+
+    assert rows == [("a", 0, 3)]
+    reader.close()
+
+
+async def test_a_locked_database_keeps_the_rows_and_says_so(tmp_path, open_records, monkeypatch):
+    monkeypatch.setattr("hookline.stores.sqlite.BUSY_TIMEOUT_S", 0.01)
+    records = open_records()
+    other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    records.book(entry(scopes=("key:ci",), cost_nanousd=3))
+
+    with pytest.raises(Unavailable, match="database is locked"):
+        await records.flush()
+    assert "can't be written: database is locked; 1 ledger rows wait" in (records.readiness or "")
+    other.execute("ROLLBACK")
+    other.close()
+    await records.flush()
+
+    assert records.readiness is None
+    assert await records.spent_by_scope() == {"key:ci": 3}
+
+
+async def test_a_full_queue_says_so_and_counts_what_it_loses(tmp_path, monkeypatch):
+    monkeypatch.setattr("hookline.stores.sqlite.BUSY_TIMEOUT_S", 0.01)
+    records = SqliteRecords(tmp_path / "records.db", queue_max=2)
+    other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    for cost in (1, 10, 100):
+        records.book(entry(scopes=("key:ci",), cost_nanousd=cost))
+
+    assert records.lost_rows == 1
+    assert "2 ledger rows wait" in (records.readiness or "")
+    other.execute("ROLLBACK")
+    other.close()
+    await records.flush()
+    assert await records.spent_by_scope() == {"key:ci": 11}
+    await records.aclose()
+
+
+async def test_a_row_that_no_database_takes_does_not_hold_back_the_others(open_records):
+    records = open_records()
+    records.book(entry(scopes=("key:ci",), cost_nanousd=1))
+    records.book(entry(scopes=("key:ci",), cost_nanousd=2**70))
+    records.book(entry(scopes=("key:ci",), cost_nanousd=10)._replace(model="\ud800"))
+    records.book(entry(scopes=("key:ci",), cost_nanousd=100))
+
+    await records.flush()
+
+    assert await records.spent_by_scope() == {"key:ci": 101}
+    assert records.lost_rows == 2
+
+
+async def test_questions_after_closing_are_refused(open_records):
+    records = open_records()
+    await records.aclose()
+
+    with pytest.raises(Unavailable, match="is closed"):
+        await records.flush()
+
+
+async def test_the_file_is_its_owners_alone(tmp_path, open_records):
+    open_records()
+
+    assert stat.S_IMODE(os.stat(tmp_path / "records.db").st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("prepare", "problem"),
+    [
+        (lambda path: path.write_bytes(b"not a database" * 100), "file is not a database"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: sqlite3.connect(path).execute("PRAGMA user_version = 99"), "written by a newer Hookline"),
+    ],
+    ids=["garbage", "directory", "newer"],
+)
+def test_a_file_that_cannot_be_used_is_refused_at_start(tmp_path, prepare, problem):
+    prepare(tmp_path / "records.db")
+
+    with pytest.raises(StartupError, match=problem):
+        SqliteRecords(tmp_path / "records.db")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(StartupError, match="No such file or directory"):
+        SqliteRecords(tmp_path / "nowhere" / "records.db")
