@@ -1,6 +1,6 @@
 """A pipeline without sockets: your plugins, a scripted provider, one call at a time.
 
-Lives here: `PipelineKit`, `ScriptedProvider`, `Delivered`. Elsewhere: a scripted upstream on a real socket (upstream.py).
+Lives here: `PipelineKit`, `make_plugin`, `Delivered`, `Running`. Elsewhere: the provider (scripted.py), a scripted upstream on a real socket (upstream.py).
 Idea: everything between the provider and the client is the real thing: chain, pipeline, settlement.
 
     kit = PipelineKit(MyPlugin, options={"MyPlugin": {"limit": 3}})
@@ -10,94 +10,68 @@ Idea: everything between the provider and the client is the real thing: chain, p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from multidict import CIMultiDict
 
-from hookline.attempt import Attempt
 from hookline.call import ENDPOINTS, Call
 from hookline.catalog import Catalog
 from hookline.chain import Chain, compile_chain
 from hookline.deployment import Deployment
+from hookline.errors import ClientGone
+from hookline.hookspecs import hookimpl
 from hookline.metrics_registry import MetricsRegistry
 from hookline.money import Price
 from hookline.pipeline import Pipeline
 from hookline.pipeline_settings import PipelineSettings
 from hookline.plugin_host import Stores, Workshop
-from hookline.plugin_loading import PluginEntry
+from hookline.plugin_loading import ARGUMENTS, PluginEntry
 from hookline.principal import Principal
 from hookline.reply import Reply
 from hookline.testing.clock import FakeClock
+from hookline.testing.scripted import ANSWER, Script, ScriptedProvider, answer, stream
+
+__all__ = [
+    "ANSWER",
+    "CHAT",
+    "PRICE",
+    "Delivered",
+    "PipelineKit",
+    "Running",
+    "Script",
+    "ScriptedProvider",
+    "answer",
+    "make_plugin",
+    "plugin_name",
+    "stream",
+]
 
 CHAT: dict[str, Any] = {"model": "up/m", "messages": [{"role": "user", "content": "hi"}]}
-ANSWER = orjson.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "ho"}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-    }
-)
 PRICE = Price(1_000_000, 2_000_000)
 """1 and 2 USD per million tokens."""
-Script = Reply | Exception | Callable[[Call, Attempt], Awaitable[Reply]]
 
 
-def answer(body: bytes = ANSWER, status: int = 200, **headers: str) -> Reply:
-    """A JSON reply of an upstream."""
-    return Reply(status, {"content-type": "application/json", **headers}, body)
-
-
-def stream(*events: bytes | Exception, closed: list[str] | None = None) -> Reply:
-    """An event-stream reply: bytes are yielded one by one, an exception is raised in its place. `closed` learns of its end."""
-
-    async def body() -> AsyncIterator[bytes]:
-        try:
-            for event in events:
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-        finally:
-            if closed is not None:
-                closed.append("closed")
-
-    return Reply(200, {"content-type": "text/event-stream"}, body())
-
-
-class ScriptedProvider:
-    """Plays `scripts` in order, one per attempt; the last one again and again. `sent` has the attempts."""
-
-    def __init__(
-        self, *scripts: Script | Callable[[], Reply], name: str = "up", endpoints: Sequence[str] | None = None
-    ) -> None:
-        self.name = name
-        self.endpoints = frozenset(endpoints or [*ENDPOINTS.values(), "models", "relay"])
-        self.scripts = list(scripts) or [answer]
-        self.sent: list[tuple[Call, Attempt]] = []
-
-    async def send(self, call: Call, attempt: Attempt, /) -> Reply:
-        script = self.scripts[min(len(self.sent), len(self.scripts) - 1)]
-        self.sent.append((call, attempt))
-        if isinstance(script, Exception):
-            raise script
-        if isinstance(script, Reply):
-            return script
-        made: Any = script() if not _takes_call(script) else script(call, attempt)  # type: ignore[call-arg]
-        reply: Reply = await made if asyncio.iscoroutine(made) else made
-        return reply
-
-    async def aclose(self) -> None:
-        pass
+def make_plugin(name: str, /, **members: Any) -> type:
+    """A plugin class made of plain functions without `self`, by hook name: `make_plugin("gate", admit=lambda call: ticket)`.
+    What is no function becomes a class attribute: `on_error="closed"`."""
+    made: dict[str, Any] = {}
+    for key, member in members.items():
+        is_function = inspect.isfunction(member)
+        marked = hookimpl(member) if is_function and key in ARGUMENTS else member
+        made[key] = staticmethod(marked) if is_function else member
+    return type(name, (), made)
 
 
 @dataclass
 class Delivered:
-    """What a client would have seen. `error` is what the body raised after its last byte: the connection was cut."""
+    """What a client would have seen. `error` is what the body raised after its last byte: the connection was cut.
+
+    `gone_after`: the client is found gone when more than this many chunks are written (0: at the first write).
+    `is_reading`: cleared, it is a client that stopped reading."""
 
     status: int = 0
     headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
@@ -106,6 +80,11 @@ class Delivered:
     error: Exception | None = None
     times: int = 0
     has_begun: asyncio.Event = field(default_factory=asyncio.Event)
+    gone_after: int | None = None
+    is_reading: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.is_reading.set()
 
     def json(self) -> Any:
         return orjson.loads(self.body)
@@ -115,17 +94,42 @@ class Delivered:
         self.times += 1
         self.status, self.headers = reply.status, reply.headers
         if isinstance(reply.body, bytes):
-            self.body, self.chunks = reply.body, [reply.body]
-            self.has_begun.set()
+            await self._write(reply.body)
             return
         try:
             async for chunk in reply.body:
-                self.chunks.append(chunk)
-                self.body += chunk
-                self.has_begun.set()
+                await self._write(chunk)
+        except ClientGone:
+            raise
         except Exception as error:
             self.error = error
             raise
+
+    async def _write(self, chunk: bytes) -> None:
+        if self.gone_after is not None and len(self.chunks) >= self.gone_after:
+            raise ClientGone("the client closed its connection")
+        self.chunks.append(chunk)
+        self.body += chunk
+        self.has_begun.set()
+        await self.is_reading.wait()
+
+
+@dataclass
+class Running:
+    """A call on its way in a task of its own."""
+
+    call: Call
+    delivered: Delivered
+    task: asyncio.Task[None]
+
+    def leave(self) -> None:
+        """The client closes its connection."""
+        if self.call.client_closed is not None:
+            self.call.client_closed()
+
+    async def done(self) -> Delivered:
+        await self.task
+        return self.delivered
 
 
 class PipelineKit:
@@ -196,6 +200,8 @@ class PipelineKit:
         method: str = "POST",
         headers: Mapping[str, str] | None = None,
         principal: Principal | None = None,
+        load: Callable[[Call], Awaitable[None]] | None = None,
+        is_dry_run: bool = False,
     ) -> Call:
         """A call as a surface builds it, its body read by `load`."""
         self._calls += 1
@@ -203,28 +209,50 @@ class PipelineKit:
             id=f"req_{self._calls}",
             method=method,
             path=path,
-            endpoint=ENDPOINTS.get(path, "relay"),
+            endpoint=ENDPOINTS.get(path, "relay") if method == "POST" else "relay",
             headers=CIMultiDict(headers or {}),
             started_at=self.clock.monotonic(),
             started_time=self.clock.time(),
             principal=principal,
         )
 
-        async def load(call: Call) -> None:
+        async def load_json(call: Call) -> None:
             wanted = dict(CHAT if payload is None else payload)
             call.set_json(orjson.dumps(wanted), wanted)
 
-        call.load = load
+        if load is not None or method == "POST":
+            call.load = load or load_json
+        call.is_dry_run = is_dry_run
         return call
 
     async def call(self, payload: Mapping[str, Any] | None = None, **about: Any) -> Delivered:
         """Make a call, run it, and return what was delivered."""
         return await self.run(self.make_call(payload, **about))
 
-    async def run(self, call: Call) -> Delivered:
-        delivered = Delivered()
+    async def run(self, call: Call, delivered: Delivered | None = None) -> Delivered:
+        delivered = delivered or Delivered()
         await self.pipeline.run(call, delivered.deliver)
         return delivered
+
+    def start(self, call: Call | None = None, delivered: Delivered | None = None) -> Running:
+        """Begin a call and come back at once."""
+        call, delivered = call or self.make_call(), delivered or Delivered()
+        return Running(call, delivered, asyncio.ensure_future(self.pipeline.run(call, delivered.deliver)))
+
+    @staticmethod
+    def expire(call: Call) -> None:
+        """The call's deadline passes now."""
+        call._timer.set_deadline(0.0)  # type: ignore[union-attr]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample, 0 if it never moved."""
+        for line in self.metrics.render().decode().splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.partition("{")[0] == name and all(
+                f'{key}="{wanted}"' in sample for key, wanted in labels.items()
+            ):
+                return float(value)
+        return 0.0
 
     def plugin(self, cls: type) -> Any:
         """The instance of a plugin class."""
@@ -234,8 +262,3 @@ class PipelineKit:
 def plugin_name(cls: type) -> str:
     """Built-ins and packages: their module's last name; a class of a test: its own."""
     return cls.__name__ if cls.__name__ != "Plugin" else cls.__module__.rsplit(".", 1)[-1]
-
-
-def _takes_call(script: Any) -> bool:
-    code = getattr(script, "__code__", None)
-    return code is not None and code.co_argcount - len(script.__defaults__ or ()) >= 2
