@@ -245,6 +245,8 @@ class _Run:
         try:
             attempt, reply = await self._loop.first_reply(targets)
         except (UpstreamError, Unavailable) as error:
+            if isinstance(error, UpstreamError):
+                self._source = "upstream"
             for impl in self._chain.rescue:
                 rescued = (await impl.run(self.call, error)) if impl.is_async else impl.run(self.call, error)
                 if rescued is not None:
