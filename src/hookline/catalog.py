@@ -69,17 +69,9 @@ class Catalog:
         self.providers = tuple(providers)
         self.default_provider = default_provider
 
-    @property
-    def has_default_provider(self) -> bool:
-        return self.default_provider is not None
-
     def model_names(self) -> list[str]:
         """Names in `[models]`, aliases included, as configured."""
         return list(self._by_name)
-
-    def deployments(self) -> list[Deployment]:
-        """Every configured deployment once, by id."""
-        return list({d.id: d for group in self._by_name.values() for d in group}.values())
 
     def resolve(self, name: str, call: Request | None = None) -> Deployments:
         """The deployments behind a name, in the order listed. Raises NotFound, naming names that are close."""

@@ -106,8 +106,9 @@ def serve(
     ] = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; a second one cuts running calls. SIGHUP reloads."""
-    from hookline.launch import Plan, set_up_logging
+    from hookline.launch import Plan, ignore_hangups, set_up_logging
 
+    ignore_hangups()
     set_up_logging()
     settings = _load_all(config, host, workers)
     plan = Plan(
@@ -137,10 +138,12 @@ def worker(
 ) -> None:
     """One process of `serve --workers N`; started by the supervisor only."""
     from hookline.config_loading import load
-    from hookline.launch import Plan, set_up_logging
+    from hookline.launch import Plan, ignore_hangups, set_up_logging
+
+    ignore_hangups()
+    set_up_logging()
     from hookline.process import serve_supervised
 
-    set_up_logging()
     plan = Plan(config=config, host=host, port=0, workers=workers, watches_files=reload)
     raise SystemExit(serve_supervised(load(config), plan, listener_fd, supervisor_fd))
 

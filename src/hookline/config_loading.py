@@ -62,16 +62,17 @@ def check(source: Source) -> Inspected:
     for path in source.unresolved:
         _drop(data, path)
     settings = Settings()
+    said_of: set[str] = set()
     for _ in range(_ROUNDS):
         try:
             settings = Settings.model_validate(data)
             break
         except ValidationError as error:
-            problems += problems_of(error, (), source, Settings)
-            for path in sorted(
-                {_culprit(path_of(detail, data), data) for detail in error.errors()}, key=_deepest_first
-            ):
-                _drop(data, path)
+            problems += [problem for problem in problems_of(error, (), source, Settings) if problem not in said_of]
+            for path in sorted({path_of(detail, data) for detail in error.errors()}, key=_deepest_first):
+                # A key that is left out because it is wrong is not missing, too.
+                said_of.add(source.problem(path, "missing"))
+                _drop(data, _culprit(path, data))
     settings._source = source
     problems += rule_problems(settings)
     return Inspected(settings, sorted(dict.fromkeys(problems), key=_line_of))

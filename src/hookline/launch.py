@@ -9,6 +9,7 @@ import errno
 import importlib.metadata
 import json
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,11 @@ class Plan:
     port: int
     workers: int = 1
     watches_files: bool = False
+
+
+def ignore_hangups() -> None:
+    """Until somebody listens for SIGHUP, it must not end a process that is starting."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def set_up_logging() -> None:
