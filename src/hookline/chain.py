@@ -120,6 +120,9 @@ def compile_chain(
     manager = pluggy.PluginManager("hookline")
     manager.add_hookspecs(hookspecs)
     for index, entry in enumerate(entries):
+        if manager.has_plugin(entry.name):
+            problems.append(f'{entry.where}: plugin "{entry.name}" is listed twice')
+            continue
         try:
             instance = load_plugin(entry, make_host, explain)
             manager.register(instance, name=entry.name)
@@ -174,6 +177,8 @@ def _check_order(order: Mapping[str, Sequence[str]], names: Sequence[str]) -> It
         if hook not in PHASES:
             near = difflib.get_close_matches(hook, PHASES, 1, 0.0)[0]
             yield f'[chain] order: there is no per-call hook "{hook}"; did you mean "{near}"?'
+        elif hook in ("edit_reply", "edit_event"):
+            yield f"[chain] order.{hook}: edits follow the order of [chain] plugins; move the plugin there"
         for name in first:
             if name not in names:
                 yield f'[chain] order.{hook}: plugin "{name}" is not in [chain] plugins'

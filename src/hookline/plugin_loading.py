@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,11 @@ def find_class(entry: PluginEntry) -> Any:
     found = importlib.metadata.entry_points(group="hookline")
     for point in found:
         if point.name == entry.name:
-            return point.load()
+            try:
+                return point.load()
+            except Exception as error:
+                told = f'{entry.where}: plugin "{entry.name}": {point.value} does not import: {said(error)}'
+                raise StartupError([told]) from error
     near = difflib.get_close_matches(entry.name, found.names, 1)
     hint = f'; did you mean "{near[0]}"?' if near else f"; installed are: {', '.join(sorted(found.names))}"
     raise StartupError([f'{entry.where}: plugin "{entry.name}" is not installed{hint}'])
@@ -110,6 +115,9 @@ def _build(
 
 def _check(entry: PluginEntry, instance: Any) -> Iterable[str]:
     """Every way in which the methods differ from the hookspecs."""
+    rule = getattr(instance, "on_error", None)
+    if rule not in (None, "closed"):
+        yield f'{entry.where}: plugin "{entry.name}": on_error = {rule!r}; the only rule a plugin may choose is "closed"'
     for name in dir(type(instance)):
         function = getattr(instance, name, None)
         flags = getattr(function, "hookline_impl", None)
@@ -123,16 +131,22 @@ def _check(entry: PluginEntry, instance: Any) -> Iterable[str]:
         used = sorted(flag for flag, value in flags.items() if value)
         if used:
             yield f"{place}: {who}: {name} sets {', '.join(used)}; the chain has no such options: order is set in [chain]"
-        got, wanted = tuple(inspect.signature(function).parameters), ARGUMENTS[name]
+        parameters, wanted = inspect.signature(function).parameters, ARGUMENTS[name]
+        got, line = tuple(parameters), f"write def {name}(self, {', '.join(wanted)})"
+        if any(p.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters.values()):
+            yield f"{place}: {who}: {name} must take plain arguments; {line}"
+            continue
         for extra in (a for a in got if a not in wanted):
             near_arguments = difflib.get_close_matches(extra, wanted, 1, 0.0)
             yield f'{place}: {who}: {name} has no argument "{extra}"; did you mean "{near_arguments[0]}"?'
         if missing := [a for a in wanted if a not in got]:
-            yield f"{place}: {who}: {name} lacks {', '.join(missing)}; write def {name}(self, {', '.join(wanted)})"
+            yield f"{place}: {who}: {name} lacks {', '.join(missing)}; {line}"
         elif got != wanted and set(got) == set(wanted):
-            yield f"{place}: {who}: {name} has its arguments in another order; write def {name}(self, {', '.join(wanted)})"
+            yield f"{place}: {who}: {name} has its arguments in another order; {line}"
         must_be_sync = name == "edit_event" or name in REGISTRATION_HOOKS
-        if inspect.isasyncgenfunction(function) or (must_be_sync and inspect.iscoroutinefunction(function)):
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            yield f"{place}: {who}: {name} must be a plain `def` or `async def`, not a generator"
+        elif must_be_sync and inspect.iscoroutinefunction(function):
             yield f"{place}: {who}: {name} must be a plain `def`"
 
 
@@ -147,10 +161,19 @@ def _load_file(entry: PluginEntry) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise StartupError([f'{entry.where}: plugin "{entry.name}": {path} does not load: {said(error)}']) from error
+        del sys.modules[spec.name]
+        line = error.lineno if isinstance(error, SyntaxError) else _line_in(path, error)
+        told = f'{entry.where}: plugin "{entry.name}": {path}:{line} does not load: {said(error)}'
+        raise StartupError([told]) from error
     if not isinstance(getattr(module, "Plugin", None), type):
         raise StartupError([f'{entry.where}: plugin "{entry.name}": {path} defines no class `Plugin`'])
     return module.Plugin
+
+
+def _line_in(path: Path, error: Exception) -> int:
+    """The last line of this file that took part in the error."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return (lines and lines[-1]) or 1
 
 
 def location(function: Any) -> str:
