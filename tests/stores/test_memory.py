@@ -42,7 +42,7 @@ async def test_idle_scopes_leave_the_map(clock):
         for n in range(SWEEP_FROM_SCOPES):
             id = f"{round}-{n}"
             await store.take(id, (Take(f"model:{id}", 5, 60.0), Take(f"parallel:{id}", 5, 0)), (1, 1), expires_s=9e9)
-            await store.give_back(id, (1, 0))
+            store.give_back(id, (1, 0))
         clock.advance(62)
 
     assert store.scopes <= 4 * SWEEP_FROM_SCOPES
@@ -53,7 +53,7 @@ async def test_ended_budget_windows_leave_the_map(clock):
     store = MemoryLimits(clock)
     for n in range(10 * SWEEP_FROM_SCOPES):
         await store.reserve(f"r{n}", (Spend(f"key:ci/day:{n}", 100, clock.time() + 1),), 5, expires_s=9e9)
-        await store.settle(f"r{n}", 5)
+        store.settle(f"r{n}", 5)
         clock.advance(1)
 
     assert store.scopes <= SWEEP_FROM_SCOPES + 1
@@ -121,7 +121,7 @@ async def test_agrees_with_a_log_of_every_amount(steps):
         else:
             assert loose + amount <= limit
             assert limit - strict - amount <= answer[0].remaining <= limit - loose - amount
-            await store.give_back(id, (min(settled, amount),))
+            store.give_back(id, (min(settled, amount),))
             log.append([now_s, min(settled, amount)])
 
 

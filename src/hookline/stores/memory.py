@@ -1,7 +1,8 @@
 """Stores in this process: limits and money in flight, cached replies.
 
 Lives here: `MemoryLimits`, `MemoryReplies`. Elsewhere: the arithmetic of one window (windows.py), what outlives the process (sqlite.py).
-Idea: one event loop and no await inside a decision make every decision atomic; the methods are `async` because a store may be remote, and never suspend.
+Idea: one event loop and no await inside a decision make every decision atomic; methods are `async` where a
+remote store must wait, and never suspend here.
 
 What bounds the maps
 - Windows: an idle one is dropped by a sweep that runs when the map has doubled since the last, so a sweep costs nothing per call. Beyond MAX_SCOPES that
@@ -50,42 +51,46 @@ class MemoryLimits:
             self._expire(now_s)
         if len(self._windows) >= self._sweep_at:
             self._sweep(now_s)
-        windows, levels, fits = [], [], True
+        windows: list[Window] = []
+        levels: list[Level] = []
+        fits = True
         known = self._windows
-        for take, amount in zip(takes, amounts, strict=True):
-            window = known.get(take.scope) or self._keep(known, take.scope, Window(0.0))
-            window_s = take.window_s
+        for (scope, limit, window_s), amount in zip(takes, amounts, strict=True):
+            window = known.get(scope) or self._keep(known, scope, Window(0.0))
             if window_s:
                 window.window_s = window_s  # a reload may have changed it
-                window.expire(now_s)
-            used = window.used + amount
-            windows.append(window)
-            if used > take.limit:
+                if window.entries:
+                    window.expire(now_s)
+            left = limit - window.used - amount
+            if left < 0:
                 fits = False
-            levels.append(Level(take.limit - used, window_s if amount else window.reset_s(now_s)))
+            windows.append(window)
+            levels.append(_new(Level, (left, window_s if amount else window.reset_s(now_s))))
         if not fits:
             return _refusal(takes, amounts, windows, now_s)
-        parts: list[tuple[Window, Entry | None, int]] = []
-        for window, take, amount in zip(windows, takes, amounts, strict=True):
+        entries: list[Entry | None] = []
+        for window, amount, take in zip(windows, amounts, takes, strict=True):
             if take.window_s:
-                parts.append((window, window.add(now_s, amount), amount))
+                entries.append(window.add(now_s, amount))
             else:
                 window.used += amount
-                parts.append((window, None, amount))
-        self._holds[id] = _Hold(parts, now_s + expires_s)
-        if now_s + expires_s < self._next_expiry_s:
-            self._next_expiry_s = now_s + expires_s
+                entries.append(None)
+        expires_at_s = now_s + expires_s
+        self._holds[id] = _new(_Hold, (windows, entries, amounts, expires_at_s))
+        if expires_at_s < self._next_expiry_s:
+            self._next_expiry_s = expires_at_s
         return levels
 
-    async def give_back(self, id: str, amounts: Sequence[int]) -> None:
+    def give_back(self, id: str, amounts: Sequence[int]) -> None:
         hold = self._holds.pop(id, None)
         if hold is None:
             return
-        for (window, entry, taken), amount in zip(hold.parts, amounts, strict=True):
+        windows, entries, taken, _ = hold
+        for window, entry, before, after in zip(windows, entries, taken, amounts, strict=True):
             if entry is None:
-                window.used -= taken
-            elif amount != taken:
-                window.correct(entry, amount - taken)
+                window.used -= before
+            elif before != after:
+                window.correct(entry, after - before)
 
     async def reserve(
         self, id: str, spends: Sequence[Spend], amount_nanousd: int, *, expires_s: float
@@ -95,7 +100,7 @@ class MemoryLimits:
             self._expire(now_s)
         if len(self._budgets) >= self._sweep_at:
             self._sweep(now_s)
-        budgets = []
+        budgets: list[_BudgetWindow] = []
         for spend in spends:
             budget = self._budgets.get(spend.scope) or self._keep(self._budgets, spend.scope, _BudgetWindow(spend))
             spent = budget.spent_at(now_unix_s)
@@ -105,12 +110,13 @@ class MemoryLimits:
             budgets.append(budget)
         for budget in budgets:
             budget.reserved += amount_nanousd
-        self._reservations[id] = _Reservation(spends, budgets, amount_nanousd, now_s + expires_s)
-        if now_s + expires_s < self._next_expiry_s:
-            self._next_expiry_s = now_s + expires_s
+        expires_at_s = now_s + expires_s
+        self._reservations[id] = _new(_Reservation, (spends, budgets, amount_nanousd, expires_at_s))
+        if expires_at_s < self._next_expiry_s:
+            self._next_expiry_s = expires_at_s
         return None
 
-    async def settle(self, id: str, amount_nanousd: int) -> Sequence[SpendAlert]:
+    def settle(self, id: str, amount_nanousd: int) -> Sequence[SpendAlert]:
         reservation = self._reservations.pop(id, None)
         if reservation is None:
             return ()
@@ -164,9 +170,10 @@ class MemoryLimits:
     def _expire(self, now_s: float) -> None:
         """End what has expired, at most once per SWEEP_GAP_S: a sweep reads everything in flight."""
         for id in [id for id, hold in self._holds.items() if hold.expires_at_s <= now_s]:
-            for window, entry, taken in self._holds.pop(id).parts:
+            windows, entries, taken, _ = self._holds.pop(id)
+            for window, entry, amount in zip(windows, entries, taken, strict=True):
                 if entry is None:
-                    window.used -= taken
+                    window.used -= amount
         for id in [id for id, reserved in self._reservations.items() if reserved.expires_at_s <= now_s]:
             reservation = self._reservations.pop(id)
             for budget in reservation.budgets:
@@ -233,7 +240,10 @@ class _BudgetWindow:
 
 
 class _Hold(NamedTuple):
-    parts: Sequence[tuple[Window, Entry | None, int]]
+    windows: Sequence[Window]
+    entries: Sequence[Entry | None]
+    """None: held in parallel."""
+    amounts: Sequence[int]
     expires_at_s: float
 
 
@@ -245,6 +255,8 @@ class _Reservation(NamedTuple):
 
 
 _W = TypeVar("_W")
+_new = tuple.__new__
+"""Half the cost of a NamedTuple's own constructor, where five are made per call."""
 
 
 def _refusal(takes: Sequence[Take], amounts: Sequence[int], windows: Sequence[Window], now_s: float) -> Refusal:

@@ -7,7 +7,7 @@ a principal (`Take`, `Spend`) is made once and passed by reference, what differs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -73,7 +73,10 @@ class SpendAlert(NamedTuple):
 
 
 class LimitStore(Protocol):
-    """Windows and money in flight. Every method raises `Unavailable` when the store can't decide."""
+    """Windows and money in flight. Every method raises `Unavailable` when the store can't decide.
+
+    What settles answers at once where it can, and an awaitable only where it must wait: an end that is awaited runs in a task of its own, which costs more
+    than all of a call's other bookkeeping."""
 
     async def take(
         self, id: str, takes: Sequence[Take], amounts: Sequence[int], *, expires_s: float
@@ -83,7 +86,7 @@ class LimitStore(Protocol):
         An amount counts for `window_s`, and at most 1/50 of it longer, never shorter. After `expires_s` without `give_back` parallel holds end and
         amounts stay as they were taken."""
 
-    async def give_back(self, id: str, amounts: Sequence[int]) -> None:
+    def give_back(self, id: str, amounts: Sequence[int]) -> Awaitable[None] | None:
         """Settle `id`: the amount of each Take becomes `amounts[i]`; parallel ones end. Unknown or settled ids: nothing happens."""
 
     async def reserve(
@@ -91,7 +94,7 @@ class LimitStore(Protocol):
     ) -> SpendRefusal | None:
         """Hold `amount_nanousd` in every window or in none, under `id`, which is used once. After `expires_s` the whole amount is spent."""
 
-    async def settle(self, id: str, amount_nanousd: int) -> Sequence[SpendAlert]:
+    def settle(self, id: str, amount_nanousd: int) -> Awaitable[Sequence[SpendAlert]] | Sequence[SpendAlert]:
         """Turn reservation `id` into spend of `amount_nanousd`, once, in the windows that hold it. Unknown, settled or expired ids: nothing happens."""
 
     async def restore(self, spend: Spend, charges: Sequence[tuple[float, int]]) -> None:

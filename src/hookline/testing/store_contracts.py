@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
+from typing import TypeVar
 
 import pytest
 
@@ -34,10 +35,16 @@ SLACK = 1.02
 """An amount counts for its window and at most 1/50 of it longer."""
 NEVER = float("inf")
 _ids = count(1)
+T = TypeVar("T")
 
 
 def _id() -> str:
     return f"contract-{next(_ids)}-{random.getrandbits(64):x}"
+
+
+async def done(answer: Awaitable[T] | T) -> T:
+    """What settled at once, or is awaited."""
+    return await answer if isinstance(answer, Awaitable) else answer
 
 
 class _Fixtures:
@@ -145,7 +152,7 @@ class LimitStoreContract(_Fixtures):
         clock.advance(MINUTE_S)
         assert isinstance(await store.take(_id(), takes, (1,), expires_s=LONG_S), Refusal)
 
-        await store.give_back(first, (0,))
+        await done(store.give_back(first, (0,)))
 
         assert not isinstance(await store.take(_id(), takes, (1,), expires_s=LONG_S), Refusal)
 
@@ -153,7 +160,7 @@ class LimitStoreContract(_Fixtures):
         takes, id = (Take(scope, 100, MINUTE_S),), _id()
         await store.take(id, takes, (90,), expires_s=LONG_S)
 
-        await store.give_back(id, (30,))
+        await done(store.give_back(id, (30,)))
 
         levels = await store.take(_id(), takes, (10,), expires_s=LONG_S)
         assert not isinstance(levels, Refusal)
@@ -163,7 +170,7 @@ class LimitStoreContract(_Fixtures):
         takes, id = (Take(scope, 100, MINUTE_S),), _id()
         await store.take(id, takes, (10,), expires_s=LONG_S)
 
-        await store.give_back(id, (95,))
+        await done(store.give_back(id, (95,)))
 
         assert isinstance(await store.take(_id(), takes, (6,), expires_s=LONG_S), Refusal)
 
@@ -175,7 +182,7 @@ class LimitStoreContract(_Fixtures):
         clock.advance(MINUTE_S * SLACK)
         await store.take(_id(), takes, (100,), expires_s=LONG_S)
 
-        await store.give_back(slow, (0,))
+        await done(store.give_back(slow, (0,)))
 
         assert isinstance(await store.take(_id(), takes, (1,), expires_s=LONG_S), Refusal)
 
@@ -184,9 +191,9 @@ class LimitStoreContract(_Fixtures):
         await store.take(id, takes, (1,), expires_s=LONG_S)
         await store.take(_id(), takes, (1,), expires_s=LONG_S)
 
-        await store.give_back(id, (0,))
-        await store.give_back(id, (0,))
-        await store.give_back(_id(), (0,))
+        await done(store.give_back(id, (0,)))
+        await done(store.give_back(id, (0,)))
+        await done(store.give_back(_id(), (0,)))
 
         assert not isinstance(await store.take(_id(), takes, (1,), expires_s=LONG_S), Refusal)
         assert isinstance(await store.take(_id(), takes, (1,), expires_s=LONG_S), Refusal)
@@ -197,7 +204,7 @@ class LimitStoreContract(_Fixtures):
         clock.advance(102)
         await store.take(_id(), takes, (1,), expires_s=100)
 
-        await store.give_back(dead, (0,))
+        await done(store.give_back(dead, (0,)))
 
         assert isinstance(await store.take(_id(), takes, (1,), expires_s=100), Refusal)
 
@@ -225,8 +232,8 @@ class LimitStoreContract(_Fixtures):
         await store.reserve(id, spends, 90, expires_s=LONG_S)
 
         for amount in (25, 70):
-            await store.settle(id, amount)
-        await store.settle(_id(), 99)
+            await done(store.settle(id, amount))
+        await done(store.settle(_id(), 99))
 
         assert list(await store.spent((scope,))) == [25]
         refused = await store.reserve(_id(), spends, 80, expires_s=LONG_S)
@@ -243,7 +250,7 @@ class LimitStoreContract(_Fixtures):
         await store.reserve(id, spends, 60, expires_s=30)
 
         clock.advance(32)
-        await store.settle(id, 1)
+        await done(store.settle(id, 1))
 
         assert list(await store.spent((scope,))) == [60]
         assert await store.reserve(_id(), spends, 41, expires_s=30) == SpendRefusal(spends[0], 60, 60, 41)
@@ -258,7 +265,7 @@ class LimitStoreContract(_Fixtures):
                 return False
             highest[0] = max(highest[0], (await store.spent((scope,)))[0])
             await asyncio.sleep(0)
-            await store.settle(id, 10)
+            await done(store.settle(id, 10))
             return True
 
         while any(await asyncio.gather(*(call() for _ in range(500)))):
@@ -274,7 +281,7 @@ class LimitStoreContract(_Fixtures):
     ) -> None:
         spends, id = (Spend(scope, 100, NEVER, window_s=3_600),), _id()
         await store.reserve(id, spends, 90, expires_s=LONG_S)
-        await store.settle(id, 80)
+        await done(store.settle(id, 80))
         clock.advance(3_599)
         assert await store.reserve(_id(), spends, 30, expires_s=LONG_S) is not None
 
@@ -289,7 +296,7 @@ class LimitStoreContract(_Fixtures):
         for amount in (79, 1, 5, 5):
             id = _id()
             await store.reserve(id, (spend,), amount, expires_s=LONG_S)
-            alerts.append([(alert.spend, alert.spent_nanousd) for alert in await store.settle(id, amount)])
+            alerts.append([(alert.spend, alert.spent_nanousd) for alert in await done(store.settle(id, amount))])
 
         assert alerts == [[], [(spend, 80)], [], []]
 
@@ -306,14 +313,14 @@ class LimitStoreContract(_Fixtures):
         assert list(await store.spent((fixed.scope, rolling.scope))) == [90, 90]
         id = _id()
         await store.reserve(id, (fixed,), 10, expires_s=LONG_S)
-        assert list(await store.settle(id, 10)) == [], "the line was reached before, and said"
+        assert list(await done(store.settle(id, 10))) == [], "the line was reached before, and said"
 
     async def test_restore_leaves_a_window_that_is_known(self, store: LimitStore, clock: FakeClock, scope: str) -> None:
         spend, id = Spend(scope, 100, NEVER), _id()
         await store.reserve(id, (spend,), 10, expires_s=LONG_S)
 
         await store.restore(spend, ((clock.time(), 77),))
-        await store.settle(id, 4)
+        await done(store.settle(id, 4))
 
         assert list(await store.spent((scope,))) == [4]
 
