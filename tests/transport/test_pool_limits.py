@@ -213,3 +213,12 @@ async def test_closing_the_pool_while_it_dials_fails_the_dial(make_pool, upstrea
 def test_other_schemes_are_refused(scheme):
     with pytest.raises(ValueError, match="not http or https"):
         HttpPool(scheme, "127.0.0.1")
+
+
+async def test_a_pool_that_two_close_at_once_is_closed_for_both(make_pool, exchange):
+    pool = make_pool()
+    await exchange(pool, OK)
+
+    await asyncio.gather(pool.aclose(), pool.aclose())
+
+    assert pool.stats().open == 0

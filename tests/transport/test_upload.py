@@ -209,3 +209,36 @@ async def test_after_the_upload_the_upstream_has_first_byte_s(pool, upstream, as
     with pytest.raises(TransportError) as failed:
         await pending
     assert failed.value.kind == "first_byte_timeout"
+
+
+async def test_a_reply_that_begins_early_does_not_start_the_clock_while_the_client_uploads(pool, upstream, ask):
+    async def slow():
+        yield b"one"
+        await head_sent.wait()
+        await asyncio.sleep(0.15)
+        yield b"two"
+
+    head_sent = asyncio.Event()
+    limits = Timeouts(first_byte_s=0.05, idle_s=0.05)
+    pending = asyncio.ensure_future(ask(pool, method=b"POST", body=slow(), timeouts=limits))
+    peer = await upstream.accept()
+    await peer.receive_until(b"one\r\n")
+    await peer.send(OK[:-1])
+    head_sent.set()
+    await peer.receive_until(b"0\r\n\r\n")
+    await peer.send(OK[-1:])
+
+    assert await (await pending).read() == b"ok"
+
+
+async def test_an_upstream_that_answers_but_does_not_read_is_a_write_timeout(pool, upstream, ask):
+    limits = Timeouts(write_s=0.05)
+    pending = asyncio.ensure_future(ask(pool, method=b"POST", body=flood(), timeouts=limits))
+    peer = await upstream.accept()
+    await peer.receive_until(b"\r\n\r\n")
+
+    await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    with pytest.raises(TransportError) as failed:
+        await pending
+    assert failed.value.kind == "write_timeout"

@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._keepalive_s = keepalive_s
         self._reader = ReplyReader()
         self._timeouts = Timeouts()
+        self._idle_s = math.inf  # of the exchange; without limit during an upload
         self._has_first_byte = False
         self._unsent_bytes = 0
         self._drained: asyncio.Future[None] | None = None
@@ -67,8 +68,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        self.loop = asyncio.get_running_loop()
+        self._now = self.loop.time
         self._poll = _poller(self._transport)
 
     # The exchange.
@@ -81,6 +82,7 @@ class Connection(asyncio.Protocol):
         """Write a request and return its reply, which fills up from now on."""
         self._reader.start(is_head_request=is_head_request)
         self._timeouts = timeouts
+        self._idle_s = timeouts.idle_s
         self._has_first_byte = False
         response = self.response = Http1Response(self)
         self._set_deadline(self._now() + timeouts.first_byte_s)
@@ -99,18 +101,20 @@ class Connection(asyncio.Protocol):
 
     def drained(self) -> asyncio.Future[None]:
         """A future that is done when the transport takes more, or will never take any."""
-        drained = self._drained = self._loop.create_future()
+        drained = self._drained = self.loop.create_future()
         return drained
 
     def upload_started(self) -> None:
         """The request's head is written and pieces follow: silence of the upstream is no fault meanwhile."""
         self.is_uploading = True
+        self._idle_s = math.inf
         if not self.is_write_paused:
             self._set_deadline(math.inf)
 
     def upload_ended(self) -> None:
         """The last piece is written: the upstream's time to answer begins."""
         self.is_uploading = False
+        self._idle_s = self._timeouts.idle_s
         if not self.is_write_paused:
             self._set_deadline(self._now() + self._patience_s())
 
@@ -119,7 +123,7 @@ class Connection(asyncio.Protocol):
         self.is_reading_paused = False
         if not self.is_gone and not self._transport.is_closing():
             self._transport.resume_reading()
-            self._set_deadline(self._now() + self._timeouts.idle_s)
+            self._data_came()
 
     def abort(self) -> None:
         """Close at once, whatever is going on. The reply in progress, if any, gets an error."""
@@ -141,7 +145,7 @@ class Connection(asyncio.Protocol):
         if not response.status:
             self._has_first_byte = True
             if not reader.status:
-                self._set_deadline(self._now() + self._timeouts.idle_s)
+                self._data_came()
                 return
             self._adopt_head(response)
         parts = reader.parts
@@ -153,9 +157,7 @@ class Connection(asyncio.Protocol):
         if reader.is_complete:
             self._finish(response)
             return
-        deadline = self._deadline = self._now() + self._timeouts.idle_s
-        if deadline < self._fire_at:
-            self._arm(deadline)
+        self._data_came()
         if not response.is_read_whole:
             if response.buffered_bytes > HIGH_WATER_BYTES:
                 self._transport.pause_reading()
@@ -195,6 +197,8 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, response: Http1Response) -> None:
         self.response = None
+        if self.is_reading_paused:
+            self.resume_reading()
         # A reply that came before the request was fully written ends the connection: the rest would be read as a request.
         if self._reader.can_reuse and not self.is_uploading and not self._transport.get_write_buffer_size():
             self._set_deadline(self._now() + self._keepalive_s)
@@ -242,7 +246,13 @@ class Connection(asyncio.Protocol):
     # The timer.
 
     def _patience_s(self) -> float:
-        return self._timeouts.idle_s if self._has_first_byte else self._timeouts.first_byte_s
+        return self._idle_s if self._has_first_byte else self._timeouts.first_byte_s
+
+    def _data_came(self) -> None:
+        if not self.is_write_paused:  # a request that is not taken stays late, however much comes back
+            deadline = self._deadline = self._now() + self._idle_s
+            if deadline < self._fire_at:
+                self._arm(deadline)
 
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline
@@ -255,7 +265,7 @@ class Connection(asyncio.Protocol):
             self._timer = None
         self._fire_at = deadline
         if deadline != math.inf and not self.is_gone:
-            self._timer = self._loop.call_at(deadline, self._on_timer)
+            self._timer = self.loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

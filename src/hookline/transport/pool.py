@@ -77,7 +77,8 @@ class HttpPool:
         self._waiters: OrderedDict[asyncio.Future[Connection | None], None] = OrderedDict()
         self._prefixes: dict[tuple[bytes, bytes], bytes] = {}
         self._is_closed = False
-        self._all_lost: asyncio.Future[None] | None = None
+        self._all_lost = asyncio.Event()
+        self._all_lost.set()
 
     async def request(
         self,
@@ -126,9 +127,7 @@ class HttpPool:
                 waiter.set_exception(self._closed_error())
         for connection in list(self._sockets):
             connection.abort()
-        if self._sockets:
-            self._all_lost = asyncio.get_running_loop().create_future()
-            await self._all_lost
+        await self._all_lost.wait()
 
     def stats(self) -> PoolStats:
         """How many connections there are now, and how many requests wait for one."""
@@ -176,6 +175,7 @@ class HttpPool:
             raise
         connection.holds_slot = True
         self._sockets.add(connection)
+        self._all_lost.clear()
         return connection
 
     def _make_connection(self) -> Connection:
@@ -229,8 +229,8 @@ class HttpPool:
     def on_lost(self, connection: Connection) -> None:
         """See `Owner`."""
         self._sockets.discard(connection)
-        if self._all_lost is not None and not self._sockets and not self._all_lost.done():
-            self._all_lost.set_result(None)
+        if not self._sockets:
+            self._all_lost.set()
 
     def _free_slot(self) -> None:
         if not self._give(None):

@@ -33,6 +33,7 @@ class ReplyReader:
         "_interim_count",
         "_is_head_only",
         "_is_interim",
+        "_is_surely_1_1",
         "_needs_new_parser",
         "_overhead_bytes",
         "_parser",
@@ -40,6 +41,7 @@ class ReplyReader:
         "can_reuse",
         "headers",
         "http_version",
+        "is_chunked",
         "is_complete",
         "is_eof_delimited",
         "on_body",
@@ -65,11 +67,11 @@ class ReplyReader:
             self._needs_new_parser = False
         self.status = 0
         self.reason = b""
-        self.http_version = ""
+        self.http_version = "1.1"
         self.headers: list[tuple[bytes, bytes]] = []
-        self.is_complete = self.is_eof_delimited = self.can_reuse = False
+        self.is_complete = self.is_eof_delimited = self.is_chunked = self.can_reuse = False
         self._is_head_only = is_head_request
-        self._is_interim = False
+        self._is_interim = self._is_surely_1_1 = False
         self._interim_count = self._overhead_bytes = self._body_end = 0
         self._fault = ""
         self._raw_headers.clear()
@@ -79,9 +81,13 @@ class ReplyReader:
         """Take what arrived; look at `status` (0 = no head yet), `parts` and `is_complete` afterwards.
 
         Raises TransportError("garbage")."""
-        if len(data) > MAX_OVERHEAD_BYTES and not self.status:
-            self._check_large_head(data)
-        body_pieces = len(self.parts)
+        parts = self.parts
+        piece_count = len(parts)
+        if not self.status:
+            if not self._overhead_bytes:
+                self._is_surely_1_1 = data.startswith(b"HTTP/1.1 ")
+            if len(data) > MAX_OVERHEAD_BYTES:
+                self._check_large_head(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -91,12 +97,12 @@ class ReplyReader:
         if self._fault:
             raise _garbage(self._fault)
         if self.is_complete:
-            if len(self.parts) > self._body_end:
-                del self.parts[self._body_end :]
+            if len(parts) > self._body_end:
+                del parts[self._body_end :]
                 self.can_reuse = False
             elif self.can_reuse and (data[-1] in b"\r\n" or self._is_head_only) and self._has_stray_end(data):
                 self.can_reuse = False
-        elif len(self.parts) == body_pieces:
+        elif len(parts) == piece_count:
             self._overhead_bytes += len(data)
             if self._overhead_bytes > MAX_OVERHEAD_BYTES:
                 raise _garbage(f"more than {MAX_OVERHEAD_BYTES} bytes of head or trailers")
@@ -120,20 +126,30 @@ class ReplyReader:
     def on_headers_complete(self) -> None:
         if self.is_complete:
             return
-        raw_headers = self._raw_headers
-        status = self._parser.get_status_code()
+        parser, raw_headers = self._parser, self._raw_headers
+        status = parser.get_status_code()
         if status < 200:
             self._skip_interim(status)
             return
-        if len(raw_headers) > MAX_HEADERS:
-            self._fault = f"more than {MAX_HEADERS} headers"
-        self.headers = raw_headers[:]
+        headers = self.headers = raw_headers[:]
         raw_headers.clear()
-        self.http_version = self._parser.get_http_version()
-        self.can_reuse = self._parser.should_keep_alive()
-        self._overhead_bytes = 0
-        self._decide_framing(status)
+        self.can_reuse = parser.should_keep_alive()
+        if not self._is_surely_1_1:  # asking the parser costs as much as three headers
+            self.http_version = parser.get_http_version()
+        is_delimited = status == 204 or status == 304
+        for name, value in headers:
+            if name == b"content-length":
+                is_delimited = True
+            elif name == b"transfer-encoding":
+                self._note_coding(value)
+                is_delimited = True
+        if len(headers) > MAX_HEADERS:
+            self._fault = f"more than {MAX_HEADERS} headers"
+        if self.http_version != "1.1":
+            self._note_old_version()
+        self.is_eof_delimited = not is_delimited
         self.status = status
+        self._overhead_bytes = 0
         if self._is_head_only:
             self.is_complete = self._needs_new_parser = True
             self.is_eof_delimited = False
@@ -145,7 +161,7 @@ class ReplyReader:
         if not self.is_complete:
             self.is_complete = True
             self._body_end = len(self.parts)
-        elif self._is_head_only and self._is_chunked():
+        elif self._is_head_only and self.is_chunked:
             self.can_reuse = False  # an empty chunked body where there must be none
 
     def _skip_interim(self, status: int) -> None:
@@ -155,24 +171,20 @@ class ReplyReader:
         elif self._interim_count > MAX_INTERIM:
             self._fault = f"more than {MAX_INTERIM} interim replies"
         self._is_interim = True
+        self._is_surely_1_1 = False
         self.reason = b""
         self._raw_headers.clear()
 
-    def _decide_framing(self, status: int) -> None:
-        codings = lengths = 0
-        for name, value in self.headers:
-            if name == b"transfer-encoding":
-                codings += 1
-                if codings > 1 or value.strip().lower() != b"chunked":
-                    self._fault = "a transfer coding other than chunked"
-            elif name == b"content-length":
-                lengths += 1
-        if self.http_version != "1.1":
-            if self.http_version != "1.0":
-                self._fault = f"HTTP version {self.http_version}"
-            elif codings:  # RFC 9112, 6.1: framing of such a reply cannot be trusted beyond its end
-                self.can_reuse = False
-        self.is_eof_delimited = not codings and not lengths and status not in (204, 304)
+    def _note_coding(self, value: bytes) -> None:
+        if self.is_chunked or value.strip().lower() != b"chunked":
+            self._fault = "a transfer coding other than chunked"
+        self.is_chunked = True
+
+    def _note_old_version(self) -> None:
+        if self.http_version != "1.0":
+            self._fault = f"HTTP version {self.http_version}"
+        elif self.is_chunked:  # RFC 9112, 6.1: framing of such a reply cannot be trusted beyond its end
+            self.can_reuse = False
 
     def _check_large_head(self, data: bytes) -> None:
         if data.find(b"\r\n\r\n", 0, MAX_OVERHEAD_BYTES) < 0:
@@ -181,12 +193,9 @@ class ReplyReader:
     def _has_stray_end(self, data: bytes) -> bool:
         # llhttp skips newlines before a status line without a word, so they are looked for at the end of the reply.
         # In a piece too short to tell they pass: alone they cannot change the next answer.
-        if self.parts and not self._is_chunked():
+        if self.parts and not self.is_chunked:
             return not data.endswith(self.parts[-1])
         return len(data) >= 5 and (not data.endswith(b"\r\n\r\n") or data[-5] in b"\r\n")
-
-    def _is_chunked(self) -> bool:
-        return any(name == b"transfer-encoding" for name, _ in self.headers)
 
 
 def _collect_into(raw_headers: list[tuple[bytes, bytes]]) -> Callable[[bytes, bytes], None]:

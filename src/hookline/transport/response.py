@@ -98,7 +98,7 @@ class Http1Response:
             return True
         before_bytes = self.buffered_bytes
         waiter = self.changed()
-        timer = asyncio.get_running_loop().call_later(within_s, self.wake)
+        timer = self.connection.loop.call_later(within_s, self.wake)
         try:
             await waiter
         except BaseException:
@@ -120,8 +120,9 @@ class Http1Response:
     # For the connection.
 
     def changed(self) -> asyncio.Future[None]:
-        """A future that is done at the next `wake()`."""
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        """A future that is done at the next `wake()`. Only while there is a connection: nobody else would wake."""
+        assert self.connection is not None
+        waiter = self._waiter = self.connection.loop.create_future()
         return waiter
 
     def wake(self) -> None:
