@@ -5,14 +5,21 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from hookline.providers.headers import MAX_LINES, NEVER_SENT_BACK, NEVER_SENT_UPSTREAM, ReplyHeaders, RequestHeaders
+from hookline.providers.headers import MAX_LINES, ReplyHeaders, RequestHeaders
+
+# Written out, not taken from the code: these lists are a promise.
+HOP_BY_HOP = (
+    "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade"
+)
+SECRETS = "authorization proxy-authorization api-key x-api-key x-goog-api-key cookie openai-organization openai-project"
+OURS = "host content-length expect accept-encoding content-encoding idempotency-key x-hookline-cache x-hookline-explain"
 
 
 def sent(headers: list[tuple[str, str]], replaced: tuple[str, ...] = ()) -> list[bytes]:
     return RequestHeaders(replaced).lines(CIMultiDict(headers)).split(b"\r\n")[:-1]
 
 
-@pytest.mark.parametrize("name", sorted(NEVER_SENT_UPSTREAM | {"x-hookline-cache", "proxy-anything"}))
+@pytest.mark.parametrize("name", sorted({*HOP_BY_HOP.split(), *SECRETS.split(), *OURS.split()}))
 @pytest.mark.parametrize("spell", [str, str.title, str.upper])
 def test_never_sent_upstream_however_it_is_spelled(name: str, spell: type) -> None:
     assert sent([(spell(name), "canary")]) == []
@@ -62,7 +69,7 @@ def test_changing_values_do_not_grow_the_cache() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(NEVER_SENT_BACK | {"x-hookline-deployment", "proxy-status", "access-control-allow-origin"})
+    "name", sorted({*HOP_BY_HOP.split(), "set-cookie", "content-length", "date", "x-hookline-deployment"})
 )
 def test_never_sent_back(name: str) -> None:
     assert dict(ReplyHeaders().read([(name.encode(), b"canary")])) == {}
