@@ -5,8 +5,11 @@ Idea: frozen data that plugins share; nothing here counts anything."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from hookline.money import to_nanousd
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,11 @@ class Limits:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     max_parallel: int | None = None
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Limits:
+        """The limits among the members of a checked table: a key, a tenant, a user, `[global]`."""
+        return cls(table.get("requests_per_minute"), table.get("tokens_per_minute"), table.get("max_parallel"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,23 @@ class Budget:
     alert_at: float = 0.8
     time_zone: str = "UTC"
     mode: Literal["hard", "soft"] = "hard"
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Budget:
+        """A checked `budget = { daily_usd = 5.0, ... }`."""
+        return cls(
+            daily_nanousd=_nanousd(table.get("daily_usd")),
+            monthly_nanousd=_nanousd(table.get("monthly_usd")),
+            total_nanousd=_nanousd(table.get("total_usd")),
+            rolling=tuple((window["hours"], to_nanousd(window["usd"])) for window in table.get("rolling", ())),
+            alert_at=table.get("alert_at", 0.8),
+            time_zone=table.get("time_zone", "UTC"),
+            mode=table.get("mode", "hard"),
+        )
+
+
+def _nanousd(usd: float | None) -> int | None:
+    return None if usd is None else to_nanousd(usd)
 
 
 @dataclass(frozen=True, slots=True)
