@@ -11,7 +11,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from hookline import Attempt, BadRequest, Call, Reply, UpstreamError
+from hookline import Attempt, BadRequest, Call, Reply, StartupError, UpstreamError
 from hookline.providers import answer
 from hookline.providers.openai import OpenAIOptions, OpenAIProvider
 from hookline.testing.upstream import (
@@ -148,7 +148,7 @@ async def test_a_key_whose_variable_is_not_set_is_an_error_that_names_it_when_us
 ) -> None:
     provider = provide(api_key="${MY_KEY}")
 
-    with pytest.raises(UpstreamError, match="MY_KEY is not set") as failed:
+    with pytest.raises(UpstreamError, match=r"up/m: .*MY_KEY.* is not set") as failed:
         await provider.send(make_call(), make_attempt())
 
     assert failed.value.kind == "configuration"
@@ -418,6 +418,55 @@ async def test_json_of_a_file_route_that_is_larger_than_the_bound_is_streamed(
 
     assert not isinstance(reply.body, bytes)
     assert await whole(reply) == b"[1,2]"
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain"}, {"content-type": "Application/JSON"}])
+async def test_a_chat_reply_is_read_whole_whatever_its_type_says(
+    upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt,
+    headers: dict[str, str],
+) -> None:  # fmt: skip
+    go_on = asyncio.Event()
+    upstream.play([reply_head(200, {**headers, "content-length": "8"}) + b'{"id"', go_on, b":1}"])
+    task = asyncio.ensure_future(provide().send(make_call(), make_attempt()))
+    await upstream.wait_for_requests(1)
+    go_on.set()
+
+    assert (await task).body == b'{"id":1}'
+
+
+async def test_a_chat_reply_without_end_is_garbage_and_not_kept(
+    upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(answer, "MAX_JSON_BYTES", 100)
+    upstream.play([reply_head(200, {"content-type": "application/json"}) + b"[" * 200, STALL])
+
+    with pytest.raises(UpstreamError, match="larger than 100 bytes") as failed:
+        await provide().send(make_call(), make_attempt())
+
+    assert failed.value.kind == "garbage"
+    await upstream.requests[0].left.wait()
+
+
+async def test_a_server_that_speaks_no_tls_is_a_tls_error(
+    provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt
+) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.com\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        provider = provide(base_url=f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+
+        with pytest.raises(UpstreamError, match="TLS handshake") as failed:
+            await provider.send(make_call(), make_attempt())
+
+    assert (failed.value.kind, failed.value.is_written) == ("tls", False)
+
+
+def test_a_tls_file_that_cannot_be_used_is_refused_at_start() -> None:
+    with pytest.raises(StartupError, match=r"\[providers.up\] tls: .*nowhere.pem"):
+        OpenAIProvider("up", OpenAIOptions(tls={"ca_file": "/nowhere.pem"}))  # type: ignore[arg-type]
 
 
 class FakeUpload:

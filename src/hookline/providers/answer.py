@@ -9,7 +9,8 @@ between it and the client.
 |---|---|
 | 4xx, 5xx | bytes, at most `MAX_ERROR_BYTES` |
 | `text/event-stream` | iterator; decoded if it came compressed although we asked for identity |
-| JSON | bytes up to `MAX_JSON_BYTES`; on file-like routes what is larger is an iterator |
+| from a route that answers in JSON (not `relay`), also without its content type | bytes, at most `MAX_JSON_BYTES` |
+| JSON from any other route | bytes up to `MAX_JSON_BYTES`; what is larger is an iterator |
 | everything else | iterator, or bytes if all of it is there already |"""
 
 from __future__ import annotations
@@ -39,16 +40,17 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
     if status >= 400:
         return Reply(status, headers, await read_error(response, headers, deployment))
     content_type = headers.get("content-type", "")
-    if content_type == "application/json" and call.endpoint != "relay":
+    is_json = content_type == "application/json"
+    if not is_json:
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind == "text/event-stream":
+            return Reply(status, headers, plain_events(response, headers, deployment))
+        is_json = kind == "application/json" or kind.endswith("+json")
+    if call.endpoint != "relay" and (is_json or not call.is_stream):
         return Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "text/event-stream":
-        return Reply(status, headers, plain_events(response, headers, deployment))
     if response.is_complete:
         return Reply(status, headers, await read_whole(response, deployment, None))
-    if kind == "application/json" or kind.endswith("+json"):
-        if call.endpoint != "relay":
-            return Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
+    if is_json:
         return Reply(status, headers, await _read_or_stream(response, deployment))
     return Reply(status, headers, response.chunks())
 

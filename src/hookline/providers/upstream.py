@@ -165,8 +165,8 @@ class Upstream:
             unset = _UNSET_VARIABLE.search(key)
             if unset is not None:
                 raise UpstreamError(
-                    f"{deployment.id}: environment variable {unset.group(1)} is not set; "
-                    f"set it for [providers.{self.name}] api_key and start again",
+                    f"{deployment.id}: environment variable {unset.group(1)}, which its api_key needs, is not set; "
+                    "set it and start again",
                     kind="configuration",
                     is_written=False,
                 )
@@ -175,7 +175,7 @@ class Upstream:
             head = serialize_headers((name.encode(), value.encode()) for name, value in headers.items())
         except ValueError as error:
             raise UpstreamError(
-                f"{deployment.id}: [providers.{self.name}] api_key can't be sent: {error}",
+                f"{deployment.id}: its api_key can't be sent: {error}",
                 kind="configuration",
                 is_written=False,
             ) from error
