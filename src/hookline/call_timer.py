@@ -18,12 +18,12 @@ class LateError(Exception):
 class CallTimer:
     """Cancels `task` when the hook budget or the deadline has passed. All times are the loop's seconds."""
 
-    __slots__ = ("_deadline", "_handle", "_hook_limit", "_loop", "_task", "expired")
+    __slots__ = ("_armed_for", "_deadline", "_handle", "_hook_limit", "_loop", "_task", "expired")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], timeout_s: float) -> None:
         self._loop = loop
         self._task: asyncio.Future[Any] = task
-        self._deadline = loop.time() + timeout_s
+        self._armed_for = self._deadline = loop.time() + timeout_s
         self._hook_limit = NEVER
         self._handle = loop.call_at(self._deadline, self._fire)
         self.expired: Literal["hook", "deadline"] | None = None
@@ -35,11 +35,13 @@ class CallTimer:
 
     def enter_hook(self, budget_s: float) -> None:
         self._hook_limit = self._loop.time() + budget_s
-        if self._handle.when() > self._hook_limit:
+        if self._armed_for > self._hook_limit:
             self._arm(self._hook_limit)
 
     def leave_hook(self) -> None:
         self._hook_limit = NEVER
+        if self.expired == "hook":  # the hook swallowed it; it must not hit whoever waits next
+            self.was_cancelled_for("hook")
 
     def pause_hook_budget(self) -> float:
         """Stop the hook's clock; returns what is left of it."""
@@ -68,19 +70,21 @@ class CallTimer:
 
     def _arm(self, when: float) -> None:
         self._handle.cancel()
-        self._handle = self._loop.call_at(when, self._fire)
+        self._armed_for = when
+        if when < NEVER:
+            self._handle = self._loop.call_at(when, self._fire)
 
     def _fire(self) -> None:
         now = self._loop.time()
         if now >= self._deadline:
+            self._deadline = NEVER  # it passes once; hooks that see to the answer still have their budget
             self._cancel("deadline")
         elif now >= self._hook_limit:
             self._hook_limit = NEVER
             self._cancel("hook")
-            self._arm(self._deadline)
-        else:
-            self._arm(min(self._deadline, self._hook_limit))
+        self._arm(min(self._deadline, self._hook_limit))
 
     def _cancel(self, reason: Literal["hook", "deadline"]) -> None:
+        if self.expired is None:  # else the task is being cancelled already: once is enough
+            self._task.cancel()
         self.expired = reason
-        self._task.cancel()

@@ -21,6 +21,12 @@ from hookline.plugin_loading import said
 log = logging.getLogger("hookline.chain")
 
 
+MAY_REJECT = frozenset(
+    {"authenticate", "prepare", "admit", "lookup", "select", "admit_attempt", "edit_reply", "edit_event"}
+)
+"""Hooks that may end the call by raising `Rejected`; from any other hook it is an error like every other."""
+
+
 class Guard:
     """The rule of one implementation. `needs_answer`: None is a mistake, as in hooks that hand their argument on."""
 
@@ -34,13 +40,16 @@ class Guard:
         self.timeout_s = timeout_s
         self._failures = failures
         self._count = 0
+        self._signals: tuple[type[Exception], ...] = (Rejected,) if hook in MAY_REJECT else ()
+        if hook == "admit_attempt":
+            self._signals += (Skip,)
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` under this rule; a coroutine function stays one."""
         return self._wrap_async(function) if inspect.iscoroutinefunction(function) else self._wrap_sync(function)
 
     def _wrap_sync(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        needs_answer = self.needs_answer
+        needs_answer, signals = self.needs_answer, self._signals
 
         def guarded(*args: Any) -> Any:
             try:
@@ -48,7 +57,7 @@ class Guard:
                 if answer is None and needs_answer:
                     raise TypeError(f"{self.hook} returned None; return what it was given, edited or not")
                 return answer
-            except (Rejected, Skip):
+            except signals:
                 raise
             except Exception as error:
                 return self._fail(error)
@@ -56,7 +65,7 @@ class Guard:
         return guarded
 
     def _wrap_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        needs_answer, timeout_s = self.needs_answer, self.timeout_s
+        needs_answer, signals, timeout_s = self.needs_answer, self._signals, self.timeout_s
 
         async def guarded(*args: Any) -> Any:
             timer = args[0]._timer
@@ -66,12 +75,15 @@ class Guard:
                 if answer is None and needs_answer:
                     raise TypeError(f"{self.hook} returned None; return what it was given, edited or not")
                 return answer
-            except (Rejected, Skip):
+            except signals:
                 raise
             except asyncio.CancelledError:
-                if not timer.was_cancelled_for("hook"):
+                if timer.was_cancelled_for("hook"):
+                    return self._fail(LateError(f"no answer within {timeout_s:g} s"))
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
                     raise
-                return self._fail(LateError(f"no answer within {timeout_s:g} s"))
+                return self._fail(RuntimeError("what it waited for was cancelled"))
             except Exception as error:
                 return self._fail(error)
             finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from itertools import chain as chained
 from typing import Any
 
 from hookline.attempt import Result, Ticket
@@ -37,10 +36,10 @@ class Settlement:
 
     async def run(self, steps: Steps) -> None:
         """Run all steps. Cancelled while it waits: the steps go on in their own task."""
-        if self._task is not None and not self._task.done():
-            steps = chained([self._task], steps)
-        for pending in steps:
-            self._task = self._detach(self._drive(pending, steps))
+        former = self._task if self._task is not None and not self._task.done() else None
+        first = next(steps, None) if former is None else None
+        if former is not None or first is not None:
+            self._task = self._detach(self._drive(former, first, steps))
             await asyncio.shield(self._task)
 
     def settle(self, tickets: list[Ticket], result: Result) -> Steps:
@@ -59,23 +58,37 @@ class Settlement:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await pending
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            self._failed(ticket, RuntimeError("what it waited for was cancelled"))
         except Exception as error:
             self._failed(ticket, error)
 
-    async def _drive(self, pending: Awaitable[Any], steps: Steps) -> None:
+    async def _drive(self, former: asyncio.Task[None] | None, first: Awaitable[Any] | None, steps: Steps) -> None:
+        if former is not None:
+            await asyncio.wait({former})
         task = asyncio.current_task()
         assert task is not None
         # Hooks that run here have their time budget from a timer that cancels this task, not the call's.
+        callers = self._call._timer
         timer = self._call._timer = CallTimer(asyncio.get_running_loop(), task, 3600.0)
         try:
-            await pending
+            if first is not None:
+                await first
             for following in steps:
                 await following
         finally:
             timer.stop()
+            self._call._timer = callers
 
     def _failed(self, ticket: Ticket, error: Exception) -> None:
         self._failures.inc()
         log.error(
             "call %s: %s did not settle: %s: %s", self._call.id, type(ticket).__name__, type(error).__name__, error
         )
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
