@@ -205,3 +205,9 @@ async def open_door() -> AsyncIterator[OpenDoor]:
             return door
 
         yield open_it
+
+
+@pytest.fixture
+def make_catalog() -> Callable[..., SimpleCatalog]:
+    """`make_catalog("own", "names", default="provider")`."""
+    return lambda *names, default=None: SimpleCatalog(names, default)

@@ -181,7 +181,7 @@ class Exchange:
             if head and connection.transport is not None:
                 connection.transport.write(head)
             if not is_chunked and not reply.is_event_stream:
-                connection.abort()  # close-delimited: only a reset tells it
+                connection.reset()  # close-delimited: only a reset tells it
             raise
         self._write(head + b"0\r\n\r\n" if is_chunked else head)
         if connection.writing_paused:

@@ -25,6 +25,9 @@ import asyncio
 import logging
 import math
 import select
+import socket
+import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp.http import HttpProcessingError, RawRequestMessage
@@ -258,8 +261,10 @@ class Connection(RequestHandler):
             if error is not None:
                 self._is_deaf = True
                 await exchange.send_error(error)
-            else:
-                await self.front.door.serve(exchange)
+                return
+            await self.front.door.serve(exchange)
+            if not exchange.is_started and self.transport is not None:
+                raise RuntimeError("the request was served without a reply")
         except ClientGone:
             exchange.is_persistent = False
         except ApiError as error:
@@ -304,6 +309,15 @@ class Connection(RequestHandler):
     def abort(self) -> None:
         """Cut the connection; what has not left is lost."""
         if self.transport is not None:
+            self.transport.abort()
+
+    def reset(self) -> None:
+        """Cut the connection so that the client notices, and the kernel forgets what it would not read."""
+        if self.transport is not None:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:
+                with suppress(OSError):  # the client was faster
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
 
     def _end(self) -> None:
@@ -351,7 +365,7 @@ class Connection(RequestHandler):
             self.write_deadline_at = now + self.settings.write_timeout_s
         else:
             self.write_deadline_at = NEVER
-            self.abort()
+            self.reset()
 
     def look_for_hangup(self) -> None:
         """While reading is paused, the event loop can't tell that the client has gone: ask the socket."""

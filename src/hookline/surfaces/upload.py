@@ -2,13 +2,12 @@
 
 Lives here: what is spooled before the call can be routed, what streams through after it, the model's name rewritten on the way.
 Elsewhere: the form (multipart.py), the bytes at rest (spool.py), compressed bodies (content_coding.py).
-Idea: a body is read until its model is known. What is small enough to stay in memory is spooled whole and may be sent again; the rest of
-a large one streams through, once."""
+Idea: a body is read until its model is known. If little is left then, it is spooled whole and may be sent again; the rest of a large one
+streams through, once."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 
 from aiohttp import hdrs
 
@@ -63,7 +62,12 @@ class SpooledUpload:
                 yield piece
         if self._rest is not None:
             async for piece in self._rest:
+                if self._finder is not None:
+                    self._finder.feed(
+                        piece
+                    )  # a second model field would make the upstream read another form than the gateway
                 yield piece
+            _check_end(self._finder)
 
     async def aclose(self) -> None:
         """Forget the body. Called when the call has ended; may be called twice."""
@@ -77,20 +81,20 @@ async def load_upload(exchange: Exchange, room: SpoolRoom, max_upload_bytes: int
     content_type = exchange.headers.get(hdrs.CONTENT_TYPE, "application/octet-stream")
     is_form = content_type.lower().startswith("multipart/form-data")
     finder = ModelFinder(find_boundary(content_type)) if is_form else None
+    declared_bytes = None if hdrs.CONTENT_ENCODING in exchange.headers else exchange.declared_bytes
     pieces = read_pieces(exchange, max_upload_bytes)
     spool = Spool(room)
     try:
-        is_whole = await _spool_what_is_needed(exchange, pieces, spool, finder)
+        is_whole = await _spool_what_is_needed(pieces, spool, finder, declared_bytes)
     except BaseException:
         spool.close()
         raise
-    is_coded = hdrs.CONTENT_ENCODING in exchange.headers
     call.upload = SpooledUpload(
         spool,
         content_type=content_type,
-        content_length=spool.size_bytes if is_whole else None if is_coded else exchange.declared_bytes,
+        content_length=spool.size_bytes if is_whole else declared_bytes,
         finder=finder,
-        rest=None if is_whole else _check_rest(pieces, finder),
+        rest=None if is_whole else pieces,
     )
     if finder is not None:
         call.model = finder.model
@@ -108,27 +112,24 @@ async def spool_bytes(exchange: Exchange, room: SpoolRoom, body: bytes, call: Ca
     call.upload = SpooledUpload(spool, content_type=content_type, content_length=len(body))
 
 
-async def _spool_what_is_needed(exchange: Exchange, pieces: Pieces, spool: Spool, finder: ModelFinder | None) -> bool:
+async def _spool_what_is_needed(
+    pieces: Pieces, spool: Spool, finder: ModelFinder | None, declared_bytes: int | None
+) -> bool:
     """Spool until the model is known, or to the end. True: the whole body."""
-    is_large = (exchange.declared_bytes or 0) > MEMORY_BYTES
     async for piece in pieces:
         await spool.write(piece)
         if finder is not None:
             finder.feed(piece)
-            if finder.model is not None and (is_large or spool.size_bytes > MEMORY_BYTES):
+            if finder.model is not None and may_stream_rest(declared_bytes, spool.size_bytes):
                 return False
     _check_end(finder)
     return True
 
 
-async def _check_rest(pieces: Pieces, finder: ModelFinder | None) -> Pieces:
-    """What still arrives, watched: a second model field would make the upstream read another form than the gateway."""
-    async with aclosing(pieces):
-        async for piece in pieces:
-            if finder is not None:
-                finder.feed(piece)
-            yield piece
-    _check_end(finder)
+def may_stream_rest(declared_bytes: int | None, spooled_bytes: int) -> bool:
+    """Whether what is left is worth giving up a second attempt: more than memory would hold."""
+    left_bytes = spooled_bytes if declared_bytes is None else declared_bytes - spooled_bytes
+    return left_bytes > MEMORY_BYTES
 
 
 def _check_end(finder: ModelFinder | None) -> None:
