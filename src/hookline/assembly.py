@@ -6,7 +6,7 @@ its problems to a list, so that one run says everything that is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -243,5 +243,5 @@ def tenant_names(settings: Settings) -> set[str]:
 
 
 def _auth_keys(settings: Settings) -> Iterator[Mapping[str, Any]]:
-    keys: Sequence[Any] = settings.plugins.get("auth", {}).get("keys", ())
-    yield from (key for key in keys if isinstance(key, dict))
+    keys = settings.plugins.get("auth", {}).get("keys")
+    yield from (key for key in keys if isinstance(key, dict)) if isinstance(keys, list) else ()

@@ -89,7 +89,7 @@ def _providers(settings: Settings) -> Iterator[str]:
 def _unknown_providers(settings: Settings) -> Iterator[str]:
     """Over the raw tables, so that another mistake in a deployment does not hide this one."""
     data = settings.source.data
-    known = sorted(data.get("providers", {}))
+    known = sorted(name for name, _ in _tables(data.get("providers")))
     for name, table in _tables(data.get("models")):
         deployments = table.get("deployments")
         for index, item in enumerate(deployments if isinstance(deployments, list) else ()):
