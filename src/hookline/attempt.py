@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from hookline.deployment import Deployment, Target
-from hookline.errors import ApiError
+from hookline.errors import ApiError, InternalError, Unavailable, UpstreamError
 from hookline.money import Usage
 from hookline.reply import Reply, Source
 
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 Outcome = Literal[
     "ok", "rejected", "upstream_error", "upstream_lost", "client_gone", "timeout", "internal_error", "shutdown"
 ]  # fmt: skip
+
+
+def outcome_of(error: ApiError) -> Outcome:
+    """How a call ends whose answer is this error."""
+    if isinstance(error, InternalError):
+        return "internal_error"
+    if isinstance(error, UpstreamError) and error.kind == "deadline":
+        return "timeout"
+    return "upstream_error" if isinstance(error, UpstreamError | Unavailable) else "rejected"
 
 
 class Ticket(Protocol):

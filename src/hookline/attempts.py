@@ -1,7 +1,7 @@
 """The attempt loop: from targets to the first byte of a reply.
 
-Lives here: opening, sending, hedging and ending attempts; the peek at a stream's first event; what the client is told when no target is left.
-Elsewhere: what may be tried again (builtins/fallback.py says it by `after_failure`), the rest of the body (relay.py).
+Lives here: opening, sending, hedging and ending attempts; what the client is told when no target is left.
+Elsewhere: what may be tried again (builtins/fallback.py says it by `after_failure`), the beginning of a stream (peek.py), the rest of it (relay.py).
 Idea: the loop runs over a set of live attempts. Usually it is one, which then runs in the call's own task; a hedge makes tasks of them."""
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import copy
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -31,26 +30,16 @@ from hookline.errors import (
     UpstreamError,
 )
 from hookline.host import Clock
-from hookline.openai_wire import error_in, usage_of
+from hookline.openai_wire import usage_of
+from hookline.peek import PeekedBody, close_body, peek
 from hookline.reply import Reply, Source
-from hookline.settling import Settlement, Steps
+from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled
 from hookline.steps import Continue, Fallback, Retry, Step
 
 log = logging.getLogger("hookline.attempts")
 
-PEEK_BYTES = 64 * 1024
-PEEK_S = 0.05
 ATTEMPTS_MAX = 32
 """A bound for plugins that would retry for ever; nobody who waits wants the 33rd."""
-
-
-@dataclass(slots=True)
-class PeekedBody:
-    """A stream whose beginning was read: the chunks so far, a read in flight if there is one, and the rest."""
-
-    head: list[bytes]
-    pending: asyncio.Future[bytes | None] | None
-    rest: AsyncIterator[bytes]
 
 
 class AttemptLoop:
@@ -78,7 +67,7 @@ class AttemptLoop:
         self._clock = clock
         self._settlement = settlement
         self._live: list[Attempt] = []
-        self._bodies: list[AsyncIterator[bytes]] = []
+        self._bodies: list[Any] = []
         self._waiting: deque[Target] = deque()
         self._skips: list[tuple[Target, Skip]] = []
         self.results: list[Result] = []
@@ -100,8 +89,7 @@ class AttemptLoop:
                 self._skips.append((attempt.target, Skip(told.message, told)))
                 continue
             error = attempt.error
-            upload = self.call.upload
-            if upload is not None and not upload.is_replayable:
+            if not self._is_replayable:
                 break
             step = await self._after_failure(attempt)
             if isinstance(step, Retry):
@@ -127,25 +115,34 @@ class AttemptLoop:
             reply = await self._send(call, attempt)
             if reply is not None and not isinstance(reply.body, bytes) and reply.is_event_stream:
                 return attempt, reply.body
+            if reply is not None:
+                attempt.error = UpstreamError(f"{attempt.deployment.id} answered without a stream", kind="garbage")
             await self.end(attempt, "upstream_error")
         return None
 
+    async def ask(self, targets: Sequence[Target]) -> None:
+        """A dry run: what `admit_attempt` says to each target. Nothing is sent; what was taken nevertheless is given back."""
+        for target in targets:
+            attempt = await self._open(target)
+            if attempt is not None:
+                self.call.note("pipeline", "kept", f"{target.deployment.id}: {target.reason or 'would be tried'}")
+                self._live.remove(attempt)
+                await self._settlement.run(self._give_back(attempt, "rejected"))
+
     async def end(self, attempt: Attempt, outcome: Outcome) -> None:
         """End an attempt once: `attempt_ended`, then its tickets, last taken first."""
-        if attempt not in self._live:
-            return
-        self._live.remove(attempt)
-        attempt.ended_at = self._clock.monotonic()
-        result = _result(attempt, outcome)
-        self.results.append(result)
-        await self._settlement.run(self._end_steps(attempt, result))
+        await self._settlement.run(self._end_steps(attempt, outcome))
 
     async def end_all(self, outcome: Outcome) -> None:
         """End what is still alive: the call was cancelled, refused after its first byte, or cut."""
-        for attempt in list(self._live):
-            await self.end(attempt, outcome)
-        for body in self._bodies:  # one that nobody began to read is closed by nobody else
-            await close_body(body)
+        if self._live or self._bodies:
+            await self._settlement.run(self._last_steps(outcome))
+
+    async def close(self, body: Any) -> None:
+        """Close a body of `first_reply` or `go_on`; `end_all` closes those that nobody began to read."""
+        if body in self._bodies:
+            self._bodies.remove(body)
+        await close_body(body)
 
     def result(
         self, outcome: Outcome, *, source: Source, status: int | None, error: ApiError | None, ended_at: float
@@ -166,17 +163,36 @@ class AttemptLoop:
             first_byte_at=attempt.first_byte_at if attempt is not None else None,
         )
 
-    def _end_steps(self, attempt: Attempt, result: Result) -> Steps:
+    def _last_steps(self, outcome: Outcome) -> Steps:
+        while self._bodies:
+            yield close_body(self._bodies.pop())
+        for attempt in list(self._live):
+            yield from self._end_steps(attempt, outcome)
+
+    def _end_steps(self, attempt: Attempt, outcome: Outcome) -> Steps:
+        if attempt not in self._live:
+            return
+        self._live.remove(attempt)
+        if attempt not in self.call.attempts:  # cancelled while it asked to be admitted: nothing was tried
+            yield from self._give_back(attempt, outcome)
+            return
+        attempt.ended_at = self._clock.monotonic()
+        result = _result(attempt, outcome)
+        self.results.append(result)
         for impl in self._chain.attempt_ended:
             pending = impl.run(self.call, attempt)
             if impl.is_async:
                 yield pending
         yield from self._settlement.settle(attempt.tickets, result)
 
-    async def _open(self, target: Target) -> Attempt | None:
+    def _give_back(self, attempt: Attempt, outcome: Outcome) -> Steps:
+        return self._settlement.settle(attempt.tickets, Result(outcome, attempt=attempt))
+
+    async def _open(self, target: Target, *, is_hedge: bool = False) -> Attempt | None:
         """Ask `admit_attempt`; None if the target was skipped (what was taken for it is given back)."""
         call = self.call
         attempt = Attempt(target, len(call.attempts) + 1, self._clock.monotonic())
+        attempt.is_hedge = is_hedge
         provider = self._providers[target.deployment.provider]
         self._live.append(attempt)
         try:
@@ -192,46 +208,53 @@ class AttemptLoop:
             self._skips.append((target, skip))
             call.note("pipeline", "skipped", f"{target.deployment.id}: {skip.reason}")
             self._live.remove(attempt)
-            await self._settlement.run(self._settlement.settle(attempt.tickets, Result("rejected", attempt=attempt)))
+            await self._settlement.run(self._give_back(attempt, "rejected"))
             return None
-        call.attempts.append(attempt)
+        if not call.is_dry_run:
+            call.attempts.append(attempt)
         return attempt
 
     async def _race(self, attempt: Attempt) -> tuple[Attempt, Reply | None]:
         """Send `attempt`, and hedges where its target says so. The first to begin a reply wins; the failed are ended, the late cancelled."""
-        if attempt.target.hedge_after_s is None or not self._waiting:
+        if attempt.target.hedge_after_s is None or not self._waiting or not self._is_replayable:
             reply = await self._send(self.call, attempt)
             if reply is None:
                 await self.end(attempt, "upstream_error")
             return attempt, reply
         live = {asyncio.ensure_future(self._send(self.call, attempt)): attempt}
-        last = attempt
+        last, failed = attempt, attempt
         try:
             while live:
                 hedge_after_s = last.target.hedge_after_s if self._waiting else None
                 done, _ = await asyncio.wait(live, timeout=hedge_after_s, return_when=asyncio.FIRST_COMPLETED)
                 if not done and self._waiting:
-                    hedge = await self._open(self._waiting.popleft())
+                    hedge = await self._open(self._waiting.popleft(), is_hedge=True)
                     if hedge is not None:
-                        hedge.is_hedge, last = True, hedge
+                        last = hedge
                         live[asyncio.ensure_future(self._send(self.call, hedge))] = hedge
-                for task in done:
+                for task in [task for task in live if task in done]:  # of two at once, the one asked first
                     attempt = live.pop(task)
                     reply = task.result()
                     if reply is not None:
+                        for loser in live.values():
+                            loser.is_loser = True
                         return attempt, reply
+                    failed = attempt if isinstance(attempt.error, UpstreamError) else failed
                     await self.end(attempt, "upstream_error")
-            return attempt, None
+            return failed, None
         finally:
-            for task, loser in live.items():
-                task.cancel()
-                loser.is_loser = True
             if live:
-                await asyncio.wait(live)
+                await end_tasks(live)
                 for task, loser in live.items():
-                    if not task.cancelled() and (late := task.result()) is not None:
-                        await close_body(late.body)
-                    await self.end(loser, "client_gone")
+                    if loser.is_loser:
+                        if not task.cancelled() and (late := task.result()) is not None:
+                            await self.close(late.body)
+                        await self.end(loser, "client_gone")
+
+    @property
+    def _is_replayable(self) -> bool:
+        """Whether the request can be sent more than once."""
+        return self.call.upload is None or self.call.upload.is_replayable
 
     async def _send(self, call: Call, attempt: Attempt) -> Reply | None:
         """The reply once it has begun, or None with `attempt.error` set."""
@@ -239,56 +262,43 @@ class AttemptLoop:
         try:
             reply = await self._providers[deployment.provider].send(call, attempt)
             attempt.status = reply.status
+            body = reply.body
+            if not isinstance(body, bytes):
+                self._bodies.append(body)
             if reply.status >= 400:
                 raise _status_error(deployment.id, reply)
-            body = reply.body
             if isinstance(body, bytes):
-                attempt.first_byte_at = self._clock.monotonic()
                 attempt.is_complete = True
                 if call.method == "POST":
                     attempt.usage = usage_of(_member(reply.json(), "usage"))
-                return reply
-            self._bodies.append(body)
-            if reply.is_event_stream:
+            elif reply.is_event_stream:
                 reply.body = await self._peek(attempt, body)
-            else:
-                attempt.first_byte_at = self._clock.monotonic()
+                return reply
+            attempt.first_byte_at = self._clock.monotonic()
             return reply
         except ApiError as error:
             attempt.error = error
+        except asyncio.CancelledError as error:
+            if is_being_cancelled():
+                raise
+            attempt.error = as_upstream_error(RuntimeError(f"cancelled itself: {error}"), deployment.id)
         except Exception as error:
             attempt.error = as_upstream_error(error, deployment.id)
         return None
 
     async def _peek(self, attempt: Attempt, body: AsyncIterator[bytes]) -> Any:
-        """Read up to the first event, so that an error there still counts as before the first byte. Raises UpstreamError for one."""
+        """The stream with its first event read. Raises UpstreamError if that is an error, or none came."""
         first = await anext(body, None)
         attempt.first_byte_at = self._clock.monotonic()
         if first is None:
             raise UpstreamError(f"{attempt.deployment.id} ended its stream before the first event", kind="reset")
-        head, pending = [first], None
-        if not _has_event(first):
-            loop = asyncio.get_running_loop()
-            give_up_at = loop.time() + PEEK_S
-            while pending is None and sum(map(len, head)) < PEEK_BYTES and not _has_event(b"".join(head)):
-                pending = asyncio.ensure_future(_next(body))
-                try:
-                    await asyncio.wait({pending}, timeout=max(give_up_at - loop.time(), 0.0))
-                except BaseException:
-                    pending.cancel()
-                    raise
-                if pending.done():
-                    chunk = pending.result()
-                    if chunk is None:
-                        break
-                    head.append(chunk)
-                    pending = None
-        if b"error" in first or len(head) > 1:
-            for block in b"".join(head).replace(b"\r\n", b"\n").split(b"\n\n")[:8]:
-                if told := error_in(block + b"\n\n"):
-                    await close_body(PeekedBody(head, pending, body))
-                    raise _stream_error(attempt.deployment.id, told)
-        return PeekedBody(head, pending, body)
+        self._bodies.remove(body)
+        peeked = PeekedBody(body, [first])
+        self._bodies.append(peeked)
+        if told := await peek(peeked):
+            await self.close(peeked)
+            raise _stream_error(attempt.deployment.id, told)
+        return peeked
 
     async def _after_failure(self, attempt: Attempt) -> Step | None:
         for impl in self._chain.after_failure:
@@ -304,14 +314,18 @@ def no_target_error(skips: Sequence[tuple[Target, Skip]]) -> ApiError:
     """What the client is told when no target is left and none was tried."""
     reasons = "; ".join(f"{target.deployment.id}: {skip.reason}" for target, skip in skips) or "no target was chosen"
     errors = [skip.error for _, skip in skips if skip.error is not None]
-    if errors and len(errors) == len(skips):
-        is_quota = all(isinstance(e, InsufficientQuota) for e in errors)
-        if is_quota or all(400 <= e.status < 500 and e.status != 429 for e in errors):
-            return errors[0]
-        if all(isinstance(e, RateLimited) for e in errors):
-            waits = [e.retry_after_s for e in errors if e.retry_after_s is not None]
-            return RateLimited(f"no deployment may be called now: {reasons}", retry_after_s=min(waits, default=1.0))
     waits = [e.retry_after_s for e in errors if e.retry_after_s is not None]
+    if errors and len(errors) == len(skips):
+        if all(400 <= e.status < 500 and e.status != 429 for e in errors):
+            return errors[0]
+        if all(isinstance(e, InsufficientQuota) for e in errors):
+            if len(errors) == 1:
+                return errors[0]
+            return InsufficientQuota(
+                f"no deployment fits what is left: {reasons}", retry_after_s=min(waits, default=None)
+            )
+        if all(isinstance(e, RateLimited) for e in errors):
+            return RateLimited(f"no deployment may be called now: {reasons}", retry_after_s=min(waits, default=1.0))
     return Unavailable(f"no deployment can take this call: {reasons}", retry_after_s=min(waits, default=1.0))
 
 
@@ -324,18 +338,6 @@ def as_upstream_error(error: Exception, deployment: str) -> UpstreamError:
         return UpstreamError(f"{deployment}: {error}", kind=kind, is_written=getattr(error, "is_written", True))
     log.error("%s: the provider failed: %s: %s", deployment, type(error).__name__, error, exc_info=error)
     return UpstreamError(f"{deployment}: the answer could not be read; see the log of the gateway", kind="garbage")
-
-
-async def close_body(body: Any) -> None:
-    """Abandon a body that nobody will read on."""
-    if isinstance(body, PeekedBody):
-        if body.pending is not None:
-            body.pending.cancel()
-            await asyncio.wait({body.pending})
-        body = body.rest
-    closing = getattr(body, "aclose", None)
-    if closing is not None:
-        await closing()
 
 
 def _result(attempt: Attempt, outcome: Outcome) -> Result:
@@ -389,18 +391,6 @@ def _stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
         upstream_body=orjson.dumps({"error": told}),
         upstream_headers={"content-type": "application/json"},
     )
-
-
-async def _next(body: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(body, None)
-
-
-def _has_event(head: bytes) -> bool:
-    """Whether a whole event other than a comment has arrived."""
-    blocks = head.replace(b"\r\n", b"\n").split(b"\n\n")[:-1] if b"\r" in head or head.startswith(b":") else None
-    if blocks is None:
-        return b"\n\n" in head
-    return any(block and not block.startswith(b":") for block in blocks)
 
 
 def _member(value: Any, name: str) -> Any:

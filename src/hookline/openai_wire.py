@@ -9,7 +9,8 @@ Rules of the end, by endpoint:
   of each choice seen, or `[DONE]` (some real servers send only the first).
 - responses: the end is `response.completed`, `.incomplete`, `.failed` or `error`.
 - any other event stream: the end of its HTTP framing; nothing is held.
-Bytes of an unfinished event leave at once, except after a finish_reason, where they may be the end. After an error event nothing leaves."""
+Bytes of an unfinished event leave at once, except after a finish_reason, where they may be the end. An error event is an end too; nothing follows it.
+Content after what looked like the end: it was none, what was held is let go."""
 
 from __future__ import annotations
 
@@ -62,6 +63,12 @@ def error_event(endpoint: Endpoint, error: ApiError, sequence_number: int) -> by
     return b"data: %b\n\n" % orjson.dumps({"error": told})
 
 
+def sequence_number_after(events: bytes) -> int:
+    """The `sequence_number` of what follows these events of a responses stream."""
+    found = _SEQUENCE.findall(events)
+    return int(found[-1]) + 1 if found else 0
+
+
 def error_in(block: bytes) -> dict[str, Any] | None:
     """The error object in an event block, or None."""
     if b"error" not in block:
@@ -85,7 +92,7 @@ class StreamWatch:
 
     __slots__ = (
         "_endpoint", "_finished", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
-        "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "error", "has_tool_call", "is_complete", "output_bytes", "usage",
+        "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "error", "has_failed", "has_tool_call", "is_complete", "output_bytes", "usage",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, *, hides_usage: bool = False, choices: int = 1) -> None:
@@ -106,6 +113,8 @@ class StreamWatch:
         self.usage: Usage | None = None
         self.error: dict[str, Any] | None = None
         self.is_complete = False
+        self.has_failed = False
+        """It ended as it should, with a `response.failed`."""
         self.has_tool_call = False
         self.output_bytes = 0
 
@@ -121,21 +130,25 @@ class StreamWatch:
         return self._read(chunk)
 
     def finish(self) -> bytes:
-        """The upstream's framing ended. Looks at an unfinished last event; returns what of it may leave."""
-        tail = self._splitter.tail if self._splitter is not None else b""
+        """The upstream's framing ended. Returns what may leave of an unfinished last event."""
         if self._is_opaque:
             self.is_complete = True
-            return b""
+        return self.take_unfinished()
+
+    def take_unfinished(self) -> bytes:
+        """Nothing more comes. Looks at an unfinished last event; returns what of it may leave."""
+        tail = self._splitter.tail if self._splitter is not None else b""
         if not tail or self._is_skipping:
             return b""
         rest = tail[self._relayed_bytes :]
-        self._tail_bytes = self._relayed_bytes = 0
-        return self._pass(tail, rest) if self._may_matter(tail) else rest
+        self._splitter, self._tail_bytes, self._relayed_bytes = None, 0, len(tail)
+        return self._pass(tail, rest) if self._is_ending or self._may_matter(tail) else rest
 
     def release(self) -> bytes:
         """What was held since the end began."""
         held = b"".join(self._held)
         self._held.clear()
+        self._held_bytes = 0
         return held
 
     @property
@@ -145,8 +158,7 @@ class StreamWatch:
 
     @property
     def next_sequence_number(self) -> int:
-        found = _SEQUENCE.findall(self._last)
-        return int(found[-1]) + 1 if found else 0
+        return sequence_number_after(self._last)
 
     def _may_matter(self, chunk: bytes) -> bool:
         """Whether these bytes can hold an end, a usage or an error. `count` and `in` on bytes cost 40-80 ns each."""
@@ -200,7 +212,7 @@ class StreamWatch:
             splitter.feed(start)
             self._is_skipping, tail_bytes, relayed_bytes = True, len(start), len(start)
         self._tail_bytes, self._relayed_bytes = tail_bytes, relayed_bytes
-        return b"".join(out) if self.error is None or blocks else b""
+        return b"".join(out)
 
     def _pass(self, block: bytes, rest: bytes) -> bytes:
         """What of this event may leave now: `rest` are its bytes that have not left yet."""
@@ -208,11 +220,11 @@ class StreamWatch:
             return b""
         is_end, is_hidden = self._judge(block)
         if self.error is not None:
-            return self.release() + rest
+            is_end = True
         if not (is_end or self._is_ending):
-            return rest
+            return self.release() + rest
         self._is_ending = True
-        if not is_hidden:
+        if not is_hidden or len(rest) < len(block):  # half of it has left: the rest must follow
             self._held.append(rest)
             self._held_bytes += len(rest)
         return self.release() if self._held_bytes > HELD_BYTES_MAX else b""
@@ -245,6 +257,9 @@ class StreamWatch:
                 self.has_tool_call = True
         if is_finish and self._seen <= self._finished:
             self.is_complete = True
+        elif choices and not is_finish:
+            self._is_ending = False
+            self.is_complete = self.is_complete and self._seen <= self._finished
         usage = usage_of(data.get("usage"))
         if usage is None:
             return False, False
@@ -257,6 +272,7 @@ class StreamWatch:
             self.is_complete = self.is_complete or kind == "error"
             return False, False
         self.is_complete = True
+        self.has_failed = kind == "response.failed"
         response = data.get("response")
         if isinstance(response, dict):
             self.usage = usage_of(response.get("usage"))

@@ -1,7 +1,7 @@
 """The pipeline: one call through the hooks, the attempts and back to the client. The only way to a provider.
 
 Lives here: `run(call)`: the hooks in order, the way of every error, the end of a call. Elsewhere: the hooks' contracts (hookspecs.py), the attempt loop
-(attempts.py), a streamed body (relay.py), settling (settling.py).
+(attempts.py), a streamed body (relay.py), the client (delivery.py), settling (settling.py).
 Idea: whatever happens, a call ends once: attempts end, tickets settle, `call_ended` is told. Everything that was taken is taken inside `_Run.go`.
 
 State          | goes on to                                             | other ways out, with their outcome
@@ -22,29 +22,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from hookline.attempt import Outcome, Provider, Ticket
-from hookline.attempts import AttemptLoop, close_body
+from hookline.attempt import Attempt, Outcome, Provider, Ticket, outcome_of
+from hookline.attempts import AttemptLoop
 from hookline.call import Call
 from hookline.call_timer import CallTimer
 from hookline.catalog import Catalog
 from hookline.chain import Chain
+from hookline.delivery import Deliver, Delivery, Pumps
 from hookline.deployment import Deployment, Target
-from hookline.errors import ApiError, ClientGone, InternalError, Rejected, Unavailable, UpstreamError
+from hookline.errors import ApiError, InternalError, Rejected, Unavailable, UpstreamError
+from hookline.heartbeats import reply_with_heartbeats
 from hookline.host import Clock, Metrics
+from hookline.peek import close_body
 from hookline.pipeline_settings import PipelineSettings
 from hookline.principal import ANONYMOUS
-from hookline.relay import Layer, edited, relay, with_heartbeats
+from hookline.relay import Layer, edited, relay
 from hookline.reply import Reply
 from hookline.settling import Settlement, Steps
 from hookline.slots import EXPOSED_HEADERS
 
 log = logging.getLogger("hookline.pipeline")
-
-Deliver = Callable[[Reply], Awaitable[None]]
-"""How a surface writes a reply. Raises ClientGone; lets an error of the body through after ending the connection without a clean terminator."""
 
 OUTERMOST = 1 << 30
 """The place in the chain of a reply that no plugin made: it passes every edit."""
@@ -72,7 +72,7 @@ class Pipeline:
         self.unsettled = metrics.counter("hookline_settle_errors_total", "Tickets that did not settle.")()
         self.calls = 0
         self.running = 0
-        self.pumps = 0
+        self.pumps = Pumps(self.settings.max_pumps)
         self._detached: set[asyncio.Task[None]] = set()
         self._not_asked = tuple(p.name for p in chain.plugins if not p.supports_dry_run)
         self._dry_chain = chain.without(self._not_asked)
@@ -107,44 +107,47 @@ class Pipeline:
 class _Run:
     """One call on its way."""
 
-    __slots__ = ("_chain", "_error", "_is_client_gone", "_is_pumping", "_loop", "_outcome", "_pipe", "_settlement", "_source",
-                 "_status", "_task", "_tickets", "_timer", "call", "deliver")  # fmt: skip
+    __slots__ = ("_chain", "_delivery", "_error", "_layers", "_loop", "_outcome", "_pipe", "_settlement", "_source", "_status",
+                 "_task", "_tickets", "_timer", "call")  # fmt: skip
 
     def __init__(self, pipe: Pipeline, chain: Chain, call: Call, deliver: Deliver) -> None:
         self._pipe = pipe
         self._chain = chain
         self.call = call
-        self.deliver = deliver
         self._settlement = Settlement(
             call, detach=pipe.detach, timeout_s=pipe.settings.settle_timeout_s, failures=pipe.unsettled
         )
         self._loop = AttemptLoop(
             call, chain=chain, providers=pipe.providers, clock=pipe.clock, settlement=self._settlement
         )
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._timer = CallTimer(asyncio.get_running_loop(), task, pipe.settings.total_timeout_s)
+        self._delivery = Delivery(call, deliver, task=task, pumps=pipe.pumps)
         self._tickets: list[Ticket] = []
+        self._layers: dict[int, Layer] = {}
         self._outcome: Outcome = "ok"
         self._error: ApiError | None = None
         self._source: Any = "local"
         self._status: int | None = None
-        self._is_client_gone = False
-        self._is_pumping = False
 
     async def go(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task, call = task, self.call
-        self._timer = call._timer = CallTimer(asyncio.get_running_loop(), task, self._pipe.settings.total_timeout_s)
-        call.on_disconnect = self._pipe.settings.on_disconnect
-        call.client_closed = self._client_closed
+        call, settings, delivery = self.call, self._pipe.settings, self._delivery
+        call._timer = self._timer
+        call.on_disconnect = settings.on_disconnect
+        call.client_closed = delivery.client_closed
         try:
-            if self._pipe.settings.heartbeat_s > 0:
-                await self._hand_over(await self._reply_with_heartbeats())
+            if settings.heartbeat_s > 0:
+                reply = await reply_with_heartbeats(self._reply, call, settings.heartbeat_s, self._timer)
             else:
-                await self._hand_over(await self._reply())
+                reply = await self._reply()
+            await delivery.hand_over(reply)
+            self._outcome, self._error = delivery.outcome or self._outcome, delivery.error or self._error
         except asyncio.CancelledError:
             if self._timer.was_cancelled_for("deadline"):
                 self._outcome = "timeout"
-            elif self._is_client_gone and task.uncancel() == 0:
+            elif delivery.is_cut and self._task.uncancel() == 0:
                 self._outcome = "client_gone"
             else:
                 self._outcome = "shutdown"
@@ -152,49 +155,46 @@ class _Run:
         finally:
             call.client_closed = None
             self._timer.stop()
-            if self._is_pumping:
-                self._pipe.pumps -= 1
-            await self._loop.end_all(self._outcome)
-            await self._settlement.run(self._end_steps())
-
-    def _client_closed(self) -> None:
-        """The surface says that the client has gone: stop, or drain without it."""
-        self._is_client_gone = True
-        if self.call.on_disconnect == "drain" and self._pipe.pumps < self._pipe.settings.max_pumps:
-            self._is_pumping = True
-            self._pipe.pumps += 1
-        else:
-            self._task.cancel()
+            delivery.stop()
+            for layer in self._layers.values():
+                layer.end(False)
+            try:
+                await self._loop.end_all(self._outcome)
+            finally:
+                await self._settlement.run(self._end_steps())
 
     async def _reply(self) -> Reply:
         """The reply to hand over, edited, whatever happened."""
         maker = OUTERMOST
         try:
             reply, maker = await self._answer()
-        except asyncio.CancelledError:
-            if not self._timer.was_cancelled_for("deadline"):
-                raise
-            reply = self._refuse(UpstreamError("the call reached its deadline", kind="deadline"))
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             reply = self._refuse(error)
         try:
             return await self._edit(reply, maker)
-        except Rejected as rejected:
+        except (Exception, asyncio.CancelledError) as error:
             await close_body(reply.body)
-            self._source = "local"
-            return self._refuse(rejected)
+            reply = self._refuse(error)
+            self._source, self._status = "local", reply.status
+            return reply
 
-    def _refuse(self, error: Exception) -> Reply:
-        """An error as a reply; notes the outcome."""
+    def _refuse(self, error: BaseException) -> Reply:
+        """An error as a reply; notes the outcome. A cancellation that is not the deadline's goes on."""
+        if isinstance(error, asyncio.CancelledError):
+            if not self._timer.was_cancelled_for("deadline"):
+                raise error
+            error = UpstreamError("the call reached its deadline", kind="deadline")
         if isinstance(error, Rejected):
             error = error.error
         if not isinstance(error, ApiError):
             log.error("call %s failed: %s: %s", self.call.id, type(error).__name__, error, exc_info=error)
             error = InternalError("the gateway failed; see its log")
-        self._error, self._outcome = error, _outcome_of(error)
+        self._error, self._outcome = error, outcome_of(error)
         if isinstance(error, UpstreamError) and error.upstream_body is not None:
-            return Reply(error.reply_status, error.upstream_headers, error.upstream_body)
-        return Reply.from_error(error)
+            reply = Reply(error.reply_status, error.upstream_headers, error.upstream_body)
+        else:
+            reply = Reply.from_error(error)
+        return self._named(reply, self.call.attempts[-1]) if self.call.attempts else reply
 
     async def _answer(self) -> tuple[Reply, int]:
         """Hooks 1 to 9: a reply, and the place in the chain of who made it."""
@@ -259,71 +259,37 @@ class _Run:
         else:
             is_events = reply.is_event_stream
             reply.body = relay(self._loop, attempt, reply.body, self._timer, is_events=is_events)
+        return self._named(reply, attempt), OUTERMOST
+
+    def _named(self, reply: Reply, attempt: Attempt) -> Reply:
+        """`reply`, saying which deployment it is from and how many were asked."""
         headers = reply.headers
         headers["x-hookline-deployment"] = attempt.deployment.id
         headers["x-hookline-attempts"] = str(len(self.call.attempts))
         if attempt.output_cap is not None:
             headers["x-hookline-output-capped"] = str(attempt.output_cap)
-        return reply, OUTERMOST
+        return reply
 
     async def _edit(self, reply: Reply, maker: int) -> Reply:
         """`edit_reply` of the plugins listed before `maker`, and the layers of a streamed body."""
-        taps: dict[int, list[Any]] = {}
+        layers = self._layers
         for impl in self._chain.edit_reply:
             if impl.index < maker:
                 reply.taps = None
                 reply = (await impl.run(self.call, reply)) if impl.is_async else impl.run(self.call, reply)
                 if reply.taps:
-                    taps[impl.index] = reply.taps
+                    layers[impl.index] = Layer(impl.plugin, reply.taps)
         if exposed := self.call.slots.get(EXPOSED_HEADERS):
             reply.headers.update(exposed)
         if not isinstance(reply.body, bytes):
-            edits = {i.index: i.run for i in self._chain.edit_event if i.index < maker} if reply.is_event_stream else {}
-            if taps or edits:
-                order = sorted({*taps, *edits}, reverse=True)
-                layers = [Layer(taps.get(index, []), edits.get(index)) for index in order]
-                reply.body = edited(reply.body, self.call, layers)
+            if reply.is_event_stream:
+                for impl in self._chain.edit_event:
+                    if impl.index < maker:
+                        layers.setdefault(impl.index, Layer(impl.plugin, [])).edit = impl.run
+            if layers:
+                reply.body = edited(reply.body, self.call, [layers[index] for index in sorted(layers, reverse=True)])
         self._status = reply.status
         return reply
-
-    async def _hand_over(self, reply: Reply) -> None:
-        """Deliver; without its client a call that drains is read to its end."""
-        body = reply.body
-        try:
-            if not self._is_client_gone:
-                await self.deliver(reply)
-        except ClientGone:
-            self._is_client_gone = True
-        except ApiError as error:
-            self._error, self._outcome = error, "timeout" if _is_late(error) else "upstream_lost"
-        except Exception as error:
-            log.error("call %s: the reply could not be delivered", self.call.id, exc_info=error)
-            self._outcome = "internal_error"
-        finally:
-            try:
-                if self._is_client_gone and not isinstance(body, bytes) and self.call.on_disconnect == "drain":
-                    await _drain(body)
-            finally:
-                await close_body(body)
-        if self._is_client_gone:
-            self._outcome = "client_gone"
-
-    async def _reply_with_heartbeats(self) -> Reply:
-        """The reply, or after `heartbeat_s` a stream of comments that becomes it."""
-        pipe, call = self._pipe, self.call
-        answering = asyncio.ensure_future(self._reply())
-        self._timer.rebind(answering)
-        try:
-            await asyncio.wait({answering}, timeout=pipe.settings.heartbeat_s)
-            if answering.done() or not call.is_stream:
-                return await answering
-        except BaseException:
-            answering.cancel()
-            await asyncio.wait({answering})
-            raise
-        headers = {"content-type": "text/event-stream", "cache-control": "no-cache"}
-        body = with_heartbeats(answering, call, pipe.settings.heartbeat_s, lambda: self._timer.rebind(self._task))
-        return Reply(200, headers, body)
 
     def _take(self, ticket: Ticket | None) -> None:
         if ticket is not None:
@@ -343,23 +309,3 @@ class _Run:
             pending = impl.run(self.call, result)
             if impl.is_async:
                 yield pending
-
-
-async def _drain(body: Any) -> None:
-    try:
-        async for _ in body:
-            pass
-    except ApiError:
-        pass  # nobody is left to tell; the attempt has its error
-
-
-def _is_late(error: ApiError) -> bool:
-    return isinstance(error, UpstreamError) and error.kind == "deadline"
-
-
-def _outcome_of(error: ApiError) -> Outcome:
-    if isinstance(error, InternalError):
-        return "internal_error"
-    if _is_late(error):
-        return "timeout"
-    return "upstream_error" if isinstance(error, (UpstreamError, Unavailable)) else "rejected"

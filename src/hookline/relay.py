@@ -1,7 +1,7 @@
 """The body of a reply, from the upstream's bytes to the client's.
 
-Lives here: the relay of an upstream's body with its end, edits and taps of plugins, heartbeats. Elsewhere: what an end looks like
-(openai_wire.py), attempts (attempts.py), who writes to the client (surfaces).
+Lives here: the relay of an upstream's body with its end, edits and taps of plugins. Elsewhere: what an end looks like (openai_wire.py),
+attempts (attempts.py), comments while waiting (heartbeats.py), who writes to the client (surfaces).
 Idea: bodies are async generators, pulled by whoever writes, so a slow reader slows the upstream and closing one closes all below it.
 
 Rules. The attempt ends, and its tickets settle, before the held last bytes leave. A body that was cut yields the error event and
@@ -10,19 +10,24 @@ then raises: the surface must end the connection without a clean terminator."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hookline.attempt import Attempt, Outcome
-from hookline.attempts import AttemptLoop, PeekedBody, as_upstream_error, close_body
+from hookline.attempt import Attempt, outcome_of
+from hookline.attempts import AttemptLoop, as_upstream_error
 from hookline.call import Call
 from hookline.call_timer import CallTimer
-from hookline.errors import ApiError, Rejected, UpstreamError
+from hookline.errors import ApiError, InternalError, Rejected, UpstreamError
 from hookline.money import Usage
-from hookline.openai_wire import StreamWatch, error_event
-from hookline.reply import Event, Reply, Tap
+from hookline.openai_wire import StreamWatch, error_event, sequence_number_after
+from hookline.peek import PeekedBody, close_body
+from hookline.reply import Event, Tap
+from hookline.settling import is_being_cancelled
 from hookline.transport.sse import SseSplitter, parse_event, serialize_event
+
+log = logging.getLogger("hookline.relay")
 
 Body = AsyncGenerator[bytes, None]
 
@@ -31,8 +36,29 @@ Body = AsyncGenerator[bytes, None]
 class Layer:
     """What one plugin does to a body: its taps see what plugins after it produced, then it edits."""
 
+    plugin: str
     taps: list[Tap]
-    edit: Callable[[Call, Event], Any] | None
+    edit: Callable[[Call, Event], Any] | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        for tap in self.taps:
+            try:
+                tap.feed(chunk)
+            except Exception as error:
+                self.taps = [other for other in self.taps if other is not tap]
+                self._drop(error)
+
+    def end(self, is_complete: bool) -> None:
+        """Tell the taps that the body has ended, once."""
+        while self.taps:
+            try:
+                self.taps.pop().end(is_complete)
+            except Exception as error:
+                self._drop(error)
+
+    def _drop(self, error: Exception) -> None:
+        """Who only reads along must not cut the stream."""
+        log.error('plugin "%s": its tap failed and was dropped: %s: %s', self.plugin, type(error).__name__, error)
 
 
 async def relay(
@@ -40,8 +66,8 @@ async def relay(
 ) -> Body:
     """An upstream's body. Ends the attempt; raises ApiError after the error event if the upstream was lost."""
     call = loop.call
+    endpoint = call.endpoint if is_events else "relay"
     while True:
-        endpoint = call.endpoint if is_events else "relay"
         watch = StreamWatch(endpoint, hides_usage=attempt.has_hidden_usage, choices=call.chat.choices)
         lost: ApiError | None = None
         body: Any = upstream
@@ -55,44 +81,63 @@ async def relay(
                     if out := watch.feed(chunk):
                         yield out
                 body = body.rest
-            async for chunk in body:
-                if out := watch.feed(chunk):
-                    yield out
-            if out := watch.finish():
-                yield out
-            if not watch.is_complete and watch.error is None:
+            if watch.error is None:
+                async for chunk in body:
+                    if out := watch.feed(chunk):
+                        yield out
+                    if watch.error is not None:
+                        break
+            rest = watch.finish()
+            if not watch.is_complete:
                 lost = UpstreamError(f"{attempt.deployment.id} ended its stream before the end", kind="reset")
+        except asyncio.CancelledError:
+            rest = watch.take_unfinished()
+            if timer.was_cancelled_for("deadline"):
+                lost = _late()
+            elif is_being_cancelled():
+                raise
+            else:
+                lost = as_upstream_error(RuntimeError("cancelled itself"), attempt.deployment.id)
+        except Exception as error:
+            rest = watch.take_unfinished()
+            lost = as_upstream_error(error, attempt.deployment.id)
+        finally:
+            _note_end(call, attempt, watch, is_events=is_events)
+            await loop.close(upstream)
+        lost = None if watch.is_complete else lost
+        if watch.error is not None or watch.has_failed:
+            attempt.error = UpstreamError(f"{attempt.deployment.id} sent an error in its stream", kind="stream_error")
+            lost = lost and attempt.error
+        elif lost is not None:
+            attempt.error = lost
+        following = None
+        try:
+            await loop.end(attempt, "upstream_lost" if lost else "upstream_error" if attempt.error else "ok")
+            if lost is not None and outcome_of(lost) != "timeout":
+                may_continue = endpoint == "chat" and not watch.has_tool_call and not watch.is_inside_event
+                following = await loop.go_on(attempt, may_continue=may_continue)
         except asyncio.CancelledError:
             if not timer.was_cancelled_for("deadline"):
                 raise
-            lost = UpstreamError("the call reached its deadline", kind="deadline")
-        except Exception as error:
-            if not watch.is_complete:
-                lost = as_upstream_error(error, attempt.deployment.id)
-        finally:
-            _note_end(call, attempt, watch, is_events=is_events)
-            await close_body(upstream)
-        if watch.error is not None:
-            attempt.error = UpstreamError(f"{attempt.deployment.id} sent an error in its stream", kind="stream_error")
-            lost = None if watch.is_complete else attempt.error
-        elif lost is not None:
-            attempt.error = lost
-        outcome: Outcome = (
-            "upstream_lost" if lost is not None else "upstream_error" if attempt.error is not None else "ok"
-        )
-        await loop.end(attempt, outcome)
-        if lost is None:
-            if held := watch.release():
-                yield held
-            return
-        following = await loop.go_on(attempt, may_continue=is_events and not watch.has_tool_call)
-        if following is None:
-            if is_events and watch.error is None:
-                yield (b"\n\n" if watch.is_inside_event else b"") + error_event(
-                    endpoint, lost, watch.next_sequence_number
-                )
+            lost = _late()
+        except Rejected as rejected:
+            lost = rejected.error
+        if following is not None:
+            attempt, upstream = following
+            continue
+        last = rest + watch.release()
+        if lost is not None and is_events and watch.error is None:
+            last += b"\n\n" if watch.is_inside_event else b""
+            last += error_event(endpoint, lost, watch.next_sequence_number)
+        if last:
+            yield last
+        if lost is not None:
             raise lost
-        attempt, upstream = following
+        return
+
+
+def _late() -> UpstreamError:
+    return UpstreamError("the call reached its deadline", kind="deadline")
 
 
 def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bool) -> None:
@@ -107,33 +152,32 @@ def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bo
 async def edited(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]) -> Body:
     """`body` through taps and `edit_event`s, innermost layer first. Events are parsed only where a layer edits them."""
     is_complete = False
+    last, ready = b"", list[bytes]()
     splitter = SseSplitter() if any(layer.edit is not None for layer in layers) else None
     try:
         async for chunk in body:
             if splitter is None:
                 for layer in layers:
-                    _feed(layer.taps, chunk)
+                    layer.feed(chunk)
                 yield chunk
-            elif out := b"".join(_edit(block, call, layers) for block in splitter.feed(chunk)):
+                continue
+            for block in splitter.feed(chunk):
+                ready.append(_edit(block, call, layers))
+            if out := b"".join(ready):
+                last = out
                 yield out
-        if splitter is not None and (tail := splitter.tail):
-            for layer in layers:
-                _feed(layer.taps, tail)
-            yield tail
+            ready.clear()
+        if splitter is not None and splitter.tail and (out := _edit(splitter.tail, call, layers)):
+            yield out
         is_complete = True
     except Rejected as rejected:
-        yield error_event(call.endpoint, rejected.error, 0)
+        told = b"".join(ready)
+        yield told + error_event(call.endpoint, rejected.error, sequence_number_after(told or last))
         raise rejected.error from rejected
     finally:
         for layer in layers:
-            for tap in layer.taps:
-                tap.end(is_complete)
+            layer.end(is_complete)
         await close_body(body)
-
-
-def _feed(taps: list[Tap], chunk: bytes) -> None:
-    for tap in taps:
-        tap.feed(chunk)
 
 
 def _edit(block: bytes, call: Call, layers: Sequence[Layer]) -> bytes:
@@ -141,50 +185,26 @@ def _edit(block: bytes, call: Call, layers: Sequence[Layer]) -> bytes:
     blocks = [block]
     for layer in layers:
         if layer.taps:
-            _feed(layer.taps, b"".join(blocks))
+            layer.feed(b"".join(blocks))
         if layer.edit is not None:
-            blocks = [new for old in blocks for new in _edit_one(old, call, layer.edit)]
+            blocks = [new for old in blocks for new in _edit_one(old, call, layer)]
     return b"".join(blocks)
 
 
-def _edit_one(block: bytes, call: Call, edit: Callable[[Call, Event], Any]) -> list[bytes]:
+def _edit_one(block: bytes, call: Call, layer: Layer) -> list[bytes]:
     parsed = parse_event(block)
     if parsed.is_comment_only:
         return [block]
     event = Event(parsed.event, parsed.data)
-    answer = edit(call, event)
+    assert layer.edit is not None
+    answer = layer.edit(call, event)
     if answer is event and not event.is_changed:
         return [block]
     events = [answer] if isinstance(answer, Event) else answer or ()
-    return [serialize_event(e.data, event=e.name, id=parsed.id if e is event else None) for e in events]
-
-
-async def with_heartbeats(
-    answering: asyncio.Task[Reply], call: Call, interval_s: float, answered: Callable[[], None]
-) -> Body:
-    """Comments until the answer is there, then its body. The status has left as 200, so a late error is an error event."""
     try:
-        while not answering.done():
-            yield b": waiting\n\n"
-            await asyncio.wait({answering}, timeout=interval_s)
-    finally:
-        if not answering.done():
-            answering.cancel()
-            await asyncio.wait({answering})
-    answered()
-    reply = answering.result()
-    body = reply.body
-    if not isinstance(body, bytes):
-        try:
-            async for chunk in body:
-                yield chunk
-        finally:
-            await close_body(body)
-    elif reply.status < 400:
-        yield b"data: %b\n\ndata: [DONE]\n\n" % body
-    else:
-        told = (reply.json() or {}).get("error") or {}
-        error = UpstreamError(str(told.get("message") or f"the upstream answered {reply.status}"), kind="status")
-        error.error_code = told.get("code")
-        yield error_event(call.endpoint, error, 0)
-        raise error
+        return [serialize_event(e.data, event=e.name, id=parsed.id if e is event else None) for e in events]
+    except (AttributeError, TypeError, ValueError) as error:
+        log.error('plugin "%s": edit_event answered %r, which is no event: %s', layer.plugin, answer, error)
+        raise Rejected(
+            InternalError(f'plugin "{layer.plugin}" failed in edit_event; see the log of the gateway')
+        ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Any
 
 from hookline.attempt import Result, Ticket
@@ -59,7 +59,7 @@ class Settlement:
             async with asyncio.timeout(self._timeout_s):
                 await pending
         except asyncio.CancelledError:
-            if _is_being_cancelled():
+            if is_being_cancelled():
                 raise
             self._failed(ticket, RuntimeError("what it waited for was cancelled"))
         except Exception as error:
@@ -89,6 +89,24 @@ class Settlement:
         )
 
 
-def _is_being_cancelled() -> bool:
+def is_being_cancelled() -> bool:
+    """Whether a CancelledError just caught is meant for this task, and not leaked by something it waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they have ended, also when cancelled meanwhile: what they hold can't be closed before."""
+    for task in tasks:
+        task.cancel()
+    interrupted: asyncio.CancelledError | None = None
+    while running := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError as error:
+            interrupted = error
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # taken: nobody else will ask
+    if interrupted is not None:
+        raise interrupted

@@ -1,0 +1,75 @@
+"""The beginning of a stream, read before its status leaves.
+
+Lives here: how far to read, what counts as an error there, and a body whose head was read. Elsewhere: what an event means (openai_wire.py), who relays (relay.py).
+Idea: an error in the first event still counts as before the first byte, so it may fall back; for that a stream is held back by at most one event,
+64 KiB or 50 ms after its first byte, whichever comes first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from hookline.openai_wire import error_in
+from hookline.settling import end_tasks
+
+PEEK_BYTES = 64 * 1024
+PEEK_S = 0.05
+BLOCKS_MAX = 8
+"""So many events of what was read are looked at; more than one came only because they arrived together."""
+
+
+@dataclass(slots=True, eq=False)
+class PeekedBody:
+    """A stream whose beginning was read: the chunks so far, a read in flight if there is one, and the rest."""
+
+    rest: AsyncIterator[bytes]
+    head: list[bytes]
+    pending: asyncio.Task[bytes | None] | None = None
+
+    async def aclose(self) -> None:
+        if self.pending is not None:
+            await end_tasks({self.pending})
+        await close_body(self.rest)
+
+
+async def peek(body: PeekedBody) -> dict[str, Any] | None:
+    """Read on up to the first event; `body.head` holds the first chunk. Returns the error object found, or None. Raises what the upstream raises."""
+    head = body.head
+    if not _has_event(head[0]):
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + PEEK_S
+        while sum(map(len, head)) < PEEK_BYTES and not _has_event(b"".join(head)):
+            body.pending = asyncio.ensure_future(_next(body.rest))
+            await asyncio.wait({body.pending}, timeout=max(give_up_at - loop.time(), 0.0))
+            if not body.pending.done():
+                break
+            chunk, body.pending = body.pending.result(), None
+            if chunk is None:
+                break
+            head.append(chunk)
+    if b"error" in head[0] or len(head) > 1:
+        for block in b"".join(head).replace(b"\r\n", b"\n").split(b"\n\n")[:BLOCKS_MAX]:
+            if told := error_in(block + b"\n\n"):
+                return told
+    return None
+
+
+async def close_body(body: Any) -> None:
+    """Abandon a body that nobody will read on."""
+    closing = getattr(body, "aclose", None)
+    if closing is not None:
+        await closing()
+
+
+async def _next(body: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(body, None)
+
+
+def _has_event(head: bytes) -> bool:
+    """Whether a whole event other than a comment has arrived."""
+    blocks = head.replace(b"\r\n", b"\n").split(b"\n\n")[:-1] if b"\r" in head or head.startswith(b":") else None
+    if blocks is None:
+        return b"\n\n" in head
+    return any(block and not block.startswith(b":") for block in blocks)
