@@ -331,6 +331,22 @@ async def test_the_providers_timeout_counts_where_the_target_has_the_default(
     assert cut.value.kind == "idle_timeout"  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("options", "target", "expected"),
+    [
+        ({}, {}, (5.0, 120.0, 60.0)),
+        ({"connect_timeout_s": 1, "idle_timeout_s": 600}, {}, (1.0, 120.0, 600.0)),
+        ({"first_byte_timeout_s": 600}, {"first_byte_timeout_s": 7.0}, (5.0, 7.0, 60.0)),
+    ],
+)
+async def test_a_timeout_comes_from_the_call_else_the_provider_else_the_default(
+    provide: Provide, make_attempt: MakeAttempt, options: Any, target: Any, expected: tuple[float, float, float]
+) -> None:
+    timeouts = provide(**options)._upstream.timeouts(make_attempt(target=target).target)
+
+    assert (timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s) == expected
+
+
 async def test_cancelling_a_send_closes_the_upstreams_connection(
     upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt
 ) -> None:
@@ -373,7 +389,9 @@ async def test_a_stream_in_a_coding_we_cannot_undo_is_garbage(
     upstream.play(sse_reply(b"?", STALL, headers={"content-encoding": "br"}))
 
     with pytest.raises(UpstreamError, match='coding "br"') as failed:
-        await provide().send(make_call({"model": "m", "stream": True}), make_attempt())
+        await provide().send(
+            make_call({"model": "m", "stream": True}), make_attempt(target={"idle_timeout_s": 9_999.0})
+        )
 
     assert failed.value.kind == "garbage"
     await upstream.requests[0].left.wait()
