@@ -24,10 +24,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import select
-import socket
-import struct
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp.http import HttpProcessingError, RawRequestMessage
@@ -41,6 +37,7 @@ from hookline.errors import ApiError, BadRequest, ClientGone, InternalError, Req
 from hookline.reply import Reply
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.http_faults import count_head_bytes, find_fault, head_too_large, translate
+from hookline.surfaces.socket_state import count_unacknowledged, has_hung_up, reset
 
 if TYPE_CHECKING:
     from hookline.surfaces.http_front import HttpFront
@@ -288,7 +285,7 @@ class Connection(RequestHandler):
             raise ClientGone("the client closed its connection")
         if not self._paused:
             return
-        self._unsent_bytes = transport.get_write_buffer_size()
+        self._unsent_bytes = count_unacknowledged(transport)
         self.write_deadline_at = self._loop.time() + self.settings.write_timeout_s
         try:
             await self._drain_helper()
@@ -312,13 +309,9 @@ class Connection(RequestHandler):
             self.transport.abort()
 
     def reset(self) -> None:
-        """Cut the connection so that the client notices, and the kernel forgets what it would not read."""
+        """Cut the connection so that the client notices: a stream without framing would look complete otherwise."""
         if self.transport is not None:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:
-                with suppress(OSError):  # the client was faster
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.transport.abort()
+            reset(self.transport)
 
     def _end(self) -> None:
         """Close after the last reply; where the client may still be sending, so that it sees that reply before a reset."""
@@ -359,7 +352,7 @@ class Connection(RequestHandler):
 
     def write_time_is_up(self, now: float) -> None:
         """Called by the clock hand: a reader that took nothing since is cut, a slow one gets as long again."""
-        unsent_bytes = self.transport.get_write_buffer_size() if self.transport is not None else 0
+        unsent_bytes = count_unacknowledged(self.transport) if self.transport is not None else 0
         if unsent_bytes < self._unsent_bytes:
             self._unsent_bytes = unsent_bytes
             self.write_deadline_at = now + self.settings.write_timeout_s
@@ -369,17 +362,6 @@ class Connection(RequestHandler):
 
     def look_for_hangup(self) -> None:
         """While reading is paused, the event loop can't tell that the client has gone: ask the socket."""
-        if self.transport is None or not (self._reading_paused or self._buffer_paused):
-            return
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.fileno() >= 0 and _has_hung_up(sock.fileno()):
-            self.abort()
-
-
-def _has_hung_up(fileno: int) -> bool:
-    """Whether the peer has closed, also behind bytes nobody has read. POLLRDHUP is Linux's; elsewhere the next write finds out."""
-    if not hasattr(select, "POLLRDHUP"):
-        return False
-    poll = select.poll()
-    poll.register(fileno, select.POLLRDHUP)
-    return bool(poll.poll(0))
+        transport = self.transport
+        if transport is not None and (self._reading_paused or self._buffer_paused) and has_hung_up(transport):
+            transport.abort()
