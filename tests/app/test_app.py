@@ -44,6 +44,9 @@ class Plugin:
     async def lookup(self, call):
         if call.model == "tag":
             return Reply(200, {"content-type": "application/json"}, b'{"tag": "%s"}' % self.options.tag.encode(), source="cache")
+        if call.model == "wait":
+            self.say("waiting")
+            await call.wait(self.host.log.go.wait())
         return None
 """
 
@@ -87,6 +90,24 @@ async def test_a_reload_starts_the_new_plugins_then_stops_the_old(start, tmp_pat
     await asyncio.gather(*running.app._retiring)
 
     assert said(tmp_path) == ["one start", "two start", "one stop"]
+
+
+async def test_the_old_plugins_stop_only_after_their_last_call(start, tmp_path: Path) -> None:
+    running = await start(life(tmp_path), life=LIFE)
+    go = logging.getLogger("hookline.plugins.life").go = asyncio.Event()  # type: ignore[attr-defined]
+    call = asyncio.create_task(running.ask("wait"))
+    while "one waiting" not in said(tmp_path):  # noqa: ASYNC110 - another task writes the file
+        await asyncio.sleep(0)
+
+    await running.reload(life(tmp_path, ", tag = 'two'"))
+    for _ in range(3):
+        assert await running.ask("tag") == (200, {"tag": "two"})
+    assert said(tmp_path) == ["one start", "one waiting", "two start"]
+    go.set()
+    assert (await call)[0] == 200
+    await asyncio.gather(*running.app._retiring)
+
+    assert said(tmp_path)[-1] == "one stop"
 
 
 async def test_a_reload_whose_plugin_can_t_start_changes_nothing(start, tmp_path: Path, caplog) -> None:

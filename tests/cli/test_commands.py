@@ -200,3 +200,17 @@ def test_several_workers_with_state_in_memory_are_refused_with_the_line_to_add(r
     assert said.stderr.startswith("proxy.toml:7: [server] workers: 2 processes would each keep their own")
     assert "(mine)" in said.stderr
     assert 'shared = "redis://' in said.stderr
+
+
+def test_options_per_model_are_said_where_they_stand_and_only_there(run, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    (folder / "proxy.toml").write_text(
+        DEMO + "[chain]\nplugins = [{ name = 'mine', path = 'mine.py' }]\n[plugins.mine]\ndepht = 1\n"
+        "[models.m]\ndeployments = ['demo/echo']\naliases = ['n']\n[models.m.plugins.mine]\ndepth = 'deep'\n"
+    )
+
+    assert run("check").stderr.splitlines() == [
+        'proxy.toml:7: [plugins.mine] depht: unknown key; did you mean "depth"?',
+        "proxy.toml:12: [models.m] plugins.mine.depth: must be a whole number, not text",
+        "2 problems",
+    ]
