@@ -1,0 +1,287 @@
+"""Make docs/reference from the code; with --check, say what is out of date and write nothing.
+
+Lives here: pages for hooks, configuration, errors, metrics and the command line. Elsewhere: the facts (hookspecs, config, errors, plugins, cli).
+Idea: a page that is made can't disagree with the code, and CI refuses one that was not made again."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from hookline import errors, hookspecs
+from hookline.chain import PHASES, compile_chain
+from hookline.config import Settings
+from hookline.metrics_registry import MetricsRegistry
+from hookline.pipeline import Pipeline
+from hookline.plugin_host import Stores, Workshop
+from hookline.plugin_loading import PluginEntry, find_class
+from hookline.testing.clock import FakeClock
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+MADE = "<!-- Made by scripts/make_reference.py from the code. Edit the code, then run it. -->\n\n"
+COMBINE = {
+    "first": "the first answer wins",
+    "each": "all are called",
+    "all": "all tickets are kept",
+    "pipe": "each gets the last one's answer",
+}
+SECTIONS = ("When", "May change", "Ends the call by", "If it raises", "Example plugin")
+
+
+def main() -> int:
+    """Write the pages, or compare them. The exit status is 1 if --check found a difference."""
+    pages = {
+        "hooks": hooks(),
+        "configuration": configuration(),
+        "errors": error_table(),
+        "metrics": metrics(),
+        "cli": command_line(),
+    }
+    stale = []
+    for name, text in pages.items():
+        path = REFERENCE / f"{name}.md"
+        made = MADE + text.rstrip() + "\n"
+        if "--check" in sys.argv:
+            if not path.is_file() or path.read_text() != made:
+                stale.append(str(path.relative_to(ROOT)))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(made)
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run scripts/make_reference.py")
+    return 1 if stale else 0
+
+
+def hooks() -> str:
+    """hooks.md: the table, then each hook's docstring."""
+    rows = [
+        f"| {rules.order} | [`{name}`](#{name}) | {COMBINE[rules.combine]}{', last listed first' if rules.is_reversed else ''} | {rules.on_error} |"
+        for name, rules in PHASES.items()
+    ]
+    parts = [
+        "# Hooks\n\nA plugin implements any of these as methods marked with `@hookimpl`, `def` or `async def`, with exactly these arguments.\n",
+        "| # | per-call hook | answers combine | if it raises |\n|---|---|---|---|\n" + "\n".join(rows) + "\n",
+        "closed: the call fails. open: the call goes on as if the hook had answered None.\n",
+    ]
+    for name in PHASES:
+        parts.append(_hook(name))
+    parts.append("## Registration\n\nCalled once, when the chain is compiled. Plain `def` only.\n")
+    for name in [n for n in vars(hookspecs) if n.startswith("register_")]:
+        parts.append(f"### {name}\n\n```text\n{_signature(name)}\n```\n\n{inspect.getdoc(getattr(hookspecs, name))}\n")
+    return "\n".join(parts)
+
+
+def _hook(name: str) -> str:
+    doc = inspect.getdoc(getattr(hookspecs, name)) or ""
+    first, *lines = [line for line in doc.splitlines() if line.strip()]
+    points = []
+    for section in SECTIONS:
+        told = next((line for line in lines if line.startswith(f"{section}:")), None)
+        if told is None:
+            raise SystemExit(f"hookspecs.{name}: its docstring has no line `{section}:`")
+        points.append(f"- *{section}*:{told.removeprefix(f'{section}:')}")
+    return f"## {name}\n\n```text\n{_signature(name)}\n```\n\n{first}\n\n" + "\n".join(points) + "\n"
+
+
+def _signature(name: str) -> str:
+    return f"{name}{inspect.signature(getattr(hookspecs, name))}".replace("'", "")
+
+
+def configuration() -> str:
+    """configuration.md: every table of proxy.toml, then every built-in plugin's and provider's options."""
+    parts = [
+        "# proxy.toml\n\nStrict: an unknown key or a wrong type is refused at start, with file, line and the nearest right name.",
+        "`${NAME}` in a string reads the environment. `hookline check` says all that is wrong at once; `hookline schema` prints a JSON Schema for editors.\n",
+    ]
+    for path, model in _tables(Settings, ()):
+        parts.append(_table(path, model))
+    parts.append("# Options of plugins\n")
+    for name in entry_points():
+        options = getattr(find_class(PluginEntry(name)), "Options", None)
+        if options is None:
+            parts.append(f"## `[plugins.{name}]`\n\nNo options.\n")
+            continue
+        for path, model in _tables(options, ("plugins", name), is_root=True):
+            parts.append(_table(path, model))
+    parts.append("# Options of providers\n\nThe page [providers](../howto/providers.md) has the lines to paste.\n")
+    for kind, options in provider_kinds().items():
+        for path, model in _tables(options, ("providers", "NAME"), is_root=True):
+            parts.append(_table(path, model, suffix=f', `kind = "{kind}"`'))
+    return "\n".join(parts)
+
+
+def _tables(
+    model: type[BaseModel], path: tuple[str, ...], *, is_root: bool = False
+) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
+    if path or is_root:
+        yield path, model
+    for name, field in model.model_fields.items():
+        for inner, step in _models_in(field.annotation):
+            yield from _tables(inner, (*path, (field.alias or name), *step))
+
+
+def _models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], tuple[str, ...]]]:
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation, ()
+        return
+    origin, arguments = getattr(annotation, "__origin__", None), getattr(annotation, "__args__", ())
+    step = ("NAME",) if origin in (dict, Mapping) else ()
+    for argument in arguments:
+        for model, deeper in _models_in(argument):
+            yield model, (*step, *deeper)
+
+
+def _table(path: tuple[str, ...], model: type[BaseModel], suffix: str = "") -> str:
+    doc = inspect.getdoc(model) or ""
+    title = f"## `[{'.'.join(path)}]`{suffix}\n\n"
+    rows = [_row(field.alias or name, field) for name, field in model.model_fields.items()]
+    return title + doc + "\n\n| key | type | default | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def _row(name: str, field: Any) -> str:
+    default = "required" if field.is_required() else f"`{_shown(field.get_default(call_default_factory=True))}`"
+    return f"| `{name}` | {_type(field.annotation)} | {default} | {field.description or ''} |"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "{}"
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=str)
+    text = re.sub(r"<[^>]*>", "...", repr(value))
+    return {"None": "none", "True": "true", "False": "false"}.get(text, text.replace("'", '"')).replace("|", "\\|")
+
+
+def _type(annotation: Any) -> str:
+    text = (
+        annotation.__name__
+        if inspect.isclass(annotation) and not getattr(annotation, "__args__", ())
+        else str(annotation)
+    )
+    text = re.sub(r"typing\.|hookline\.[\w.]+\.|annotated_types\.\w+\([^)]*\)", "", text)
+    text = re.sub(r"Annotated\[([\w.]+)[^\]]*\]", r"\1", text)
+    text = re.sub(r"Literal\[([^\]]*)\]", lambda m: m[1].replace("'", '"').replace(", ", " or "), text)
+    text = re.sub(r"\(?[\w.]*(FieldInfo|BeforeValidator|Field)\(.*?\)\)?", "", text)
+    return "`" + text.replace("NoneType", "none").replace("None", "none").replace("|", "or").strip() + "`"
+
+
+def error_table() -> str:
+    """errors.md: classes with status, type and code; kinds of upstream failure."""
+    classes = [
+        c
+        for c in vars(errors).values()
+        if inspect.isclass(c) and issubclass(c, errors.ApiError) and c is not errors.ApiError
+    ]
+    rows = [
+        f"| {c.status} | `{c.__name__}` | `{c.type}` | {f'`{c.code}`' if c.code else ''} | {'yes' if c.may_retry_by_default else 'no'} |"
+        for c in sorted(classes, key=lambda c: (c.status, c.__name__))
+    ]
+    kinds = [
+        f"| `{kind}` | {row.status} | `{row.code}` | {'yes' if row.may_fall_back else 'no'} |"
+        for kind, row in errors.UPSTREAM_KINDS.items()
+    ]
+    codes = sorted(set(_codes_in_source()))
+    return (
+        '# Errors\n\nEvery failure is the OpenAI error object, `{"error": {"message", "type", "param", "code"}}`, with `x-request-id`.\n'
+        "Where a retry can't help, the reply says `x-should-retry: false`, which OpenAI's SDKs obey; where waiting helps, `retry-after`.\n\n"
+        "| status | class | type | code | may be retried |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
+        "## Upstream failures\n\nAn upstream's own error status is passed on with its body. Where there is none:\n\n"
+        "| kind | status | code | another target is tried |\n|---|---|---|---|\n" + "\n".join(kinds) + "\n\n"
+        "Statuses that another target would not answer better: "
+        + ", ".join(map(str, sorted(errors.STATUSES_THAT_STAY)))
+        + ".\n\n"
+        "## Codes\n\nMore exact codes, given where the case is known:\n\n"
+        + "\n".join(f"- `{code}`" for code in codes)
+        + "\n"
+    )
+
+
+def _codes_in_source() -> Iterator[str]:
+    for path in sorted((ROOT / "src" / "hookline").rglob("*.py")):
+        if "demo" in path.name or "anthropic" in path.name or "testing" in path.parts:
+            continue
+        yield from re.findall(r'\bcode="([a-z_]+)"', path.read_text())
+
+
+def metrics() -> str:
+    """metrics.md: every family that the built-in plugins and the pipeline make."""
+    registry = MetricsRegistry()
+    workshop = Workshop(
+        clock=FakeClock(),
+        metrics=registry,
+        stores=Stores(None, None, None),  # type: ignore[arg-type]
+        settings={"tenants": {}, "users": {}, "global": {}, "server": {}, "models": []},
+        find_http=lambda: None,
+    )
+    entries = [PluginEntry(name) for name in entry_points()]
+    chain = compile_chain(entries, make_host=workshop.make_host, metrics=registry)
+    Pipeline(chain=chain, catalog=None, providers={}, clock=FakeClock(), metrics=registry)  # type: ignore[arg-type]
+    families = sorted(_families(registry))
+    rows = [f"| `{name}` | {kind} | {labels} | {doc} |" for name, kind, labels, doc in families]
+    return (
+        "# Metrics\n\n`GET /metrics` of the plugin `metrics`: for loopback clients, with the admin key, or for everyone with `[plugins.metrics] open = true`.\n\n"
+        "| family | kind | labels | |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n\nBeside these, `process_*` of prometheus-client.\n"
+    )
+
+
+def _families(registry: MetricsRegistry) -> Iterator[tuple[str, str, str, str]]:
+    for kind, families in (
+        ("counter", registry._counters),
+        ("gauge", registry._gauges),
+        ("histogram", registry._histograms),
+    ):
+        for name, family in families.items():  # type: ignore[attr-defined]
+            yield name, kind, ", ".join(f"`{label}`" for label in family.labels), family.doc
+
+
+def command_line() -> str:
+    """cli.md: `--help` of the command and of each sub-command."""
+    parts = ["# Command line\n"]
+    top = _help()
+    parts.append(f"```text\n{top}\n```\n")
+    for name in re.findall(r"^  ([a-z]+)  +\S", top.split("Commands:")[1], re.MULTILINE):
+        parts.append(f"## hookline {name}\n\n```text\n{_help(name)}\n```\n")
+    return "\n".join(parts)
+
+
+def _help(*command: str) -> str:
+    shown = subprocess.run(
+        [sys.executable, "-m", "hookline", *command, "--help"],
+        capture_output=True, text=True, check=True, cwd="/", env={"COLUMNS": "100", "TERM": "dumb", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines()).replace(
+        "python -m hookline", "hookline"
+    )
+
+
+def entry_points() -> list[str]:
+    manifest = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return sorted(manifest["project"]["entry-points"]["hookline"])
+
+
+def provider_kinds() -> dict[str, type[BaseModel]]:
+    from hookline import providers
+
+    kinds: dict[str, type[BaseModel]] = {}
+
+    def add(kind: str, factory: Callable[..., Any], *, options: type[BaseModel] | None = None) -> None:
+        if options is not None:
+            kinds[kind] = options
+
+    providers.register_providers(add)
+    return kinds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""The reference says what the code says, and nothing public is left out of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hookline.chain import PHASES
+
+ROOT = Path(__file__).resolve().parents[2]
+GLOSSARY = ROOT / "docs" / "reference" / "glossary.md"
+
+
+def test_reference_is_made_from_this_code() -> None:
+    command = [sys.executable, "scripts/make_reference.py", "--check"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("hook", PHASES)
+def test_hook_has_a_heading(hook: str) -> None:
+    assert f"\n## {hook}\n" in (ROOT / "docs" / "reference" / "hooks.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["downstream", "upstream", "provider", "deployment", "model", "virtual key", "principal", "attempt", "fallback",
+     "cooldown", "reservation", "spend", "TTFT", "TPOT", "chunk", "event", "usage", "ticket", "target", "hook", "plugin"],
+)  # fmt: skip
+def test_term_is_in_the_glossary(term: str) -> None:
+    assert f"**{term}**" in GLOSSARY.read_text()
