@@ -106,6 +106,7 @@ class AttemptLoop:
         if not isinstance(step, Continue) or not may_continue:
             return None
         call, original = copy.copy(self.call), self.call
+        call._chat = None
         payload = {**(original.payload or {}), "messages": list(step.messages)}
         call.set_json(orjson.dumps(payload), payload)
         while self._waiting:

@@ -38,13 +38,11 @@ class ChatView:
 
     @property
     def choices(self) -> int:
-        """How many answers were asked for: `n`, or `best_of` where larger; at least 1."""
-        counts = [
-            v
-            for v in (self._payload.get("n"), self._payload.get("best_of"))
-            if isinstance(v, int) and not isinstance(v, bool)
-        ]
-        return max([1, *counts])
+        """How many answers were asked for: `n`, or `best_of` where larger, for each prompt of a list; at least 1."""
+        prompt = self._payload.get("prompt")
+        prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+        counts = (self._payload.get("n"), self._payload.get("best_of"))
+        return prompts * max([1, *(count for count in counts if type(count) is int)])
 
     @property
     def wants_usage(self) -> bool:

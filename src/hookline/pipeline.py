@@ -266,7 +266,8 @@ class _Run:
         headers = reply.headers
         headers["x-hookline-deployment"] = attempt.deployment.id
         headers["x-hookline-attempts"] = str(len(self.call.attempts))
-        if attempt.output_cap is not None:
+        limit = self.call.chat.max_output_tokens
+        if attempt.output_cap is not None and (limit is None or attempt.output_cap < limit):
             headers["x-hookline-output-capped"] = str(attempt.output_cap)
         return reply
 
