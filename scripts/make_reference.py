@@ -141,7 +141,7 @@ def _models_in(annotation: Any) -> Iterator[tuple[type[BaseModel], tuple[str, ..
 
 
 def _table(path: tuple[str, ...], model: type[BaseModel], suffix: str = "") -> str:
-    doc = inspect.getdoc(model) or ""
+    doc = inspect.cleandoc(model.__doc__ or "")
     title = f"## `[{'.'.join(path)}]`{suffix}\n\n"
     rows = [_row(field.alias or name, field) for name, field in model.model_fields.items()]
     return title + doc + "\n\n| key | type | default | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
