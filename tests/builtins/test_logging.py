@@ -223,6 +223,7 @@ async def test_a_reader_that_is_gone_costs_its_lines_only():
     sink.write(b"two\n")
     sink.close()
     sink.join()
+    sink.count_failed()
 
     assert sum(dropped) == 2
 

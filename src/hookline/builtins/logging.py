@@ -78,6 +78,7 @@ class Plugin:
         if sink is not None:
             sink.close()
             await asyncio.to_thread(sink.join)
+            sink.count_failed()
 
     @hookimpl
     def call_ended(self, call: Call, result: Result) -> None:
@@ -201,9 +202,11 @@ class LineSink:
         self._write_bytes = select.PIPE_BUF if stat.S_ISFIFO(os.fstat(fd).st_mode) else FILE_WRITE_BYTES
         self._lines: list[bytes] = []
         self._lines_bytes = 0
-        # Each counter has one writer: `_queued_bytes` the loop, `_done_bytes` the thread.
+        # Each counter has one writer: the first two the loop, the other two the thread.
         self._queued_bytes = 0
+        self._counted_failed_lines = 0
         self._done_bytes = 0
+        self._failed_lines = 0
         self._lost_lines = 0
         self._timer: asyncio.TimerHandle | None = None
         self._batches: queue.SimpleQueue[Sequence[bytes] | None] = queue.SimpleQueue()
@@ -231,6 +234,7 @@ class LineSink:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.count_failed()
         if self._lines:
             self._queued_bytes += self._lines_bytes
             self._batches.put(self._lines)
@@ -240,6 +244,13 @@ class LineSink:
     def waiting_bytes(self) -> int:
         """What is queued and not yet written."""
         return self._lines_bytes + self._queued_bytes - self._done_bytes
+
+    def count_failed(self) -> None:
+        """Count what the thread could not write; counters are the loop's."""
+        failed = self._failed_lines - self._counted_failed_lines
+        if failed:
+            self._counted_failed_lines += failed
+            self._on_drop(failed)
 
     def close(self) -> None:
         """Flush, and let the thread end when it has written everything."""
@@ -267,7 +278,7 @@ class LineSink:
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
             except OSError:  # the reader is gone, the disk is full: these lines are lost, and counted
-                self._on_drop(piece.count(b"\n"))
+                self._failed_lines += piece.count(b"\n")
                 return
 
 
