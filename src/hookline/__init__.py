@@ -4,6 +4,7 @@ Lives here: the objects that flow, the hooks and their answers, the errors, the 
 Idea: built-in plugins import this module and nothing below it; a test freezes its names and signatures."""
 
 from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
+from hookline.bounds import InputBound, bound_input, bound_output
 from hookline.call import ENDPOINTS, Call, Endpoint, Note
 from hookline.chat_view import ChatView
 from hookline.deployment import Deployment, Target
@@ -89,6 +90,7 @@ __all__ = [
     "Forbidden",
     "GiveUp",
     "Host",
+    "InputBound",
     "InsufficientQuota",
     "InternalError",
     "LedgerEntry",
@@ -130,6 +132,8 @@ __all__ = [
     "Upload",
     "UpstreamError",
     "Usage",
+    "bound_input",
+    "bound_output",
     "format_usd",
     "hookimpl",
     "to_nanousd",
