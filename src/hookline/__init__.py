@@ -55,6 +55,7 @@ from hookline.stores.protocols import (
     Refusal,
     ReplyStore,
     Spend,
+    SpendAlert,
     SpendRefusal,
     Take,
 )
@@ -117,6 +118,7 @@ __all__ = [
     "Slot",
     "Source",
     "Spend",
+    "SpendAlert",
     "SpendRefusal",
     "StartupError",
     "Step",

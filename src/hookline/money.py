@@ -59,6 +59,17 @@ class Price:
         )
         return -(-pico // PICO_PER_NANO) + self.call_nanousd
 
+    def bound_nanousd(self, input_tokens: int, output_tokens: int) -> int:
+        """The most that at most this many tokens can cost, whichever of them are cached and whichever tier they reach."""
+        tiers = [self, *(price for above_tokens, price in self.tiers if input_tokens > above_tokens)]
+        dearest_input = max(max(p.input_picousd, p.cached_picousd or 0, p.cache_write_picousd or 0) for p in tiers)
+        pico = input_tokens * dearest_input + output_tokens * max(p.output_picousd for p in tiers)
+        return -(-pico // PICO_PER_NANO) + max(p.call_nanousd for p in tiers)
+
+    @property
+    def has_token_price(self) -> bool:
+        return bool(self.input_picousd or self.output_picousd)
+
 
 def to_nanousd(usd: float | str | Decimal) -> int:
     """USD as written by a person (0.02, "5.00") to nano-dollars, exactly: a float is read as its shortest decimal form."""
