@@ -106,10 +106,10 @@ _get_venv_module() {
   "$1" -c 'import ensurepip, venv' 2>/dev/null || _fail "Python's venv module is still missing for $1; as root: $line"
 }
 
-_apt_install() { # _apt_install env|sudo PACKAGE...: to stderr, so that callers' output stays their own
+_apt_install() { # _apt_install env|sudo PACKAGE...
   local as="$1"
   shift
-  { "$as" apt-get update -qq && "$as" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"; } >&2 ||
+  { "$as" apt-get update -qq && "$as" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"; } >/dev/null ||
     _fail "could not install by apt-get: $*"
 }
 

@@ -184,12 +184,14 @@ class _Run:
             if not self._timer.was_cancelled_for("deadline"):
                 raise error
             error = UpstreamError("the call reached its deadline", kind="deadline")
-        if isinstance(error, Rejected):
+        if is_rejected := isinstance(error, Rejected):
             error = error.error
         if not isinstance(error, ApiError):
             log.error("call %s failed: %s: %s", self.call.id, type(error).__name__, error, exc_info=error)
             error = InternalError("the gateway failed; see its log")
         self._error, self._outcome = error, outcome_of(error)
+        if is_rejected and self._outcome == "upstream_error":
+            self._outcome = "rejected"  # a plugin's own 503: no upstream was asked
         if isinstance(error, UpstreamError) and error.upstream_body is not None:
             reply = Reply(error.reply_status, error.upstream_headers, error.upstream_body)
         else:

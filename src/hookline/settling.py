@@ -49,7 +49,7 @@ class Settlement:
             try:
                 pending = ticket.settle(result)
             except Exception as error:
-                self._failed(ticket, error)
+                self._failed(ticket, f"{type(error).__name__}: {error}")
                 continue
             if pending is not None:
                 yield self._bounded(ticket, pending)
@@ -61,9 +61,11 @@ class Settlement:
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            self._failed(ticket, RuntimeError("what it waited for was cancelled"))
+            self._failed(ticket, "what it waited for was cancelled")
+        except TimeoutError:
+            self._failed(ticket, f"no answer within {self._timeout_s:g} s")
         except Exception as error:
-            self._failed(ticket, error)
+            self._failed(ticket, f"{type(error).__name__}: {error}")
 
     async def _drive(self, former: asyncio.Task[None] | None, first: Awaitable[Any] | None, steps: Steps) -> None:
         if former is not None:
@@ -82,11 +84,9 @@ class Settlement:
             timer.stop()
             self._call._timer = callers
 
-    def _failed(self, ticket: Ticket, error: Exception) -> None:
+    def _failed(self, ticket: Ticket, said: str) -> None:
         self._failures.inc()
-        log.error(
-            "call %s: %s did not settle: %s: %s", self._call.id, type(ticket).__name__, type(error).__name__, error
-        )
+        log.error("call %s: %s did not settle: %s", self._call.id, type(ticket).__name__, said)
 
 
 def is_being_cancelled() -> bool:

@@ -75,7 +75,7 @@ class DictReplies:
         value, expires_at, _ = self.entries.get(key, (None, 0.0, ()))
         return value if expires_at > self._clock.monotonic() else None
 
-    async def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None:
+    def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None:
         self.entries[key] = (value, self._clock.monotonic() + ttl_s, tuple(tags))
 
     async def delete(self, *, tag: str) -> int:

@@ -263,7 +263,7 @@ def test_windows_follow_the_time_zone_through_a_change_of_clocks() -> None:
 
 
 async def test_new_day_is_a_new_window(make_kit: MakeKit) -> None:
-    kit, ci = make_kit(), key(0.000_12)  # one call's bound fits, and not once more after its 0.000_02 are spent
+    kit, ci = make_kit(), key(0.000_11)  # one call's bound fits, and not once more after its 0.000_02 are spent
     payload = {**CHAT, "max_tokens": 1}
 
     first, second = await kit.call(payload, principal=ci), await kit.call(payload, principal=ci)

@@ -19,7 +19,7 @@ async def ask(plugin, call, body=b'{"answer":1}', *, status=200, headers=JSON, s
         return hit
     call.attempts += attempts
     reply = plugin.edit_reply(call, Reply(status, dict(headers), body, source=source))
-    await plugin.call_ended(call, None)
+    plugin.call_ended(call, None)
     return reply
 
 
@@ -256,7 +256,7 @@ async def stream(plugin, call, chunks, *, is_complete=True):
         for chunk in chunks:
             tap.feed(chunk)
         tap.end(is_complete)
-    await plugin.call_ended(call, None)
+    plugin.call_ended(call, None)
 
 
 async def empty():
@@ -297,7 +297,7 @@ async def test_a_plain_call_does_not_get_a_streams_bytes(plugin, make_call):
 
 @pytest.mark.parametrize("entry", [b"", b"junk", b"[1]\nx", b'{"version":0}\nx', make_entry(200, JSON, b"x", 0)[1:]])
 async def test_an_entry_that_cannot_be_read_is_a_miss(plugin, host, make_call, entry):
-    await host.replies.put(cache_key(make_call(CHAT)), entry, ttl_s=60)
+    host.replies.put(cache_key(make_call(CHAT)), entry, ttl_s=60)
 
     assert await plugin.lookup(make_call(CHAT)) is None
 

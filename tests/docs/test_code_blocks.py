@@ -22,7 +22,19 @@ from hookline.testing.process import HOOKLINE, ProxyProcess, clean_environ
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "reference" not in p.parts)]
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-NOT_RUN = ("./scripts/", "pip install", "uv ", "export ", "npm install", "node ", "git ", "kill ", "cd ", "docker ", "python3 -m venv")
+NOT_RUN = (
+    "./scripts/",
+    "pip install",
+    "uv ",
+    "export ",
+    "npm install",
+    "node ",
+    "git ",
+    "kill ",
+    "cd ",
+    "docker ",
+    "python3 -m venv",
+)
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 

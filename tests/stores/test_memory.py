@@ -128,7 +128,7 @@ async def test_agrees_with_a_log_of_every_amount(steps):
 async def test_replies_are_bounded_by_bytes_and_the_oldest_leave_first(clock):
     store = MemoryReplies(clock, max_bytes=10 * (ENTRY_OVERHEAD_BYTES + 1_000))
     for n in range(30):
-        await store.put(b"%03d" % n, b"x" * 997, ttl_s=60)
+        store.put(b"%03d" % n, b"x" * 997, ttl_s=60)
         await store.get(b"000")
 
     kept = [n for n in range(30) if await store.get(b"%03d" % n) is not None]
@@ -138,8 +138,8 @@ async def test_replies_are_bounded_by_bytes_and_the_oldest_leave_first(clock):
 
 async def test_a_reply_larger_than_the_store_is_not_kept_and_ends_the_older_one(clock):
     store = MemoryReplies(clock, max_bytes=4_096)
-    await store.put(b"k", b"small", ttl_s=60)
+    store.put(b"k", b"small", ttl_s=60)
 
-    await store.put(b"k", b"x" * 5_000, ttl_s=60)
+    store.put(b"k", b"x" * 5_000, ttl_s=60)
 
     assert await store.get(b"k") is None

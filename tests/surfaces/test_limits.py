@@ -271,7 +271,9 @@ async def test_slow_reader_that_makes_progress_is_not_cut(open_door):
         received = 0
         while piece := await loop.sock_recv(client, 32_768):
             received += len(piece)
-            await asyncio.sleep(0.01)  # the client's own pace: our buffer stands still for longer than the write timeout
+            await asyncio.sleep(
+                0.01
+            )  # the client's own pace: our buffer stands still for longer than the write timeout
 
     assert received > 80 * 65_536
     assert door.pipeline.ended == ["ok"]

@@ -129,9 +129,12 @@ class Upstream:
 
 @pytest_asyncio.fixture
 async def upstream() -> AsyncIterator[Upstream]:
+    surprises: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: surprises.append(context))
     upstream = Upstream()
     yield upstream
     await upstream.aclose()
+    assert surprises == []  # what a callback of the transport raised reaches nobody else
 
 
 @pytest_asyncio.fixture

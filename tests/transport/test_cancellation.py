@@ -1,10 +1,13 @@
 """Cancelled at every stage: nothing stays open, nobody waits for ever, no answer reaches the wrong request."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
 from hookline.transport import PoolStats
+from hookline.transport.reply_reader import ReplyReader
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 EMPTY = PoolStats(open=0, idle=0, in_use=0, waiting=0)
@@ -192,6 +195,46 @@ async def test_a_reply_to_a_cancelled_request_never_answers_the_next_one(pool, u
 
     assert head.startswith(b"GET /new ")
     assert await (await following).read() == b"NO"
+
+
+def count_readers() -> int:
+    return sum(type(thing) is ReplyReader for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("end", ["cancelled", "complete", "cut"])
+async def test_a_connection_that_is_over_is_freed_at_once(pool, upstream, ask, until, end):
+    """By reference counts alone: a cycle would keep every parser until the garbage collector comes round."""
+    gc.collect()
+    gc.disable()
+    try:
+        connections = weakref.WeakSet()
+        readers_before = count_readers()
+
+        async def remember():
+            response = await ask(pool)
+            connections.add(response.connection)
+            await response.read()
+
+        pending = asyncio.ensure_future(remember())
+        peer = await upstream.accept()
+        await peer.receive_request()
+        await peer.send(OK[:-1])
+        await until(lambda: len(connections) == 1)
+        if end == "cancelled":
+            pending.cancel()
+        elif end == "complete":
+            await peer.send(OK[-1:])
+        peer.close()
+        await asyncio.wait({pending})
+        if end != "cancelled":
+            pending.exception()
+        del pending
+
+        await until(lambda: not connections)
+        assert count_readers() == readers_before
+        assert pool.stats() == EMPTY
+    finally:
+        gc.enable()
 
 
 async def test_a_thousand_cancelled_requests_leave_nothing_behind(make_pool, upstream, ask, until):

@@ -6,7 +6,7 @@ import zlib
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hookline.transport import BodyTooLarge, TransportError, decoded
@@ -73,6 +73,15 @@ async def test_a_small_body_that_becomes_a_large_one_is_stopped_on_the_way(encod
     assert made <= 1_000_000
 
 
+async def test_what_one_chunk_becomes_is_made_in_small_steps():
+    bomb = gzip.compress(b"\0" * 10_000_000)
+
+    sizes = [len(piece) async for piece in decoded(as_chunks(bomb, len(bomb)), "gzip", 20_000_000)]
+
+    assert sum(sizes) == 10_000_000
+    assert max(sizes) <= 64 * 1024
+
+
 @CODINGS
 async def test_a_body_that_is_cut_is_an_error(encoding, encode):
     with pytest.raises(TransportError, match="damaged") as failed:
@@ -98,6 +107,7 @@ async def test_other_encodings_are_refused(encoding):
         await decode(b"x", encoding)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(st.binary(max_size=50), st.sampled_from(["gzip", "deflate"]))
 def test_nothing_but_a_transport_error_comes_of_damaged_bytes(data, encoding):
     with suppress(TransportError):

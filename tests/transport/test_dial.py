@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from hookline.transport import Timeouts, TransportError
+from hookline.transport import Timeouts, TransportError, dial
 from hookline.transport.dial import MAX_ADDRESSES, in_turns, resolve
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -99,6 +99,29 @@ async def test_cancelled_between_two_addresses_leaves_no_attempt_behind(make_poo
 
     await until(lambda: len(asyncio.all_tasks()) == 1)
     assert pool.stats().open == 0
+
+
+async def test_cancelled_in_the_turn_in_which_an_address_answers_closes_the_socket(monkeypatch, until):
+    answers = asyncio.Event()
+    opened = []
+
+    async def connect_when_told(address):
+        await answers.wait()
+        opened.append(socket.socket())
+        return opened[0]
+
+    monkeypatch.setattr(dial, "connect_one", connect_when_told)
+    pending = asyncio.ensure_future(dial.connect_first([(V4, ("192.0.2.1", 80)), (V4, ("192.0.2.2", 80))]))
+    await until(lambda: len(asyncio.all_tasks()) == 3)
+
+    answers.set()
+    await until(lambda: len(opened) == 1)
+    pending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pending
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+
+    assert [sock.fileno() for sock in opened] == [-1]
 
 
 @pytest.mark.parametrize("host", ["no-such-name.invalid", "."])

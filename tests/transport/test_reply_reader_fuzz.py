@@ -2,7 +2,7 @@
 
 No sockets here; the reader is fed directly. What a reply means is tested in test_replies.py."""
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hookline.transport import TransportError
@@ -67,12 +67,14 @@ def read(pieces: list[bytes], *, is_head_request: bool = False) -> tuple:
     return reader.status, reader.headers, body, reader.is_complete
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(streams, splits, st.booleans())
 @example(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloHTTP", [10], False)
 def test_any_bytes_in_any_pieces_give_a_reply_or_a_transport_error(stream, sizes, is_head_request):
     read(cut(stream, sizes), is_head_request=is_head_request)
 
 
+@settings(deadline=None)
 @given(streams, splits)
 def test_where_the_bytes_are_split_changes_nothing_in_a_complete_reply(stream, sizes):
     whole = read([stream])
@@ -85,6 +87,7 @@ token = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).map(lamb
 value = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=30).map(str.encode)
 
 
+@settings(deadline=None)
 @given(
     status=st.integers(200, 599).filter(lambda status: status not in (204, 304)),
     headers=st.lists(st.tuples(token, value), max_size=10),
@@ -105,6 +108,7 @@ def test_a_well_formed_reply_is_read_back_exactly(status, headers, body, chunk_s
     assert (status, [*headers, framing], body, True) == read(cut(stream, sizes))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3), splits)
 def test_one_reader_reads_reply_after_reply(count, sizes):
     reader = ReplyReader()

@@ -4,7 +4,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hookline.transport import SseEvent, SseSplitter, parse_event, serialize_event
@@ -45,6 +45,7 @@ def split(pieces: list[bytes]) -> tuple[list[bytes], bytes]:
     return blocks, splitter.tail
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(streams, st.lists(st.integers(0, 80), max_size=12))
 @example(b"data: x\r\n\r\ndata: y\r\n\r\n", [8, 9, 10])
 @example(b"data: x\r\rdata: y\n\r\n", [8, 9, 17])
@@ -57,6 +58,7 @@ def test_any_split_of_any_stream_gives_the_same_events_and_loses_no_byte(stream,
     assert b"".join(blocks) + tail == stream
 
 
+@settings(deadline=None)
 @given(streams)
 def test_byte_by_byte_is_the_same_as_at_once(stream):
     assert split([stream]) == split([stream[i : i + 1] for i in range(len(stream))])
@@ -128,6 +130,7 @@ def test_a_block_is_read_by_the_rules_of_the_standard(block, event):
     assert event == parse_event(block)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_no_block_makes_the_parser_raise(block):
     parse_event(block)
@@ -136,6 +139,7 @@ def test_no_block_makes_the_parser_raise(block):
 text = st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]), max_size=10)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60), st.one_of(st.none(), text), st.one_of(st.none(), text))
 def test_what_is_written_is_read_back(data, event, event_id):
     block = serialize_event(data, event=event, id=event_id)

@@ -114,6 +114,21 @@ async def test_an_upstream_that_does_not_read_stops_the_iterator(pool, upstream,
     assert (await pending).status == 413
 
 
+async def test_a_large_upload_arrives_whole_at_an_upstream_that_takes_its_time(pool, upstream, ask):
+    """More than all buffers hold: the pump is paused and goes on, again and again."""
+    body = pieces(*[b"x" * 100_000] * 200)
+    pending = asyncio.ensure_future(ask(pool, method=b"POST", body=body, content_length=20_000_000))
+    peer = await upstream.accept()
+    for _ in range(200):
+        await asyncio.sleep(0)
+    _, received = await peer.receive_request()
+    await peer.send(OK)
+
+    assert received == b"x" * 20_000_000
+    assert (await pending).status == 200
+    assert pool.stats().idle == 1
+
+
 @pytest.mark.parametrize("body", [flood, stalled], ids=["flood", "stalled client"])
 async def test_a_refusal_before_the_body_is_sent_is_returned_and_the_connection_closed(pool, upstream, ask, body):
     pending = asyncio.ensure_future(ask(pool, method=b"POST", body=body()))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -103,6 +103,7 @@ class Plugin:
     def __init__(self, options: CacheOptions, host: Host) -> None:
         self._options = options
         self._options_by_model = host.options_by_model
+        self._host = host
         self._replies = host.replies
         self._clock = host.clock
 
@@ -143,7 +144,7 @@ class Plugin:
         return reply
 
     @hookimpl
-    async def call_ended(self, call: Call, result: Result) -> None:
+    def call_ended(self, call: Call, result: Result) -> None:
         recording = call.find(RECORDING)
         if recording is None or not recording.is_complete:
             return
@@ -153,7 +154,13 @@ class Plugin:
             return
         entry = make_entry(recording.status, recording.headers, body, self._clock.time())
         tags = (f"tenant:{call.principal.tenant}", f"model:{call.model}")
-        await self._replies.put(recording.key, entry, ttl_s=recording.ttl_s, tags=tags)
+        pending = self._replies.put(recording.key, entry, ttl_s=recording.ttl_s, tags=tags)
+        if pending is not None:
+            self._host.spawn("store", _wait_for(pending))
+
+
+async def _wait_for(pending: Awaitable[None]) -> None:
+    await pending
 
 
 def read_wishes(call: Call, options: CacheOptions) -> Wishes:

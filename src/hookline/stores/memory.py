@@ -309,7 +309,7 @@ class MemoryReplies:
         del self._cached[key]
         return None
 
-    async def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None:
+    def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None:
         size_bytes = len(key) + len(value) + ENTRY_OVERHEAD_BYTES
         if size_bytes > self._cached.maxsize:
             self._cached.pop(key, None)

@@ -111,7 +111,8 @@ class ReplyStore(Protocol):
 
     async def get(self, key: bytes) -> bytes | None: ...
 
-    async def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None: ...
+    def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> Awaitable[None] | None:
+        """Keep it, at once where that is possible: a call's end that is awaited needs a task of its own."""
 
     async def delete(self, *, tag: str) -> int:
         """Remove every entry with this tag; returns how many."""

@@ -30,14 +30,14 @@ class Cors:
     def allows(self, origin: str) -> bool:
         return "*" in self.allow_origins or origin in self.allow_origins
 
-    def reply_lines(self, request_headers: Mapping[str, str]) -> list[str]:
+    def reply_lines(self, request_headers: Mapping[str, str]) -> str:
         """Header lines that belong on every reply to this request."""
-        lines = [] if "*" in self.allow_origins else ["vary: origin\r\n"]
+        lines = "" if "*" in self.allow_origins else "vary: origin\r\n"
         origin = request_headers.get(hdrs.ORIGIN)
         if origin is not None and self.allows(origin):
             allowed = "*" if "*" in self.allow_origins else origin
             exposed = ", ".join((EXPOSED, *self.expose_headers))
-            lines.append(f"access-control-allow-origin: {allowed}\r\naccess-control-expose-headers: {exposed}\r\n")
+            lines += f"access-control-allow-origin: {allowed}\r\naccess-control-expose-headers: {exposed}\r\n"
         return lines
 
     def preflight(self, request_headers: Mapping[str, str]) -> Reply:

@@ -211,23 +211,24 @@ class Exchange:
         )
         status = reply.status
         headers = reply.headers
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        if _holds_ours(headers) or _holds_line_breaks(lines):
-            lines = _drop_what_may_not_pass(reply)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or _holds_ours(headers):
+            lines = _write_what_may_pass(headers)
         if front.cors is not None:
             lines += front.cors.reply_lines(self.headers)
-        if body_bytes is not None:
-            if not is_bodyless(status) and (body_bytes or self.method != "HEAD"):
-                lines.append(f"content-length: {body_bytes}\r\n")
-        elif not is_http10 and not is_bodyless(status):
-            lines.append("transfer-encoding: chunked\r\n")
+        if is_bodyless(status):
+            framing = ""
+        elif body_bytes is None:
+            framing = "" if is_http10 else "transfer-encoding: chunked\r\n"
+        else:
+            framing = f"content-length: {body_bytes}\r\n" if body_bytes or self.method != "HEAD" else ""
         if not self.is_persistent:
-            lines.append("connection: close\r\n")
+            framing += "connection: close\r\n"
         elif is_http10:
-            lines.append("connection: keep-alive\r\n")
+            framing += "connection: keep-alive\r\n"
         first = STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
         date = "" if hdrs.DATE in headers else front.date_line()
-        head = f"{first}{''.join(lines)}x-request-id: {self.request_id}\r\n{date}\r\n"
+        head = f"{first}{lines}{framing}x-request-id: {self.request_id}\r\n{date}\r\n"
         return head.encode("utf-8", "surrogateescape")
 
 
@@ -250,14 +251,9 @@ def _holds_ours(headers: CIMultiDict[str]) -> bool:
     )
 
 
-def _holds_line_breaks(lines: list[str]) -> bool:
-    joined = "".join(lines)
-    return joined.count("\n") != len(lines) or joined.count("\r") != len(lines)
-
-
-def _drop_what_may_not_pass(reply: Reply) -> list[str]:
+def _write_what_may_pass(headers: CIMultiDict[str]) -> str:
     lines: list[str] = []
-    for name, value in reply.headers.items():
+    for name, value in headers.items():
         if name.lower() in OURS:
             continue
         line = f"{name}: {value}"
@@ -265,4 +261,4 @@ def _drop_what_may_not_pass(reply: Reply) -> list[str]:
             log.warning("reply header %r holds a line break and was not sent; whoever sets it must not", name)
             continue
         lines.append(line + "\r\n")
-    return lines
+    return "".join(lines)

@@ -57,7 +57,8 @@ def find_repeated_member(body: bytes, payload: dict[str, Any]) -> str | None:
     Counting quoted names is cheap and clears nearly every body; what it can't clear is parsed again, slowly and exactly."""
     if len(payload) <= COUNTED_NAMES_MAX and not _has_escaped_name(body):
         for name in payload:
-            if _may_stand_twice(name, body):
+            quoted, member = _spell(name)
+            if body.count(quoted) > 1 and len(member.findall(body)) > 1:
                 break
         else:
             return None
@@ -66,14 +67,11 @@ def find_repeated_member(body: bytes, payload: dict[str, Any]) -> str | None:
     return repeated[-1]  # objects end in order, so the last one to end is the body's own
 
 
-def _may_stand_twice(name: str, body: bytes) -> bool:
+@lru_cache(512)
+def _spell(name: str) -> tuple[bytes, re.Pattern[bytes]]:
+    """A name as it stands in JSON, and a pattern for it standing before a colon."""
     quoted = b'"%b"' % name.encode()
-    return body.count(quoted) > 1 and len(_get_member_pattern(quoted).findall(body)) > 1
-
-
-@lru_cache(256)
-def _get_member_pattern(quoted: bytes) -> re.Pattern[bytes]:
-    return re.compile(re.escape(quoted) + rb"\s*:")
+    return quoted, re.compile(re.escape(quoted) + rb"\s*:")
 
 
 def _has_escaped_name(body: bytes) -> bool:

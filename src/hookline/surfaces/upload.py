@@ -63,9 +63,8 @@ class SpooledUpload:
         if self._rest is not None:
             async for piece in self._rest:
                 if self._finder is not None:
-                    self._finder.feed(
-                        piece
-                    )  # a second model field would make the upstream read another form than the gateway
+                    # A second model field would make the upstream read another form than the gateway.
+                    self._finder.feed(piece)
                 yield piece
             _check_end(self._finder)
 

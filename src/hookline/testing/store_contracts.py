@@ -335,21 +335,21 @@ class ReplyStoreContract(_Fixtures):
         key = _id().encode()
         assert await store.get(key) is None
 
-        await store.put(key, b"\x00body", ttl_s=60)
+        await done(store.put(key, b"\x00body", ttl_s=60))
 
         assert await store.get(key) == b"\x00body"
 
     async def test_replaces(self, store: ReplyStore) -> None:
         key = _id().encode()
-        await store.put(key, b"old", ttl_s=60)
+        await done(store.put(key, b"old", ttl_s=60))
 
-        await store.put(key, b"new", ttl_s=60)
+        await done(store.put(key, b"new", ttl_s=60))
 
         assert await store.get(key) == b"new"
 
     async def test_forgets_after_its_time(self, store: ReplyStore, clock: FakeClock) -> None:
         key = _id().encode()
-        await store.put(key, b"body", ttl_s=60)
+        await done(store.put(key, b"body", ttl_s=60))
         clock.advance(59)
         assert await store.get(key) == b"body"
 
@@ -360,7 +360,7 @@ class ReplyStoreContract(_Fixtures):
     async def test_deletes_by_tag(self, store: ReplyStore, scope: str) -> None:
         keys = [_id().encode() for _ in range(3)]
         for key, tags in zip(keys, ((scope, "b"), (scope,), ("b",)), strict=True):
-            await store.put(key, b"body", ttl_s=60, tags=tags)
+            await done(store.put(key, b"body", ttl_s=60, tags=tags))
 
         assert await store.delete(tag=scope) == 2
 

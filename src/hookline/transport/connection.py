@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(piece)
 
     def drained(self) -> asyncio.Future[None]:
-        """A future that is done when the transport takes more, or will never take any."""
+        """A future that is done when the transport takes more. If the connection dies it never is: watch the response too."""
         drained = self._drained = self.loop.create_future()
         return drained
 
@@ -173,6 +173,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc)
         self._leave()
+        self._reader.discard()
         self._owner.on_lost(self)
 
     def pause_writing(self) -> None:
@@ -183,7 +184,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.is_write_paused = False
         self._set_deadline(math.inf if self.is_uploading else self._now() + self._patience_s())
-        self._wake_writer()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     # How an exchange ends.
 
@@ -234,14 +236,8 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wake_writer()
         self._transport.abort()
         self._owner.on_gone(self)
-
-    def _wake_writer(self) -> None:
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
 
     # The timer.
 

@@ -114,6 +114,10 @@ class ReplyReader:
             self.is_complete = True
         return self.is_complete
 
+    def discard(self) -> None:
+        """No more replies: let go of the parser, which holds this object, so that no garbage collector is needed."""
+        del self._parser
+
     # Called by httptools.
 
     def on_message_begin(self) -> None:
