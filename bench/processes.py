@@ -130,6 +130,10 @@ class Process:
             self._signal_all(signal.SIGKILL)  # also what outlived its parent
             self._popen.wait()
 
+    def join_output(self) -> None:
+        """Returns when all its output was read: after it and its children ended."""
+        self._reader.join()
+
     def send_signal(self, number: signal.Signals) -> None:
         """To the command itself, as an operator's `kill` does; not to its children."""
         self._popen.send_signal(number)
