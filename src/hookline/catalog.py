@@ -10,6 +10,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol
 
 from hookline.deployment import Deployment
@@ -162,7 +163,11 @@ class Catalog:
 
 
 def _fits(globs: Sequence[str], names: Sequence[str]) -> bool:
-    return any(glob == "*" or fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)
+    return any(glob == "*" or _is_match(name, glob) for glob in globs for name in names)
+
+
+_is_match = lru_cache(4_096)(fnmatch.fnmatchcase)
+"""`fnmatchcase` costs 1 µs, remembered 0.1."""
 
 
 def _is_free(call: Request) -> bool:

@@ -268,9 +268,10 @@ class _Run:
         headers = reply.headers
         headers["x-hookline-deployment"] = attempt.deployment.id
         headers["x-hookline-attempts"] = str(len(self.call.attempts))
-        limit = self.call.chat.max_output_tokens
-        if attempt.output_cap is not None and (limit is None or attempt.output_cap < limit):
-            headers["x-hookline-output-capped"] = str(attempt.output_cap)
+        if attempt.output_cap is not None:
+            limit = self.call.chat.max_output_tokens
+            if limit is None or attempt.output_cap < limit:
+                headers["x-hookline-output-capped"] = str(attempt.output_cap)
         return reply
 
     async def _edit(self, reply: Reply, maker: int) -> Reply:

@@ -303,6 +303,8 @@ def is_free(call: Call) -> bool:
     """Calls that no provider charges for: reading, deleting, files, uploads, vector stores (not searching them)."""
     if call.method in FREE_METHODS:
         return True
+    if call.endpoint != "relay":
+        return False
     path = call.path
     return any(path == p or path.startswith(f"{p}/") for p in FREE_PATHS) and not path.endswith("/search")
 
