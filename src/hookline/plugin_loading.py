@@ -13,7 +13,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -150,10 +152,18 @@ def _check(entry: PluginEntry, instance: Any) -> Iterable[str]:
             yield f"{place}: {who}: {name} must be a plain `def`"
 
 
+class _SourceLoader(SourceFileLoader):
+    """Always the source, and no `__pycache__` beside people's files: bytecode is kept by whole seconds, and a reload may come within one."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _load_file(entry: PluginEntry) -> Any:
     path = entry.path
     assert path is not None
-    spec = importlib.util.spec_from_file_location(f"hookline_file_{entry.name}", path)
+    name = f"hookline_file_{entry.name}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
     if spec is None or spec.loader is None or not path.is_file():
         raise StartupError([f'{entry.where}: plugin "{entry.name}": no Python file at {path}'])
     module = importlib.util.module_from_spec(spec)

@@ -21,7 +21,7 @@ from hookline.app import App
 from hookline.config import Settings
 from hookline.config_loading import load
 from hookline.launch import CUT, READY, Plan, open_listener, ready_lines, unset_variables
-from hookline.reload import watch
+from hookline.reload import stamps_of, watch
 
 log = logging.getLogger("hookline.process")
 
@@ -88,11 +88,13 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_stop)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    # Looked at before the ready line: who reads that and then changes a file has changed it.
+    since = stamps_of(app.watched_files()) if plan.watches_files else {}
     await app.start(listener)
     if supervisor is not None:
         loop.add_reader(supervisor, _on_supervisor_gone, loop, supervisor, on_stop)
     if plan.watches_files:
-        tasks.add(loop.create_task(watch(app.watched_files, reload)))
+        tasks.add(loop.create_task(watch(app.watched_files, reload, since=since)))
     _settle_heap()
     on_ready()
     await stopping.wait()

@@ -33,10 +33,11 @@ async def watch(
     find_paths: Callable[[], Iterable[Path]],
     on_change: Callable[[], Awaitable[object]],
     *,
+    since: dict[Path, Stamp] | None = None,
     look_every_s: float = LOOK_EVERY_S,
 ) -> None:
-    """Call `on_change` after one of the files has changed and come to rest. Runs until cancelled."""
-    acted_on = stamps_of(find_paths())
+    """Call `on_change` after one of the files has changed since `since` (without it: since now) and come to rest. Runs until cancelled."""
+    acted_on = stamps_of(find_paths()) if since is None else since
     seen = acted_on
     while True:
         await asyncio.sleep(look_every_s)

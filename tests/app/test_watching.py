@@ -42,6 +42,23 @@ async def test_a_change_is_acted_on_once_it_has_come_to_rest(tmp_path: Path) -> 
     assert seen == ["4: half", "8: half, whole"]
 
 
+async def test_a_change_before_the_first_look_counts_from_what_was_seen_before(tmp_path: Path) -> None:
+    """Who reads the ready line and changes a file at once has changed it."""
+    file = tmp_path / "a"
+    file.write_text("old")
+    since = stamps_of([file])
+    file.write_text("newer")
+    changed = asyncio.Event()
+
+    async def on_change() -> None:
+        changed.set()
+
+    task = asyncio.create_task(watch(lambda: [file], on_change, since=since, look_every_s=0))
+    await changed.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_new_path_is_not_a_change(tmp_path: Path) -> None:
     paths = [tmp_path / "a"]
     looks = 0

@@ -84,7 +84,7 @@ def test_the_ready_line_says_where_what_and_gives_a_curl_that_works(serve, folde
     base = server.base_url
 
     assert "from proxy.toml (0 plugins, 1 provider)" in server.lines[0]
-    words = server.lines[1].removeprefix("try: curl ").split("'")
+    words = server.wait_for("^try: curl .*").string.removeprefix("try: curl ").split("'")
     payload = json.loads(words[3])
     client = OpenAI(base_url=f"{base}/v1", api_key="unused", max_retries=0)
     answer = client.chat.completions.create(**payload)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -284,6 +286,22 @@ def test_a_single_file_is_a_plugin(tmp_path: Path) -> None:
     )
 
     assert [("prepare", 1, "filed", f"{tmp_path / 'filed.py'}:4")] == chain.table()
+
+
+def test_a_file_changed_within_the_second_is_loaded_anew_and_leaves_no_bytecode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytecode is valid for a source of the same size and the same whole second: an editor is faster."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    source = "from hookline import hookimpl\n\nclass Plugin:\n    word = 'aa'\n"
+
+    words = []
+    for word in ("aa", "bb"):
+        entry = file_entry(tmp_path, source.replace("aa", word))
+        os.utime(entry.path, (1_700_000_000, 1_700_000_000))
+        words.append(compiled(entry).plugins[0].instance.word)
+
+    assert (words, os.listdir(tmp_path)) == (["aa", "bb"], ["filed.py"])
 
 
 def test_a_file_without_a_class_named_plugin_is_refused(tmp_path: Path) -> None:
