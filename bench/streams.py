@@ -179,7 +179,7 @@ async def read_stream(door: Door, user: str, *, events: int, timeout_s: float) -
         return StreamResult(problem=f"connect: {error.strerror or error}")
     result = client.result
     result.events = client.check.events
-    if result.status != 200:
+    if result.status not in (0, 200):
         result.problem = f"status {result.status}"
     result.problem = result.problem or client.check.finish(events)
     return result

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import heapq
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -141,21 +142,28 @@ class _Pacer:
         self.loop = asyncio.get_running_loop()
         self.due: list[tuple[float, int, _Connection]] = []
         self.serial = 0
-        self.is_armed = False
+        self.timer: asyncio.Handle | None = None
+        self.wakes_at = math.inf
+        """When `_tick` runs next; while it runs, nothing is earlier."""
 
     def add(self, connection: _Connection, delay_s: float) -> None:
         self.serial += 1
-        heapq.heappush(self.due, (self.loop.time() + delay_s, self.serial, connection))
-        if not self.is_armed:
+        due_at = self.loop.time() + delay_s
+        heapq.heappush(self.due, (due_at, self.serial, connection))
+        if due_at < self.wakes_at:
             self._arm()
 
     def _arm(self) -> None:
-        self.is_armed = bool(self.due)
-        if self.is_armed:
-            wait_s = self.due[0][0] - self.loop.time()
-            _ = self.loop.call_later(wait_s, self._tick) if wait_s > 0 else self.loop.call_soon(self._tick)
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer, self.wakes_at = None, math.inf
+        if self.due:
+            self.wakes_at = self.due[0][0]
+            wait_s = self.wakes_at - self.loop.time()
+            self.timer = self.loop.call_later(wait_s, self._tick) if wait_s > 0 else self.loop.call_soon(self._tick)
 
     def _tick(self) -> None:
+        self.wakes_at = -math.inf
         turn, now = [], self.loop.time()
         while self.due and self.due[0][0] <= now:
             turn.append(heapq.heappop(self.due)[2])

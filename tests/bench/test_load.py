@@ -95,6 +95,17 @@ async def test_a_client_that_leaves_counts_as_cut(upstream):
     assert (served.counts.cut, served.counts.open_now) == (1, 0)
 
 
+async def test_a_reply_that_waits_does_not_hold_up_the_next(upstream):
+    served, door = upstream
+    served.script = Script(chunks=3, delay_ms=3_600_000)
+    await read_stream(door, USER, events=3, timeout_s=0.05)
+    served.script = Script(chunks=3)
+
+    result = await read_stream(door, USER, events=3, timeout_s=20)
+
+    assert result.problem is None
+
+
 async def test_nobody_listening_is_a_problem_not_an_exception(upstream):
     _, door = upstream
 
