@@ -30,6 +30,7 @@ from hookline.errors import (
     UpstreamError,
 )
 from hookline.host import Clock
+from hookline.money import Usage
 from hookline.openai_wire import usage_of
 from hookline.peek import PeekedBody, close_body, peek
 from hookline.reply import Reply, Source
@@ -148,7 +149,7 @@ class AttemptLoop:
     def result(
         self, outcome: Outcome, *, source: Source, status: int | None, error: ApiError | None, ended_at: float
     ) -> Result:
-        """The end of the call: the usage of the attempt that answered, or of the last one; the cost of all."""
+        """The end of the call: the usage of the attempts that were answered (two where a stream was continued); the cost of all."""
         attempt: Attempt | None = next((a for a in reversed(self.call.attempts) if not a.is_loser), None)
         costs = [end.cost_nanousd for end in self.results]
         return Result(
@@ -156,7 +157,7 @@ class AttemptLoop:
             source=source,
             attempt=attempt,
             status=status,
-            usage=attempt.usage if attempt is not None else None,
+            usage=_sum_of(self.results),
             cost_nanousd=None if None in costs else sum(cost for cost in costs if cost is not None),
             is_estimated=any(end.is_estimated for end in self.results),
             error=error or (attempt.error if attempt is not None and outcome != "ok" else None),
@@ -360,6 +361,20 @@ def _result(attempt: Attempt, outcome: Outcome) -> Result:
         error=error,
         ended_at=attempt.ended_at or 0.0,
         first_byte_at=attempt.first_byte_at,
+    )
+
+
+def _sum_of(results: Sequence[Result]) -> Usage | None:
+    usages = [r.usage for r in results if r.usage is not None and r.attempt is not None and not r.attempt.is_loser]
+    if len(usages) < 2:
+        return usages[0] if usages else None
+    return Usage(
+        sum(u.input_tokens for u in usages),
+        sum(u.output_tokens for u in usages),
+        sum(u.cached_tokens for u in usages),
+        sum(u.cache_write_tokens for u in usages),
+        sum(u.reasoning_tokens for u in usages),
+        is_estimated=any(u.is_estimated for u in usages),
     )
 
 
