@@ -1,4 +1,6 @@
-"""A front on a real socket, before a scripted pipeline: the only part that is not real is what happens to the call."""
+"""A front on a real socket, before a scripted pipeline: the only part that is not real is what happens to the call.
+
+Every async test in this folder runs on asyncio's loop and on uvloop: they differ in pausing, closing and half-closing."""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
 import pytest
+import uvloop
 
 from hookline.call import Call
 from hookline.errors import ApiError, ClientGone
@@ -18,6 +21,11 @@ from hookline.reply import Reply
 from hookline.surfaces.http_front import HttpFront
 from hookline.surfaces.routes import Routes
 from hookline.surfaces.settings import Deliver, FrontSettings, Serving
+
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+
 
 Answer = Callable[[Call], Awaitable[Reply]]
 
