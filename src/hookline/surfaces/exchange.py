@@ -122,7 +122,7 @@ class Exchange:
             and not self.payload.is_eof()
             and self.connection.transport is not None
         ):
-            self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # -- the reply
 
@@ -137,8 +137,7 @@ class Exchange:
     async def send(self, reply: Reply) -> None:
         """Write the reply: the surface's `deliver`. Raises ClientGone, and whatever the body's iterator raises."""
         connection = self.connection
-        transport = connection.transport
-        if transport is None:
+        if connection.transport is None:
             self.is_persistent = False
             raise ClientGone("the client closed its connection")
         body = reply.body
@@ -147,12 +146,12 @@ class Exchange:
             return
         head = self._make_head(reply, len(body))
         if self.method == "HEAD" or not body:
-            transport.write(head)
+            connection.write(head)
         elif len(body) <= JOINED_BYTES_MAX:
-            transport.write(head + body)
+            connection.write(head + body)
         else:
-            transport.write(head)
-            transport.write(body)
+            connection.write(head)
+            connection.write(body)
         if connection.writing_paused:
             await connection.drained()
 
@@ -167,11 +166,10 @@ class Exchange:
             async for chunk in body:
                 if not chunk:
                     continue
-                transport = connection.transport
-                if transport is None:
+                if connection.transport is None:
                     raise ClientGone("the client closed its connection")
                 framed = b"%x\r\n%b\r\n" % (len(chunk), chunk) if is_chunked else chunk
-                transport.write(head + framed if head else framed)
+                connection.write(head + framed if head else framed)
                 head = b""
                 if connection.writing_paused:
                     await connection.drained()
@@ -179,7 +177,7 @@ class Exchange:
             # No terminator: the client must be able to tell a cut reply from a complete one.
             self.is_persistent = False
             if head and connection.transport is not None:
-                connection.transport.write(head)
+                connection.write(head)
             if not is_chunked and not reply.is_event_stream:
                 connection.reset()  # close-delimited: only a reset tells it
             raise
@@ -188,11 +186,10 @@ class Exchange:
             await connection.drained()
 
     def _write(self, data: bytes) -> None:
-        transport = self.connection.transport
-        if transport is None:
+        if self.connection.transport is None:
             raise ClientGone("the client closed its connection")
         if data:
-            transport.write(data)
+            self.connection.write(data)
 
     def _make_head(self, reply: Reply, body_bytes: int | None) -> bytes:
         """Status line and headers. `body_bytes` None: chunked, or to the end of the connection for HTTP/1.0."""

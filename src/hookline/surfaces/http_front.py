@@ -30,6 +30,7 @@ from hookline.surfaces.cors import Cors
 from hookline.surfaces.front_door import FrontDoor
 from hookline.surfaces.http_server import Connection
 from hookline.surfaces.settings import FrontSettings, Serving
+from hookline.transport.write_batch import WriteBatch
 
 SWEEP_MAX_S: Final = 0.5
 """How late a deadline may be noticed. A client that hung up while reading is paused is noticed as late."""
@@ -57,6 +58,7 @@ class HttpFront(Server):
         self.serving = serving
         self.door = FrontDoor(self, clock)
         self.ids = RequestIds()
+        self.batch = WriteBatch()
         self.is_draining = False
         self._date = (0, "")
         self._hand: asyncio.TimerHandle | None = None

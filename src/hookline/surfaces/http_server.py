@@ -51,6 +51,8 @@ READ_BUFFER_BYTES: Final = 131_072
 """Half of what a body may hold unread before reading pauses."""
 WRITE_BUFFER_BYTES: Final = 262_144
 """What may wait for a slow reader before the pipeline's body is no longer iterated."""
+HELD_BYTES_MAX: Final = 65_536
+"""What may wait for the end of the loop's turn; beyond, the loop's own buffer and its limits take over."""
 PIPELINE_MAX: Final = 4
 """Requests parsed ahead of their turn; beyond it reading pauses."""
 DISCARDED_BYTES_MAX: Final = 1 << 30
@@ -61,7 +63,7 @@ class Connection(RequestHandler):
     """A client's connection. Made by `HttpFront` for each accepted socket."""
 
     __slots__ = (
-        "_discarded_bytes", "_fatal", "_head_bytes", "_head_until", "_is_deaf", "_last_payload", "_next_request", "_unsent_bytes",
+        "_discarded_bytes", "_fatal", "_head_bytes", "_head_until", "_held", "_held_bytes", "_is_deaf", "_last_payload", "_next_request", "_unsent_bytes",
         "deadline_at", "exchange", "front", "phase", "remote", "settings", "write_deadline_at",
     )  # fmt: skip
 
@@ -77,6 +79,8 @@ class Connection(RequestHandler):
         self._head_bytes = 0
         """Arrived of a head that is not complete."""
         self._head_until = NEVER
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._is_deaf = False
         self._discarded_bytes = 0
         self._unsent_bytes = 0
@@ -278,6 +282,28 @@ class Connection(RequestHandler):
 
     # -- writing
 
+    def write(self, data: bytes) -> None:
+        """Send, in order: at the end of this turn of the loop, or at once if it is much. Then wait for `drained()` if `writing_paused`."""
+        if self._held_bytes:
+            self._held.append(data)
+            self._held_bytes += len(data)
+        else:
+            self._held = [data]
+            self._held_bytes = len(data)
+            self.front.batch.add(self, self._loop)
+        if self._held_bytes > HELD_BYTES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self._held_bytes:
+            held, self._held, self._held_bytes = self._held, [], 0
+            if self.transport is not None:
+                if len(held) == 1:
+                    self.transport.write(held[0])
+                else:
+                    self.transport.writelines(held)
+
     async def drained(self) -> None:
         """Wait until a slow reader has made room. Raises ClientGone if it went, or took nothing for `write_timeout_s`."""
         transport = self.transport
@@ -310,11 +336,13 @@ class Connection(RequestHandler):
 
     def reset(self) -> None:
         """Cut the connection so that the client notices: a stream without framing would look complete otherwise."""
+        self.flush()
         if self.transport is not None:
             reset(self.transport)
 
     def _end(self) -> None:
         """Close after the last reply; where the client may still be sending, so that it sees that reply before a reset."""
+        self.flush()
         if self.transport is None:
             return
         if not self._is_deaf and not self._messages and self._last_payload.is_eof():
@@ -332,6 +360,7 @@ class Connection(RequestHandler):
         self._is_deaf = True
         self.phase = "closing"
         self.deadline_at = self._loop.time() + self.settings.write_timeout_s
+        self.flush()
         if self.transport is not None:
             self.transport.close()
 

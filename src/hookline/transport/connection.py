@@ -4,8 +4,8 @@ Lives here: writing a request, feeding the reply, one timer, back-pressure both 
 may be used again. Elsewhere: which connection a request gets (pool.py), what a reply is (reply_reader.py), who waits
 (response.py).
 
-States: *idle* (`response` is None: any byte that arrives closes it) -> *writing* (the transport asked us to pause) ->
-*waiting* (no byte of a reply yet) -> *receiving* -> idle again, or gone. Gone is final and reached once, by `_leave()`.
+States: *idle* (`response` is None: any byte that arrives closes it) -> *held* (the request leaves at the end of this turn of the loop; what arrives or
+ends before was not meant for it, and nothing was written) -> *writing* (the transport asked us to pause) -> *waiting* (no byte of a reply yet) -> *receiving* -> idle again, or gone. Gone is final and reached once, by `_leave()`.
 
 The timer. Every arrival moves `_deadline`, which is one attribute; the timer is re-armed only when it fires too early, or when
 the deadline moves before it. So a chunk costs no timer call, and a connection that is reused keeps its timer."""
@@ -23,6 +23,7 @@ from hookline.transport.contract import Timeouts
 from hookline.transport.errors import Kind, TransportError
 from hookline.transport.reply_reader import ReplyReader
 from hookline.transport.response import Http1Response
+from hookline.transport.write_batch import WriteBatch
 
 HIGH_WATER_BYTES = 256 * 1024  # unread body above which reading is paused; it goes on when the caller takes it
 JOIN_BYTES = (
@@ -47,16 +48,19 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """Created by a pool, connected by `loop.create_connection`."""
 
-    def __init__(self, owner: Owner, peer: str, keepalive_s: float) -> None:
+    def __init__(self, owner: Owner, peer: str, keepalive_s: float, batch: WriteBatch) -> None:
         self.response: Http1Response | None = None
         self.is_reading_paused = False
         self.is_write_paused = False
         self.is_gone = False  # will carry nothing more
+        self.was_used = False  # has carried an exchange, so it may have died since
         self.holds_slot = False  # set and cleared by the owner
         self.is_uploading = False  # an iterator body is not fully handed over yet
         self._owner = owner
         self._peer = peer
         self._keepalive_s = keepalive_s
+        self._batch = batch
+        self._held: bytes | None = None  # a request that has not left
         self._reader = ReplyReader()
         self._timeouts = Timeouts()
         self._idle_s = math.inf  # of the exchange; without limit during an upload
@@ -75,25 +79,39 @@ class Connection(asyncio.Protocol):
     # The exchange.
 
     def is_usable(self) -> bool:
-        """Whether an idle connection is still open and silent, asking the kernel at this very moment."""
-        return not (self.is_gone or self._transport.is_closing() or (self._poll is not None and self._poll(0)))
+        """Whether an idle connection may be asked: nobody has said yet that it is closed. `flush` looks once more."""
+        return not (self.is_gone or self._transport.is_closing())
 
     def start(self, head: bytes, body: bytes | None, timeouts: Timeouts, *, is_head_request: bool) -> Http1Response:
-        """Write a request and return its reply, which fills up from now on."""
+        """Send a request and return its reply, which fills up from now on.
+
+        A small one leaves at the end of this turn of the loop. If the connection turns out to be dead by then, the reply's error says that nothing was written."""
         self._reader.start(is_head_request=is_head_request)
         self._timeouts = timeouts
         self._idle_s = timeouts.idle_s
         self._has_first_byte = False
         response = self.response = Http1Response(self)
         self._set_deadline(self._now() + timeouts.first_byte_s)
-        if body is None:
-            self._transport.write(head)
-        elif len(body) <= JOIN_BYTES:
-            self._transport.write(head + body)
+        if body is None or len(body) <= JOIN_BYTES:
+            self._held = head + body if body else head
+            self._batch.add(self, self.loop)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
+            self._held = head
+            self.flush()
+            if not self.is_gone:
+                self._transport.write(body)
         return response
+
+    def flush(self) -> None:
+        """Write what is held. On a connection that was idle the kernel is asked at this very moment whether it still lives."""
+        held = self._held
+        if held is None:
+            return
+        if self.was_used and self._poll is not None and self._poll(0):
+            self._fail("reset", "had closed, or spoken, before the request was written")
+            return
+        self._held = None
+        self._transport.write(held)
 
     def write(self, piece: bytes) -> None:
         """One more piece of a body that is uploaded. Afterwards wait for `drained()` if `is_write_paused`."""
@@ -133,8 +151,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         response = self.response
-        if response is None:  # nobody asked: these bytes must not become the next answer
-            self._leave()
+        if response is None or self._held is not None:  # nobody asked: these bytes must not become the next answer
+            self._fail("reset", "spoke before it was asked")
             return
         reader = self._reader
         try:
@@ -204,6 +222,7 @@ class Connection(asyncio.Protocol):
         # A reply that came before the request was fully written ends the connection: the rest would be read as a request.
         if self._reader.can_reuse and not self.is_uploading and not self._transport.get_write_buffer_size():
             self._set_deadline(self._now() + self._keepalive_s)
+            self.was_used = True
             response.complete()
             self._owner.on_idle(self)
         else:
@@ -225,8 +244,9 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, kind: Kind, what: str) -> None:
         response, self.response = self.response, None
+        is_written, self._held = self._held is None, None
         if response is not None:
-            response.fail(TransportError(kind, f"{self._peer} {what}", is_written=True))
+            response.fail(TransportError(kind, f"{self._peer} {what}", is_written=is_written))
         self._leave()
 
     def _leave(self) -> None:

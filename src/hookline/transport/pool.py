@@ -24,6 +24,7 @@ from hookline.transport.errors import TransportError
 from hookline.transport.http1 import request_prefix
 from hookline.transport.tls import TlsOptions, load_tls_context
 from hookline.transport.upload import upload
+from hookline.transport.write_batch import WriteBatch
 
 MAX_CACHED_PREFIXES = 256
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -76,6 +77,7 @@ class HttpPool:
         self._sockets: set[Connection] = set()  # until the socket is closed, which is a little after its slot is free
         self._waiters: OrderedDict[asyncio.Future[Connection | None], None] = OrderedDict()
         self._prefixes: dict[tuple[bytes, bytes], bytes] = {}
+        self._batch = WriteBatch()
         self._is_closed = False
         self._all_lost = asyncio.Event()
         self._all_lost.set()
@@ -105,19 +107,25 @@ class HttpPool:
             else:
                 framing = b"content-length: %d\r\n\r\n" % content_length
 
-        connection = self._take_idle() or await self._acquire(timeouts)
-        response = connection.start(prefix + head + framing, content, timeouts, is_head_request=method == b"HEAD")
-        try:
-            if pieces is not None:
-                await upload(connection, response, pieces, content_length)
-            while not response.status and response.error is None:
-                await response.changed()
-        except BaseException:
-            response.close()
-            raise
-        if response.error is not None and not response.status:
-            raise response.error
-        return response
+        head = prefix + head + framing
+        while True:
+            connection = self._take_idle() or await self._acquire(timeouts)
+            response = connection.start(head, content, timeouts, is_head_request=method == b"HEAD")
+            try:
+                if pieces is not None:
+                    connection.flush()  # a body that is read only once must not begin on a dead connection
+                    if response.error is None:
+                        await upload(connection, response, pieces, content_length)
+                while not response.status and response.error is None:
+                    await response.changed()
+            except BaseException:
+                response.close()
+                raise
+            if response.error is None or response.status:
+                return response
+            if response.error.is_written or not connection.was_used:
+                raise response.error
+            # It died while it was idle, and nothing was written: the next one takes its place silently.
 
     async def aclose(self) -> None:
         """Close every connection, busy ones too, and wait until the sockets are gone. Waiting requests fail."""
@@ -141,7 +149,7 @@ class HttpPool:
             connection, _ = self._idle.popitem()
             if connection.is_usable():
                 return connection
-            connection.abort()  # died while it was idle: nothing was written, so the next one takes its place silently
+            connection.abort()
         return None
 
     async def _acquire(self, timeouts: Timeouts) -> Connection:
@@ -179,7 +187,7 @@ class HttpPool:
         return connection
 
     def _make_connection(self) -> Connection:
-        return Connection(self, self._origin.name, self._keepalive_s)
+        return Connection(self, self._origin.name, self._keepalive_s, self._batch)
 
     async def _wait(self, pool_s: float) -> Connection | None:
         """Wait for a connection, or for a slot (None)."""
