@@ -29,6 +29,7 @@ from hookline.errors import (
     Unavailable,
     UpstreamError,
 )
+from hookline.guards import Waiting
 from hookline.host import Clock
 from hookline.money import Usage
 from hookline.openai_wire import usage_of
@@ -183,7 +184,7 @@ class AttemptLoop:
         self.results.append(result)
         for impl in self._chain.attempt_ended:
             pending = impl.run(self.call, attempt)
-            if impl.is_async:
+            if type(pending) is Waiting:
                 yield pending
         yield from self._settlement.settle(attempt.tickets, result)
 
@@ -202,7 +203,7 @@ class AttemptLoop:
                 raise Skip(f"has no {call.endpoint} endpoint", _unsupported(call, target))
             for impl in self._chain.admit_attempt:
                 ticket = impl.run(call, target, attempt)
-                if impl.is_async:
+                if type(ticket) is Waiting:
                     ticket = await ticket
                 if ticket is not None:
                     attempt.tickets.append(ticket)
@@ -304,9 +305,8 @@ class AttemptLoop:
 
     async def _after_failure(self, attempt: Attempt) -> Step | None:
         for impl in self._chain.after_failure:
-            step: Step | None = impl.run(self.call, attempt)
-            if impl.is_async:
-                step = await step  # type: ignore[misc]
+            answer = impl.run(self.call, attempt)
+            step: Step | None = (await answer) if type(answer) is Waiting else answer
             if step is not None:
                 return step
         return None

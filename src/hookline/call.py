@@ -185,10 +185,9 @@ class Call:
 
     @contextmanager
     def _unhurried(self) -> Iterator[None]:
-        timer = self._timer
-        left = timer.pause_hook_budget() if timer is not None else 0.0
+        left = self._timer.pause_hook_budget() if self._timer is not None else 0.0
         try:
             yield
         finally:
-            if timer is not None:
-                timer.resume_hook_budget(left)
+            if self._timer is not None:  # perhaps another one: ends move to a task of their own
+                self._timer.resume_hook_budget(left)

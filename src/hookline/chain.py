@@ -36,13 +36,12 @@ TIMED_BUCKETS = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 5.0)
 
 @dataclass(frozen=True, slots=True)
 class Impl:
-    """One plugin's implementation of one hook. `run` obeys the hook's error rule; `index` is the plugin's place in `[chain]`."""
+    """One plugin's implementation of one hook. `run` obeys the hook's error rule and may answer `Waiting`; `index` is the plugin's place in `[chain]`."""
 
     plugin: str
     hook: str
     index: int
     run: Callable[..., Any]
-    is_async: bool
     location: str
 
 
@@ -158,9 +157,9 @@ def compile_chain(
                 timeout_s=hook_timeout_s,
                 failures=failed(plugin.name, name),
             )
-            is_async, place = inspect.iscoroutinefunction(function), location(function)
+            place = location(function)
             for chain, run in ((plain, function), (slow, timed(function, seconds(plugin.name, name)))):
-                impl = Impl(plugin.name, name, plugin.index, guard.wrap(run), is_async, place)
+                impl = Impl(plugin.name, name, plugin.index, guard.wrap(run), place)
                 chain.setdefault(name, []).append(impl)
     compiled = Chain(plugins, plain)
     compiled.timed = Chain(plugins, slow)

@@ -2,7 +2,8 @@
 
 Lives here: what an exception or a late answer means (open: as if it had answered None; closed: the call fails), and how it is told.
 Elsewhere: which rule a hook has (hookspecs.py), who wraps (chain.py), the timer (call_timer.py).
-Idea: the wrapper is made once at start-up, so the pipeline calls hooks without a thought for their failures."""
+Idea: the wrapper is made once at start-up, so the pipeline calls hooks without a thought for their failures. A coroutine is begun at once: one that ends
+without waiting (stores in memory) costs no await and no timer; only one that waits comes back as `Waiting`."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from hookline.call_timer import LateError
+from hookline.call_timer import CallTimer
 from hookline.errors import InternalError, Rejected, Skip
 from hookline.host import Counter, Histogram
 from hookline.plugin_loading import said
@@ -21,10 +23,49 @@ from hookline.plugin_loading import said
 log = logging.getLogger("hookline.chain")
 
 
+class LateError(Exception):
+    """A hook outlived its time budget."""
+
+
 MAY_REJECT = frozenset(
     {"authenticate", "prepare", "admit", "lookup", "select", "admit_attempt", "edit_reply", "edit_event"}
 )
 """Hooks that may end the call by raising `Rejected`; from any other hook it is an error like every other."""
+
+NO_ANSWER = "{} returned None; return what it was given, edited or not"
+
+
+class Waiting:
+    """A hook that has begun and waits for something: await this for its answer."""
+
+    __slots__ = ("_call", "_guard", "_hook", "_waits_for")
+
+    def __init__(self, guard: Guard, hook: Coroutine[Any, Any, Any], waits_for: Any, call: Any) -> None:
+        self._guard = guard
+        self._hook = hook
+        self._waits_for = waits_for
+        self._call = call
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._guard.go_on(_rest(self._hook, self._waits_for), self._call._timer).__await__()
+
+
+@types.coroutine
+def _rest(hook: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    """A coroutine from its second step on: `yield from` with the first step already made."""
+    try:
+        while True:
+            try:
+                sent = yield waits_for
+            except GeneratorExit:
+                hook.close()
+                raise
+            except BaseException as thrown:
+                waits_for = hook.throw(thrown)
+            else:
+                waits_for = hook.send(sent)
+    except StopIteration as ended:
+        return ended.value
 
 
 class Guard:
@@ -45,7 +86,7 @@ class Guard:
             self._signals += (Skip,)
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` under this rule; a coroutine function stays one."""
+        """`function` under this rule, to be called like it. What it returns is its answer, or `Waiting` if a coroutine function has to wait for something."""
         return self._wrap_async(function) if inspect.iscoroutinefunction(function) else self._wrap_sync(function)
 
     def _wrap_sync(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +96,7 @@ class Guard:
             try:
                 answer = function(*args)
                 if answer is None and needs_answer:
-                    raise TypeError(f"{self.hook} returned None; return what it was given, edited or not")
+                    raise TypeError(NO_ANSWER.format(self.hook))
                 return answer
             except signals:
                 raise
@@ -65,31 +106,51 @@ class Guard:
         return guarded
 
     def _wrap_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        needs_answer, signals, timeout_s = self.needs_answer, self._signals, self.timeout_s
+        needs_answer, signals = self.needs_answer, self._signals
 
-        async def guarded(*args: Any) -> Any:
-            timer = args[0]._timer
-            timer.enter_hook(timeout_s)
+        def guarded(*args: Any) -> Any:
+            hook = function(*args)
             try:
-                answer = await function(*args)
-                if answer is None and needs_answer:
-                    raise TypeError(f"{self.hook} returned None; return what it was given, edited or not")
-                return answer
+                waits_for = hook.send(None)
+            except StopIteration as ended:
+                if ended.value is None and needs_answer:
+                    return self._fail(TypeError(NO_ANSWER.format(self.hook)))
+                return ended.value
             except signals:
                 raise
             except asyncio.CancelledError:
-                if timer.was_cancelled_for("hook"):
-                    return self._fail(LateError(f"no answer within {timeout_s:g} s"))
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                return self._fail(RuntimeError("what it waited for was cancelled"))
+                return self._fail_cancelled()
             except Exception as error:
                 return self._fail(error)
-            finally:
-                timer.leave_hook()
+            return Waiting(self, hook, waits_for, args[0])
 
         return guarded
+
+    async def go_on(self, rest: Coroutine[Any, Any, Any], timer: CallTimer) -> Any:
+        """The rest of a hook that waits, within its time budget."""
+        timer.enter_hook(self.timeout_s)
+        try:
+            answer = await rest
+            if answer is None and self.needs_answer:
+                raise TypeError(NO_ANSWER.format(self.hook))
+            return answer
+        except self._signals:
+            raise
+        except asyncio.CancelledError:
+            if timer.was_cancelled_for("hook"):
+                return self._fail(LateError(f"no answer within {self.timeout_s:g} s"))
+            return self._fail_cancelled()
+        except Exception as error:
+            return self._fail(error)
+        finally:
+            timer.leave_hook()
+
+    def _fail_cancelled(self) -> None:
+        """A CancelledError goes on if the call is being cancelled; else it leaked from something the hook waited for. To be called from its `except` block."""
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        self._fail(RuntimeError("what it waited for was cancelled"))
 
     def _fail(self, error: Exception) -> None:
         self._failures.inc()

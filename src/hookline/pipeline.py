@@ -28,12 +28,13 @@ from typing import Any
 from hookline.attempt import Attempt, Outcome, Provider, Ticket, outcome_of
 from hookline.attempts import AttemptLoop
 from hookline.call import Call
-from hookline.call_timer import CallTimer
+from hookline.call_timer import SharedDeadline
 from hookline.catalog import Catalog
 from hookline.chain import Chain
 from hookline.delivery import Deliver, Delivery, Pumps
 from hookline.deployment import Deployment, Target
 from hookline.errors import ApiError, InternalError, Rejected, Unavailable, UpstreamError
+from hookline.guards import Waiting
 from hookline.heartbeats import reply_with_heartbeats
 from hookline.host import Clock, Metrics
 from hookline.peek import close_body
@@ -73,6 +74,7 @@ class Pipeline:
         self.calls = 0
         self.running = 0
         self.pumps = Pumps(self.settings.max_pumps)
+        self.deadline: SharedDeadline | None = None
         self._detached: set[asyncio.Task[None]] = set()
         self._not_asked = tuple(p.name for p in chain.plugins if not p.supports_dry_run)
         self._dry_chain = chain.without(self._not_asked)
@@ -90,6 +92,11 @@ class Pipeline:
             await _Run(self, chain, call, deliver).go()
         finally:
             self.running -= 1
+
+    def find_deadline(self) -> SharedDeadline:
+        """The deadline of calls that have none of their own; the pipeline belongs to the loop of its first call."""
+        self.deadline = SharedDeadline(asyncio.get_running_loop(), self.settings.total_timeout_s)
+        return self.deadline
 
     def detach(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run the rest of an end in its own task, waited for by `drained`."""
@@ -120,10 +127,11 @@ class _Run:
         self._loop = AttemptLoop(
             call, chain=chain, providers=pipe.providers, clock=pipe.clock, settlement=self._settlement
         )
-        task = asyncio.current_task()
+        deadline = pipe.deadline or pipe.find_deadline()
+        task = asyncio.current_task(deadline.loop)
         assert task is not None
         self._task = task
-        self._timer = CallTimer(asyncio.get_running_loop(), task, pipe.settings.total_timeout_s)
+        self._timer = deadline.start(task)
         self._delivery = Delivery(call, deliver, task=task, pumps=pipe.pumps)
         self._tickets: list[Ticket] = []
         self._layers: dict[int, Layer] = {}
@@ -203,17 +211,18 @@ class _Run:
         call, chain, catalog = self.call, self._chain, self._pipe.catalog
         if call.principal is ANONYMOUS:
             for impl in chain.authenticate:
-                principal = (await impl.run(call)) if impl.is_async else impl.run(call)
+                principal = impl.run(call)
+                if type(principal) is Waiting:
+                    principal = await principal
                 if principal is not None:
                     call.principal = principal
                     break
         if call.load is not None:
             await call.load(call)
         for impl in chain.prepare:
-            if impl.is_async:
-                await impl.run(call)
-            else:
-                impl.run(call)
+            prepared = impl.run(call)
+            if type(prepared) is Waiting:
+                await prepared
         call.freeze()
         if call.deadline is not None:
             self._timer.set_deadline(call.deadline - self._pipe.clock.monotonic())
@@ -223,15 +232,22 @@ class _Run:
             deployments = catalog.resolve(name, call) if name is not None else catalog.resolve_without_model(call)
             catalog.check_allowed(call.principal, name, call)
         for impl in chain.admit:
-            self._take((await impl.run(call)) if impl.is_async else impl.run(call))
+            ticket = impl.run(call)
+            if type(ticket) is Waiting:
+                ticket = await ticket
+            if ticket is not None:
+                self._tickets.append(ticket)
         if call.local is not None:
             return await call.local(call), OUTERMOST
         for impl in chain.lookup:
-            found = (await impl.run(call)) if impl.is_async else impl.run(call)
+            found = impl.run(call)
+            if type(found) is Waiting:
+                found = await found
             if isinstance(found, Reply):
                 self._source = found.source
                 return found, impl.index
-            self._take(found)
+            if found is not None:
+                self._tickets.append(found)
         settings = self._pipe.settings
         connect_s, first_byte_s, idle_s = (
             settings.connect_timeout_s,
@@ -240,7 +256,8 @@ class _Run:
         )
         targets = [Target(d, connect_s, first_byte_s, idle_s) for d in deployments]
         for impl in chain.select:
-            targets = (await impl.run(call, targets)) if impl.is_async else impl.run(call, targets)
+            chosen = impl.run(call, targets)
+            targets = (await chosen) if type(chosen) is Waiting else chosen
         return await self._attempt(targets)
 
     async def _attempt(self, targets: list[Target]) -> tuple[Reply, int]:
@@ -250,7 +267,9 @@ class _Run:
             if isinstance(error, UpstreamError):
                 self._source = "upstream"
             for impl in self._chain.rescue:
-                rescued = (await impl.run(self.call, error)) if impl.is_async else impl.run(self.call, error)
+                rescued = impl.run(self.call, error)
+                if type(rescued) is Waiting:
+                    rescued = await rescued
                 if rescued is not None:
                     self._error, self._source = error, rescued.source
                     return rescued, impl.index
@@ -280,7 +299,8 @@ class _Run:
         for impl in self._chain.edit_reply:
             if impl.index < maker:
                 reply.taps = None
-                reply = (await impl.run(self.call, reply)) if impl.is_async else impl.run(self.call, reply)
+                edited_reply = impl.run(self.call, reply)
+                reply = (await edited_reply) if type(edited_reply) is Waiting else edited_reply
                 if reply.taps:
                     layers[impl.index] = Layer(impl.plugin, reply.taps)
         if exposed := self.call.slots.get(EXPOSED_HEADERS):
@@ -295,10 +315,6 @@ class _Run:
         self._status = reply.status
         return reply
 
-    def _take(self, ticket: Ticket | None) -> None:
-        if ticket is not None:
-            self._tickets.append(ticket)
-
     def _end_steps(self) -> Steps:
         """The call's tickets, last taken first, then `call_ended`."""
         result = self._loop.result(
@@ -311,5 +327,5 @@ class _Run:
         yield from self._settlement.settle(self._tickets, result)
         for impl in self._chain.call_ended:
             pending = impl.run(self.call, result)
-            if impl.is_async:
+            if type(pending) is Waiting:
                 yield pending

@@ -13,7 +13,6 @@ from typing import Any
 
 from hookline.attempt import Result, Ticket
 from hookline.call import Call
-from hookline.call_timer import CallTimer
 from hookline.host import Counter
 
 log = logging.getLogger("hookline.settling")
@@ -74,7 +73,8 @@ class Settlement:
         assert task is not None
         # Hooks that run here have their time budget from a timer that cancels this task, not the call's.
         callers = self._call._timer
-        timer = self._call._timer = CallTimer(asyncio.get_running_loop(), task, 3600.0)
+        assert callers is not None
+        timer = self._call._timer = callers.for_end(task)
         try:
             if first is not None:
                 await first
