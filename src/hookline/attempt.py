@@ -6,8 +6,7 @@ Idea: what differs per attempt lives here and is applied by the provider, so tha
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from hookline.deployment import Deployment, Target
 from hookline.errors import ApiError, InternalError, Unavailable, UpstreamError
@@ -73,8 +72,7 @@ class Attempt:
         self.output_cap = tokens if self.output_cap is None else min(self.output_cap, tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """How an attempt or a call ended: what tickets settle by and `call_ended` sees. `cost_nanousd` is None where no price is known."""
 
     outcome: Outcome

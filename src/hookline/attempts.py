@@ -151,19 +151,24 @@ class AttemptLoop:
         self, outcome: Outcome, *, source: Source, status: int | None, error: ApiError | None, ended_at: float
     ) -> Result:
         """The end of the call: the usage of the attempts that were answered (two where a stream was continued); the cost of all."""
-        attempt: Attempt | None = next((a for a in reversed(self.call.attempts) if not a.is_loser), None)
-        costs = [end.cost_nanousd for end in self.results]
+        attempts, ends = self.call.attempts, self.results
+        attempt = attempts[-1] if attempts else None
+        if len(attempts) == 1 and len(ends) == 1:  # nearly every call
+            usage, cost, is_estimated = ends[0].usage, ends[0].cost_nanousd, ends[0].is_estimated
+        else:
+            attempt = next((a for a in reversed(attempts) if not a.is_loser), None)
+            usage, cost, is_estimated = _sum_of(ends), _sum_of_costs(ends), any(end.is_estimated for end in ends)
         return Result(
             outcome,
-            source=source,
-            attempt=attempt,
-            status=status,
-            usage=_sum_of(self.results),
-            cost_nanousd=None if None in costs else sum(cost for cost in costs if cost is not None),
-            is_estimated=any(end.is_estimated for end in self.results),
-            error=error or (attempt.error if attempt is not None and outcome != "ok" else None),
-            ended_at=ended_at,
-            first_byte_at=attempt.first_byte_at if attempt is not None else None,
+            source,
+            attempt,
+            status,
+            usage,
+            cost,
+            is_estimated,
+            error or (attempt.error if attempt is not None and outcome != "ok" else None),
+            ended_at,
+            attempt.first_byte_at if attempt is not None else None,
         )
 
     def _last_steps(self, outcome: Outcome) -> Steps:
@@ -353,15 +358,21 @@ def _result(attempt: Attempt, outcome: Outcome) -> Result:
         cost = 0 if is_free and outcome == "upstream_error" else None
     return Result(
         outcome,
-        attempt=attempt,
-        status=attempt.status,
-        usage=usage,
-        cost_nanousd=cost,
-        is_estimated=(usage is None and cost is None) or bool(usage and usage.is_estimated),
-        error=error,
-        ended_at=attempt.ended_at or 0.0,
-        first_byte_at=attempt.first_byte_at,
+        "upstream",
+        attempt,
+        attempt.status,
+        usage,
+        cost,
+        cost is None if usage is None else usage.is_estimated,
+        error,
+        attempt.ended_at or 0.0,
+        attempt.first_byte_at,
     )
+
+
+def _sum_of_costs(results: Sequence[Result]) -> int | None:
+    costs = [result.cost_nanousd for result in results if result.cost_nanousd is not None]
+    return sum(costs) if len(costs) == len(results) else None
 
 
 def _sum_of(results: Sequence[Result]) -> Usage | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 PICO_PER_NANO = 1_000
 NANO_PER_USD = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one attempt. `input_tokens` contains `cached_tokens` and `cache_write_tokens`; `output_tokens` contains `reasoning_tokens`."""
 
     input_tokens: int = 0
