@@ -16,7 +16,7 @@ from hookline.attempt import Outcome, outcome_of
 from hookline.call import Call
 from hookline.errors import ApiError, ClientGone, UpstreamError
 from hookline.peek import close_body
-from hookline.reply import Reply
+from hookline.reply import AlreadyTold, Reply
 
 log = logging.getLogger("hookline.delivery")
 
@@ -69,6 +69,8 @@ class Delivery:
             except ClientGone:
                 if not self.is_client_gone:
                     self._lose_client()
+            except AlreadyTold:
+                pass
             except ApiError as error:
                 self.error, self.outcome = error, outcome_of(error)
                 if isinstance(error, UpstreamError) and self.outcome != "timeout":
@@ -99,5 +101,5 @@ async def _read_on(body: Any) -> None:
     try:
         async for _ in body:
             pass
-    except ApiError:
+    except (AlreadyTold, ApiError):
         pass  # nobody is left to tell; the attempt has its error

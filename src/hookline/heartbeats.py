@@ -1,7 +1,8 @@
 """Heartbeats: comments of a stream, so that nobody between us and the client hangs up while an upstream thinks.
 
 Lives here: a reply that begins before there is one. Elsewhere: who makes the reply (pipeline.py), when (`heartbeat_s`, off by default).
-Idea: the first comment commits status 200. Until the upstream's first byte everything else still works, fallback too; an error is then an error event."""
+Idea: the first comment commits status 200. Until the upstream's first byte everything else still works, fallback too; an error is then an error event, and like every stream
+that ends with one it has no clean end."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from hookline.call_timer import CallTimer
 from hookline.errors import UpstreamError
 from hookline.openai_wire import error_event
 from hookline.peek import close_body
-from hookline.reply import Reply
+from hookline.reply import AlreadyTold, Reply
 from hookline.settling import end_tasks
 from hookline.transport.sse import serialize_event
 
@@ -76,10 +77,18 @@ async def _beating(
         finally:
             await close_body(body)
     elif reply.status < 400:
-        yield serialize_event(body) + b"data: [DONE]\n\n"
+        yield serialize_event(body) + (b"" if call.endpoint == "responses" else b"data: [DONE]\n\n")
     else:
-        told = (reply.json() or {}).get("error") or {}
-        error = UpstreamError(str(told.get("message") or f"the upstream answered {reply.status}"), kind="status")
-        error.error_code = told.get("code")
-        yield error_event(call.endpoint, error, 0)
-        raise error
+        yield error_event(call.endpoint, _told(reply), 0)
+        raise AlreadyTold
+
+
+def _told(reply: Reply) -> dict[str, Any]:
+    """The error object of a reply with an error status, whoever wrote its body."""
+    body = reply.json()
+    told: Any = body.get("error") if isinstance(body, dict) else body
+    if isinstance(told, dict):
+        return told
+    message = told if isinstance(told, str) and told else f"the upstream answered {reply.status}"
+    error: dict[str, Any] = UpstreamError(message, kind="status").to_object()["error"]
+    return error

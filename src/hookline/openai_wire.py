@@ -15,23 +15,29 @@ Content after what looked like the end: it was none, what was held is let go."""
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from hookline.call import Endpoint
-from hookline.errors import ApiError
 from hookline.money import Usage
 from hookline.transport.sse import SseSplitter, parse_event
 
 EVENT_BYTES_MAX = 1 << 20
-"""A larger event is relayed unread: no end or usage is that long, a picture is."""
+"""A larger event is not parsed: of a picture, or of a `response.completed` that holds one, only both ends are read."""
+GIANT_END_BYTES = 64 * 1024
+"""So much of either end of a giant event: its type stands at the start, its usage near the end."""
 HELD_BYTES_MAX = 1 << 20
 """More than this after the end began is no end: it is let go."""
 
 _RESPONSES_END = ("response.completed", "response.incomplete", "response.failed")
 _SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
 _BLANK_LINE = (b"\n\n", b"\r\n\r\n")
+_END_TYPE = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete|failed))"')
+_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
+_CHUNK_OBJECTS = (None, "error", "chat.completion.chunk", "text_completion")
 
 
 def usage_of(usage: Any) -> Usage | None:
@@ -54,11 +60,10 @@ def usage_of(usage: Any) -> Usage | None:
     return Usage(inputs, outputs, cached, written, count(of_outputs, "reasoning_tokens") if of_outputs else 0)
 
 
-def error_event(endpoint: Endpoint, error: ApiError, sequence_number: int) -> bytes:
-    """The event that says, inside a stream, what an error status would have said before it."""
-    told = error.to_object()["error"]
+def error_event(endpoint: Endpoint, told: Mapping[str, Any], sequence_number: int) -> bytes:
+    """The event that says, inside a stream, what an error status would have said before it. `told`: the error object."""
     if endpoint == "responses":
-        data = {"type": "error", "code": told["code"], "message": told["message"], "param": None}
+        data = {"type": "error", "code": told.get("code"), "message": told.get("message"), "param": None}
         return b"event: error\ndata: %b\n\n" % orjson.dumps({**data, "sequence_number": sequence_number})
     return b"data: %b\n\n" % orjson.dumps({"error": told})
 
@@ -76,14 +81,12 @@ def error_in(block: bytes) -> dict[str, Any] | None:
     data = _parsed(block)
     if not isinstance(data, dict):
         return None
-    if (
-        isinstance(data.get("error"), dict)
-        and not data.get("choices")
-        and "response" not in data
-        and "object" not in data
-    ):
-        found: dict[str, Any] = data["error"]
-        return found
+    told = data.get("error")
+    if told and "response" not in data and data.get("object") in _CHUNK_OBJECTS and not _says_something(data):
+        if isinstance(told, dict):
+            return told
+        if isinstance(told, str):  # text-generation-inference
+            return {"message": told, "type": data.get("error_type")}
     return data if data.get("type") == "error" else None
 
 
@@ -91,7 +94,7 @@ class StreamWatch:
     """Reads a stream while it is relayed. `feed` returns what may leave now; `release` what was held."""
 
     __slots__ = (
-        "_endpoint", "_finished", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
+        "_endpoint", "_finished", "_giant_start", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
         "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "error", "has_failed", "has_tool_call", "is_complete", "output_bytes", "usage",
     )  # fmt: skip
 
@@ -104,6 +107,7 @@ class StreamWatch:
         self._tail_bytes = 0
         self._relayed_bytes = 0  # of the unfinished event
         self._is_skipping = False  # inside an event of more than EVENT_BYTES_MAX
+        self._giant_start = b""
         self._is_ending = False
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -195,7 +199,7 @@ class StreamWatch:
             rest, relayed_bytes = block[relayed_bytes:], 0
             if self._is_skipping:
                 self._is_skipping = False
-                out.append(rest)
+                out.append(self._pass(_digest(self._giant_start, block), rest))
                 continue
             self._last = block
             out.append(self._pass(block, rest) if self._is_ending or self._may_matter(block) else rest)
@@ -205,12 +209,17 @@ class StreamWatch:
             out += [self.release(), splitter.tail[relayed_bytes:]] if is_giant else [chunk[-tail_bytes:]]
             relayed_bytes = tail_bytes
         if is_giant:
+            seen = splitter.tail
+            if not self._is_skipping:
+                self._is_skipping = True
+                self._last = self._giant_start = seen[:GIANT_END_BYTES]
+                self.has_tool_call = self.has_tool_call or b'"tool_calls"' in seen
             splitter = self._splitter = SseSplitter()
-            start = b"x" + (
-                chunk[-1:] if chunk[-1:] in b"\r\n" else b""
-            )  # as much as finds the blank line that ends it
-            splitter.feed(start)
-            self._is_skipping, tail_bytes, relayed_bytes = True, len(start), len(start)
+            end = (
+                b"x" + seen[-GIANT_END_BYTES:]
+            )  # the x: a line end that is cut off here must not pass for a blank line
+            splitter.feed(end)
+            tail_bytes = relayed_bytes = len(end)
         self._tail_bytes, self._relayed_bytes = tail_bytes, relayed_bytes
         return b"".join(out)
 
@@ -279,8 +288,31 @@ class StreamWatch:
         return True, False
 
 
+def _says_something(data: dict[str, Any]) -> bool:
+    """Whether a chunk has choices other than those that an error ended."""
+    choices = data.get("choices")
+    return (
+        any(_member(choice, "finish_reason") != "error" for choice in choices) if isinstance(choices, list) else False
+    )
+
+
+def _digest(start: bytes, end: bytes) -> bytes:
+    """What an event too large to parse says of the stream's end, as a small event."""
+    usages = _USAGE.findall(end) or _USAGE.findall(start)
+    usage = _parsed(b"data: %b" % usages[-1]) if usages else None
+    if kind := _END_TYPE.search(start) or _END_TYPE.search(end):
+        return b"data: %b" % orjson.dumps({"type": kind[1].decode(), "response": {"usage": usage}})
+    is_finish = _FINISH_REASON.search(end) or _FINISH_REASON.search(start)
+    choice = {"index": 0, "finish_reason": "stop" if is_finish else None}
+    return b"data: %b" % orjson.dumps({"choices": [choice], "usage": usage})
+
+
+def _member(of: Any, name: str) -> Any:
+    return of.get(name) if isinstance(of, dict) else None
+
+
 def _count(of: Any, name: str) -> int:
-    value = of.get(name) if isinstance(of, dict) else None
+    value = _member(of, name)
     return value if type(value) is int and value > 0 else 0
 
 

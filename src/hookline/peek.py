@@ -11,8 +11,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from hookline.openai_wire import error_in
 from hookline.settling import end_tasks
+from hookline.transport.errors import TransportError
+from hookline.transport.sse import SseSplitter, parse_event
 
 PEEK_BYTES = 64 * 1024
 PEEK_S = 0.05
@@ -35,7 +39,9 @@ class PeekedBody:
 
 
 async def peek(body: PeekedBody) -> dict[str, Any] | None:
-    """Read on up to the first event; `body.head` holds the first chunk. Returns the error object found, or None. Raises what the upstream raises."""
+    """Read on up to the first event; `body.head` holds the first chunk. Returns the error object found, or None.
+
+    Raises what the upstream raises, and TransportError(reset) if it ended before there was an event."""
     head = body.head
     if not _has_event(head[0]):
         loop = asyncio.get_running_loop()
@@ -47,11 +53,12 @@ async def peek(body: PeekedBody) -> dict[str, Any] | None:
                 break
             chunk, body.pending = body.pending.result(), None
             if chunk is None:
+                _check_unfinished(b"".join(head))
                 break
             head.append(chunk)
     if b"error" in head[0] or len(head) > 1:
-        for block in b"".join(head).replace(b"\r\n", b"\n").split(b"\n\n")[:BLOCKS_MAX]:
-            if told := error_in(block + b"\n\n"):
+        for block in _blocks(b"".join(head))[:BLOCKS_MAX]:
+            if told := error_in(block):
                 return told
     return None
 
@@ -69,7 +76,27 @@ async def _next(body: AsyncIterator[bytes]) -> bytes | None:
 
 def _has_event(head: bytes) -> bool:
     """Whether a whole event other than a comment has arrived."""
-    blocks = head.replace(b"\r\n", b"\n").split(b"\n\n")[:-1] if b"\r" in head or head.startswith(b":") else None
-    if blocks is None:
+    if head.startswith(b"data:") and b"\r" not in head:
         return b"\n\n" in head
-    return any(block and not block.startswith(b":") for block in blocks)
+    return any(not parse_event(block).is_comment_only for block in SseSplitter().feed(head))
+
+
+def _blocks(head: bytes) -> list[bytes]:
+    """The events in `head`, the last of them perhaps unfinished."""
+    splitter = SseSplitter()
+    return [*splitter.feed(head), splitter.tail]
+
+
+def _check_unfinished(head: bytes) -> None:
+    """A stream that ended within its first event may still have said all it had to say: then only the blank line is missing."""
+    data = parse_event(_blocks(head)[-1]).data
+    if not data or (data.startswith(b"{") and not _is_json(data)):
+        raise TransportError("reset", "the upstream ended its stream before the first event", is_written=True)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True

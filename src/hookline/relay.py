@@ -126,9 +126,10 @@ async def relay(
             attempt, upstream = following
             continue
         last = rest + watch.release()
-        if lost is not None and is_events and watch.error is None:
+        if lost is not None and is_events:
             last += b"\n\n" if watch.is_inside_event else b""
-            last += error_event(endpoint, lost, watch.next_sequence_number)
+            if watch.error is None:
+                last += error_event(endpoint, lost.to_object()["error"], watch.next_sequence_number)
         if last:
             yield last
         if lost is not None:
@@ -172,7 +173,8 @@ async def edited(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]
         is_complete = True
     except Rejected as rejected:
         told = b"".join(ready)
-        yield told + error_event(call.endpoint, rejected.error, sequence_number_after(told or last))
+        error = rejected.error.to_object()["error"]
+        yield told + error_event(call.endpoint, error, sequence_number_after(told or last))
         raise rejected.error from rejected
     finally:
         for layer in layers:

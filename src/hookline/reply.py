@@ -71,6 +71,10 @@ class Reply:
         self.taps.append(tap)
 
 
+class AlreadyTold(Exception):
+    """Raised by a body whose last event told the call's own error: the client must see no clean end, and the call has its outcome."""
+
+
 class Tap(Protocol):
     """Sees the bytes of a streamed body as plugins after its own produced them."""
 

@@ -1,0 +1,257 @@
+"""The watch on a relayed stream: it changes no byte, wherever the stream is cut, and knows its end, its usage and its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hookline import Usage
+from hookline.openai_wire import EVENT_BYTES_MAX, HELD_BYTES_MAX, StreamWatch, error_in
+from hookline.transport.sse import serialize_event
+
+DONE = b"data: [DONE]\n\n"
+COUNTED = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+RESPONSE_USAGE = {"input_tokens": 10, "output_tokens": 5, "output_tokens_details": {"reasoning_tokens": 2}}
+
+
+def event(data: Any, **fields: str) -> bytes:
+    return serialize_event(orjson.dumps(data), **fields)
+
+
+def chunk(content: str | None = None, *, finish: str | None = None, index: int = 0, **more: Any) -> bytes:
+    delta = {} if content is None else {"content": content}
+    return event({"id": "c", "choices": [{"index": index, "delta": delta, "finish_reason": finish}], **more})
+
+
+def response(kind: str, number: int, **more: Any) -> bytes:
+    return event({"type": kind, "sequence_number": number, **more}, event=kind)
+
+
+USAGE_EVENT = event({"id": "c", "choices": [], "usage": COUNTED})
+
+
+def watch(endpoint: Any, pieces: Iterable[bytes], **more: Any) -> tuple[StreamWatch, bytes, bytes]:
+    """The watch after the stream, what it let go at once, and what it held for the end."""
+    seen = StreamWatch(endpoint, **more)
+    left = b"".join([seen.feed(piece) for piece in pieces])
+    rest = seen.finish()
+    return seen, left, rest + seen.release()
+
+
+def in_pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+# -- when a stream is complete
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "stream", "more", "is_complete"),
+    [
+        ("chat", [], {}, False),
+        ("chat", [chunk("a")], {}, False),
+        ("chat", [chunk("a"), chunk(finish="stop")], {}, True),
+        ("chat", [chunk("a"), DONE], {}, True),
+        ("chat", [chunk("a"), b"data:[DONE]\r\n\r\n"], {}, True),
+        ("chat", [chunk("a"), b"data: [DONE]"], {}, True),
+        ("chat", [chunk("a"), b"data: [DON"], {}, False),
+        ("chat", [chunk("a"), chunk(finish="stop")[:-1]], {}, True),
+        ("chat", [chunk("a"), chunk(finish="stop")[:-4]], {}, False),
+        ("chat", [chunk("a"), USAGE_EVENT], {}, False),
+        ("chat", [chunk('data: [DONE] "finish_reason":"stop"')], {}, False),
+        ("chat", [chunk("a"), chunk("b", index=1), chunk(finish="stop")], {"choices": 2}, False),
+        ("chat", [chunk("a"), chunk("b", index=1), chunk(finish="stop"), DONE], {"choices": 2}, True),
+        ("chat", [chunk("a"), chunk(finish="stop"), chunk("b", index=1), chunk(finish="length", index=1)], {"choices": 2}, True),
+        ("chat", [chunk("a"), chunk(finish="stop"), chunk("b", index=1)], {"choices": 2}, False),
+        ("completions", [event({"choices": [{"index": 0, "text": "a", "finish_reason": "length"}]})], {}, True),
+        ("completions", [event({"choices": [{"index": 0, "text": "a", "finish_reason": None}]})], {}, False),
+        ("responses", [response("response.created", 0)], {}, False),
+        ("responses", [response("response.output_text.delta", 1, delta="response.completed")], {}, False),
+        ("responses", [response("response.completed", 1, response={})], {}, True),
+        ("responses", [response("response.incomplete", 1, response={})], {}, True),
+        ("responses", [response("response.failed", 1, response={})], {}, True),
+        ("responses", [response("error", 1, code="x", message="m")], {}, True),
+        ("responses", [response("response.created", 0), DONE], {}, False),
+        ("responses", [response("response.completed", 1, response={})[:-9]], {}, False),
+        ("relay", [], {}, True),
+        ("relay", [b"event: thread.run\ndata: half"], {}, True),
+    ],
+)  # fmt: skip
+def test_a_stream_is_complete_by_the_rule_of_its_endpoint(endpoint, stream, more, is_complete):
+    for pieces in (stream, in_pieces(b"".join(stream), 1), in_pieces(b"".join(stream), 7)):
+        seen, left, held = watch(endpoint, pieces, **more)
+
+        assert (is_complete, b"".join(stream)) == (seen.is_complete, left + held)
+
+
+def test_the_end_is_held_from_the_usage_on():
+    stream = [chunk("a"), chunk(finish="stop"), USAGE_EVENT, DONE]
+
+    seen, left, held = watch("chat", stream)
+
+    assert (stream[0] + stream[1], USAGE_EVENT + DONE) == (left, held)
+    assert seen.usage == Usage(10, 5)
+
+
+def test_a_usage_that_comes_with_the_finish_reason_is_held_with_it():
+    last = chunk(finish="stop", usage=COUNTED)
+
+    seen, left, held = watch("chat", [chunk("a"), last])
+
+    assert (chunk("a"), last, Usage(10, 5)) == (left, held, seen.usage)
+
+
+def test_a_running_usage_beside_content_is_no_end():
+    """vLLM's `continuous_usage_stats`, and others that count as they go: the last one counts."""
+    first, second = chunk("a", usage={"prompt_tokens": 10, "completion_tokens": 1}), chunk("b", usage=COUNTED)
+
+    seen, left, _ = watch("chat", [first, second])
+
+    assert (first + second, Usage(10, 5)) == (left, seen.usage)
+
+
+def test_content_after_what_looked_like_the_end_lets_go_what_was_held():
+    seen = StreamWatch("chat")
+
+    assert seen.feed(USAGE_EVENT) == b""
+    assert seen.feed(chunk("more")) == USAGE_EVENT + chunk("more")
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_only_a_usage_event_with_empty_choices_is_kept_from_the_client(hides):
+    filters = event({"choices": [], "prompt_filter_results": []})
+    last = chunk(finish="stop", usage=COUNTED)
+
+    seen, left, held = watch("chat", [filters, chunk("a"), last, USAGE_EVENT, DONE], hides_usage=hides)
+
+    assert filters + chunk("a") == left
+    assert last + (b"" if hides else USAGE_EVENT) + DONE == held
+    assert seen.usage == Usage(10, 5)
+
+
+# -- events that are cut anywhere, and giants
+
+EVENTS = st.sampled_from(
+    [
+        chunk("ü€𝄞"), chunk("a", index=1), chunk(finish="stop"), chunk(finish="stop", usage=COUNTED), USAGE_EVENT, DONE, b": comment\n\n",
+        b"\n", b"data: {broken\n\n", chunk("cr").replace(b"\n", b"\r\n"), b"event: error\ndata: {}\r\n\r\n", b"data: 1\ndata: 2\n\n",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(EVENTS, max_size=8), st.data())
+@settings(deadline=None)
+def test_no_byte_is_lost_or_moved_and_the_verdict_is_the_same_wherever_it_is_cut(events, data):
+    stream = b"".join(events)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+    pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True) if a < b]
+
+    seen, left, held = watch("chat", pieces)
+    whole, *_ = watch("chat", [stream] if stream else [])
+
+    assert left + held == stream
+    assert (seen.is_complete, seen.usage) == (whole.is_complete, whole.usage)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["chat", "completions", "responses", "relay"]), st.data())
+@settings(deadline=None)
+def test_no_bytes_make_the_watch_raise_or_change_them(noise, endpoint, data):
+    cut = data.draw(st.integers(0, len(noise)))
+    stream = noise[:cut] + chunk("a") + noise[cut:]
+
+    _, left, held = watch(endpoint, [piece for piece in (stream[:cut], stream[cut:]) if piece])
+
+    assert left + held == stream
+
+
+@pytest.mark.parametrize("size", [1 << 13, 200_000, 1 << 22])
+@pytest.mark.parametrize(
+    ("endpoint", "last"),
+    [
+        ("responses", response("response.completed", 7, response={"output": ["A" * 3_000_000], "usage": RESPONSE_USAGE, "user": None})),
+        ("chat", chunk("A" * 3_000_000, finish="stop", usage={**COUNTED, "completion_tokens_details": {"reasoning_tokens": 2}})),
+        ("chat", event({"usage": {**COUNTED, "completion_tokens_details": {"reasoning_tokens": 2}}, "choices": [{"finish_reason": "stop", "index": 0, "delta": {"content": "A" * 3_000_000}}]})),
+    ],
+    ids=["responses", "chat", "chat-usage-first"],
+)  # fmt: skip
+def test_a_giant_last_event_is_an_end_with_its_usage(endpoint, last, size):
+    """Symptom: a `response.completed` with a picture in it was relayed unread, so the complete stream ended with an error event and was cut."""
+    assert len(last) > EVENT_BYTES_MAX
+
+    seen, left, held = watch(endpoint, in_pieces(last, size))
+
+    assert seen.is_complete
+    assert seen.usage == Usage(10, 5, reasoning_tokens=2)
+    assert left + held == last
+    assert held or size > HELD_BYTES_MAX, "its last bytes wait for settlement"
+
+
+def test_a_giant_event_that_is_cut_is_no_end():
+    last = response("response.completed", 7, response={"output": ["A" * 3_000_000], "usage": RESPONSE_USAGE})[:-3]
+
+    seen, left, held = watch("responses", in_pieces(last, 100_000))
+
+    assert (seen.is_complete, seen.is_inside_event, seen.next_sequence_number) == (False, True, 8)
+    assert left + held == last
+
+
+def test_a_giant_event_in_the_middle_is_no_end_and_costs_bounded_memory():
+    picture = response("response.image_generation_call.partial_image", 3, partial_image_b64="A" * 10_000_000)
+    seen = StreamWatch("responses")
+
+    for piece in in_pieces(picture, 65_536):
+        assert seen.feed(piece) == piece
+        assert seen._splitter is None or len(seen._splitter.tail) <= EVENT_BYTES_MAX
+    assert (seen.is_complete, seen.next_sequence_number) == (False, 4)
+
+
+def test_giants_after_a_held_usage_keep_their_place():
+    stream = [USAGE_EVENT, *in_pieces(chunk("A" * 3_000_000), 300_000), chunk(finish="stop"), DONE]
+
+    seen, left, held = watch("chat", stream)
+
+    assert left + held == b"".join(stream)
+    assert seen.is_complete
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (b'data: {"error":{"message":"m"}}\n\n', "m"),
+        (b'data: {"error":{"message":"m"},"choices":[]}\r\n\r\n', "m"),
+        (b'event: error\ndata: {"error":{"message":"m"}}\n\n', "m"),
+        (b'event: error\ndata: {"type":"error","code":"c","message":"m","sequence_number":1}\n\n', "m"),
+        (b'data: {"error":{"message":"m"},"object":"chat.completion.chunk","choices":[]}\n\n', "m"),
+        (b'data: {"error":{"message":"m"},"choices":[{"index":0,"delta":{"content":""},"finish_reason":"error"}]}\n\n', "m"),
+        (b'data:{"error":"m","error_type":"generation"}\n\n', "m"),
+        (b'data: {"error":null,"choices":[]}\n\n', None),
+        (b'data: {"error":{},"choices":[]}\n\n', None),
+        (b'data: {"error":{"message":"m"},"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n', None),
+        (b'data: {"type":"response.failed","response":{"error":{"message":"m"}}}\n\n', None),
+        (b'data: {"object":"thread.run","error":{"message":"m"}}\n\n', None),
+        (b'data: {"choices":[{"delta":{"content":"\\"error\\""}}]}\n\n', None),
+        (b"data: error\n\n", None),
+        (b'data: ["error"]\n\n', None),
+        (b'data: {"error":{"message":"m"}\n\n', None),
+    ],
+)  # fmt: skip
+def test_what_is_an_error_in_a_stream(block, message):
+    found = error_in(block)
+
+    assert (found or {}).get("message") == message
+
+
+def test_nothing_follows_an_error_event():
+    error = event({"error": {"message": "m"}})
+
+    seen, left, held = watch("chat", [chunk("a"), error, DONE])
+
+    assert (seen.is_complete, left, held) == (False, chunk("a"), error)
