@@ -1,0 +1,144 @@
+"""The beginning of a stream: what counts as its first event, and what may still fall back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from hookline import Fallback
+from hookline.testing.kit import ANSWER, CHAT, PipelineKit, ScriptedProvider, answer, make_plugin, stream
+
+STREAMED = {**CHAT, "stream": True}
+FALLBACK = make_plugin("fallback", after_failure=lambda call, attempt: Fallback())
+ERROR = b'data: {"error":{"message":"overloaded"}}\n\n'
+BOM = b"\xef\xbb\xbf"
+
+
+def kit_of(*scripts: Any) -> PipelineKit:
+    return PipelineKit(FALLBACK, providers=[ScriptedProvider(*scripts)], deployments={"up/m": ["up/1", "up/2"]})
+
+
+async def first_pieces(*pieces: Any, **about: Any) -> Any:
+    """What the client of a stream that begins with these pieces sees; a second deployment would answer ANSWER."""
+    kit = kit_of(lambda: stream(*pieces), answer)
+    return await kit.run(kit.make_call(STREAMED, **about))
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not decided by bytes is not decided at all."""
+    monkeypatch.setattr("hookline.peek.PEEK_S", 3600.0)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b": ping\n\n",
+        BOM + b": ping\n\n",
+        b"retry: 3000\n\n",
+        b"\n",
+        b"\r\n\r\n",
+        b": a\r\r: b\r\r",
+        b": a\r\n\r\n: b\n\n",
+    ],
+)
+@pytest.mark.usefixtures("patient")
+async def test_what_no_client_would_dispatch_is_no_first_event(before: bytes) -> None:
+    delivered = await first_pieces(before, ERROR)
+
+    assert delivered.body == ANSWER
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("start", [b"", BOM, b": ping\n\n"])
+@pytest.mark.usefixtures("patient")
+async def test_a_first_error_is_found_wherever_it_is_cut(line_end: bytes, start: bytes) -> None:
+    error = (start + b"event: error\n" + ERROR).replace(b"\n", line_end)
+    for cut in range(1, len(error)):
+        delivered = await first_pieces(error[:cut], error[cut:])
+
+        assert delivered.body == ANSWER, cut
+
+
+@pytest.mark.parametrize("begun", [b": ping\n\n", b": pi", b"data", b"data: ", b'data: {"id', b"event: x\n", BOM])
+@pytest.mark.usefixtures("patient")
+async def test_a_stream_that_ends_before_its_first_event_has_not_begun(begun: bytes) -> None:
+    """Symptom: a reset there fell back, a clean end left 200 and an error event."""
+    delivered = await first_pieces(begun)
+
+    assert delivered.body == ANSWER
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"data: [DONE]",
+        b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}',
+        b"data: [DONE]\r",
+    ],
+)
+@pytest.mark.usefixtures("patient")
+async def test_a_stream_whose_only_event_lacks_its_blank_line_is_relayed_as_it_is(last: bytes) -> None:
+    delivered = await first_pieces(last)
+
+    assert (delivered.status, delivered.body, delivered.error) == (200, last, None)
+
+
+async def test_another_endpoints_stream_may_be_any_text() -> None:
+    delivered = await first_pieces(b"data: hello", path="/v1/threads/runs")
+
+    assert (delivered.status, delivered.body, delivered.error) == (200, b"data: hello", None)
+
+
+async def test_a_first_event_that_is_no_json_is_an_event(wire: Any) -> None:
+    rest = (wire.chunk("a"), wire.chunk(finish="stop"))
+
+    delivered = await first_pieces(b"event: ping\ndata: now\n\n", *rest)
+
+    assert delivered.body == b"event: ping\ndata: now\n\n" + b"".join(rest)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_nothing_is_awaited_once_the_first_event_is_there(wire: Any) -> None:
+    gate, first, last = asyncio.Event(), wire.chunk("a"), wire.chunk(finish="stop")
+    kit = kit_of(lambda: stream(b": ping\n\n", first + first[:9], gate, first[9:], last))
+    running = kit.start(kit.make_call(STREAMED))
+
+    await running.delivered.has_begun.wait()
+    gate.set()
+
+    assert (await running.done()).body == b": ping\n\n" + first + first + last
+
+
+async def test_an_error_that_came_together_with_content_may_fall_back(wire: Any) -> None:
+    assert (await first_pieces(wire.chunk("a") + ERROR)).body == ANSWER
+
+
+async def test_an_error_behind_content_is_mid_stream(wire: Any) -> None:
+    delivered = await first_pieces(wire.chunk("a"), ERROR)
+
+    assert (delivered.status, delivered.body) == (200, wire.chunk("a") + ERROR)
+    assert delivered.error is not None
+
+
+async def test_an_error_without_its_blank_line_is_given_one_so_that_clients_dispatch_it(wire: Any) -> None:
+    delivered = await first_pieces(wire.chunk("a"), ERROR[:-2])
+
+    assert delivered.body == wire.chunk("a") + ERROR
+    assert delivered.error is not None
+
+
+async def test_a_first_byte_is_noted_when_it_came_and_not_when_the_event_was_whole(wire: Any, journal: Any) -> None:
+    gate, first = asyncio.Event(), wire.chunk("a")
+    kit = kit_of(lambda: stream(first[:5], gate, first[5:], wire.chunk(finish="stop")))
+    running = kit.start(kit.make_call(STREAMED))
+    await running.delivered.has_begun.wait()
+
+    kit.clock.advance(3.0)
+    gate.set()
+    await running.done()
+
+    attempt = running.call.attempts[0]
+    assert (attempt.first_byte_at, attempt.ended_at) == (attempt.started_at, attempt.started_at + 3.0)
