@@ -10,7 +10,7 @@ never by time.
         ...                                                              # base_url = upstream.url
         assert upstream.requests[0].json()["model"] == "gpt-4o"
 
-A script is a sequence of steps: `bytes` are written as they are, an `asyncio.Event` is waited for, `RESET`, `CUT` and `STALL` are what they say."""
+A script is a sequence of steps: `bytes` are written as they are, an `asyncio.Event` is waited for, `RESET`, `CUT`, `HALF_CLOSE` and `STALL` are what they say."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Fault(Enum):
 
     RESET = auto()
     CUT = auto()
+    HALF_CLOSE = auto()
     STALL = auto()
 
 
@@ -44,6 +45,8 @@ RESET: Final = Fault.RESET
 """Break the connection: the peer sees "connection reset"."""
 CUT: Final = Fault.CUT
 """Close the connection: the peer sees its end."""
+HALF_CLOSE: Final = Fault.HALF_CLOSE
+"""Say that nothing more comes, and go on listening until the client leaves or the server closes."""
 STALL: Final = Fault.STALL
 """Say nothing more until the client leaves or the server closes."""
 
@@ -246,7 +249,9 @@ async def _break(
 ) -> None:
     if fault is RESET:
         _reset(writer)
-    elif fault is STALL:
+    elif fault is not CUT:
+        if fault is HALF_CLOSE:
+            writer.write_eof()
         await _wait(asyncio.Event(), request, reader)
 
 

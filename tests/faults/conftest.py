@@ -1,0 +1,124 @@
+"""A gateway in this process, on real sockets, between a raw client and scripted upstreams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pytest
+
+from hookline.app import App
+from hookline.config_loading import load
+from hookline.launch import open_listener
+from hookline.testing.upstream import ScriptedUpstream
+from hookline.transport import PoolStats
+
+
+@dataclass
+class RawReply:
+    """A reply as read from the socket. `is_whole` False: the connection ended before its framing did."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    is_whole: bool
+
+
+def chat_request(model: str, *, stream: bool = False, version: str = "1.1", **members: object) -> bytes:
+    """A chat request as bytes."""
+    body = orjson.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": stream, **members})
+    return b"POST /v1/chat/completions HTTP/%b\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (
+        version.encode(),
+        len(body),
+        body,
+    )
+
+
+async def read_reply(reader: asyncio.StreamReader) -> RawReply:
+    """One reply. Raises ConnectionResetError, and IncompleteReadError where not even its head came."""
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+    status = int(first.split(" ")[1])
+    if headers.get("transfer-encoding") == "chunked":
+        chunks: list[bytes] = []
+        try:
+            while size := int(await reader.readuntil(b"\r\n"), 16):
+                chunks.append((await reader.readexactly(size + 2))[:-2])
+            await reader.readexactly(2)
+        except asyncio.IncompleteReadError:
+            return RawReply(status, headers, b"".join(chunks), False)
+        return RawReply(status, headers, b"".join(chunks), True)
+    if "content-length" in headers:
+        return RawReply(status, headers, await reader.readexactly(int(headers["content-length"])), True)
+    return RawReply(status, headers, await reader.read(), True)
+
+
+class Gateway:
+    """A served app, and raw clients for it."""
+
+    def __init__(self, app: App, port: int) -> None:
+        self.app = app
+        self.port = port
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
+
+    async def ask(self, request: bytes) -> RawReply:
+        """One request on a connection of its own."""
+        reader, writer = await self.connect()
+        try:
+            writer.write(request)
+            return await read_reply(reader)
+        finally:
+            writer.transport.abort()
+
+    def pool(self, provider: str = "up") -> PoolStats:
+        """The connections to one provider."""
+        stats: PoolStats = self.app.current.providers[provider].provider._provider._upstream._pool.stats()  # type: ignore[attr-defined]
+        return stats
+
+    async def idle(self) -> None:
+        """Wait until no call runs and no connection to an upstream is busy."""
+        pipeline = self.app.current.pipeline
+        while pipeline.running or any(self.pool(name).in_use for name in self.app.current.providers):  # noqa: ASYNC110 - asked at ends only
+            await asyncio.sleep(0.001)
+        await pipeline.drained()
+
+
+StartGateway = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def start_gateway(tmp_path: Path) -> AsyncIterator[StartGateway]:
+    """`await start_gateway(toml, **{"mine.py": code})`."""
+    gateways: list[Gateway] = []
+
+    async def start(text: str, **files: str) -> Gateway:
+        for name, code in files.items():
+            (tmp_path / f"{name}.py").write_text(code)
+        (tmp_path / "proxy.toml").write_text(text)
+        app = App(load(tmp_path / "proxy.toml", {}))
+        listener = open_listener("127.0.0.1", 0)
+        port: int = listener.getsockname()[1]
+        await app.start(listener)
+        gateways.append(Gateway(app, port))
+        return gateways[-1]
+
+    yield start
+    for gateway in gateways:
+        await gateway.app.stop(0)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    async with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def spare() -> AsyncIterator[ScriptedUpstream]:
+    async with ScriptedUpstream() as spare:
+        yield spare
