@@ -45,6 +45,29 @@ async def test_no_byte_of_a_reply_in_time_is_a_first_byte_timeout(pool, upstream
     assert pool.stats().open == 0
 
 
+async def test_an_interim_reply_is_no_first_byte(pool, upstream, ask):
+    """Symptom: after a 102 or 103 the upstream had `idle_s` to think, as if its reply had begun."""
+    for interim in (
+        b"HTTP/1.1 103 Early Hints\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n",
+    ):
+        pending = asyncio.ensure_future(failure(ask(pool, timeouts=Timeouts(first_byte_s=0.2, idle_s=0.01))))
+        peer = await upstream.accept()
+        await peer.receive_request()
+        await peer.send(interim)
+
+        assert await pending == ("first_byte_timeout", True)
+
+
+async def test_a_head_that_stalls_behind_an_interim_reply_is_an_idle_timeout(pool, upstream, ask):
+    pending = asyncio.ensure_future(failure(ask(pool, timeouts=Timeouts(first_byte_s=3600, idle_s=0.02))))
+    peer = await upstream.accept()
+    await peer.receive_request()
+    await peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 2")
+
+    assert await pending == ("idle_timeout", True)
+
+
 async def test_a_stall_within_the_head_is_an_idle_timeout(pool, exchange):
     limits = Timeouts(first_byte_s=1000, idle_s=0.05)
 

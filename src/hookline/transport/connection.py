@@ -161,10 +161,11 @@ class Connection(asyncio.Protocol):
             self._fail("garbage", f"sent what is {error}")
             return
         if not response.status:
-            self._has_first_byte = True
             if not reader.status:
-                self._data_came()
+                self._has_first_byte = reader.has_begun
+                self._progressed()
                 return
+            self._has_first_byte = True
             self._adopt_head(response)
         parts = reader.parts
         if parts:
@@ -263,6 +264,11 @@ class Connection(asyncio.Protocol):
 
     def _patience_s(self) -> float:
         return self._idle_s if self._has_first_byte else self._timeouts.first_byte_s
+
+    def _progressed(self) -> None:
+        """Bytes before the reply's head is whole: part of it, or an interim reply, which is no first byte but a sign of life."""
+        if not self.is_write_paused:
+            self._set_deadline(math.inf if self.is_uploading else self._now() + self._patience_s())
 
     def _data_came(self) -> None:
         if not self.is_write_paused:  # a request that is not taken stays late, however much comes back

@@ -39,6 +39,7 @@ class ReplyReader:
         "_parser",
         "_raw_headers",
         "can_reuse",
+        "has_begun",
         "headers",
         "http_version",
         "is_chunked",
@@ -70,6 +71,7 @@ class ReplyReader:
         self.http_version = "1.1"
         self.headers: list[tuple[bytes, bytes]] = []
         self.is_complete = self.is_eof_delimited = self.is_chunked = self.can_reuse = False
+        self.has_begun = False  # some byte of a reply that is no interim one
         self._is_head_only = is_head_request
         self._is_interim = self._is_surely_1_1 = False
         self._interim_count = self._overhead_bytes = self._body_end = 0
@@ -121,6 +123,7 @@ class ReplyReader:
     # Called by httptools.
 
     def on_message_begin(self) -> None:
+        self.has_begun = True
         if self.is_complete:
             self.can_reuse = False
 
@@ -160,7 +163,7 @@ class ReplyReader:
 
     def on_message_complete(self) -> None:
         if self._is_interim:
-            self._is_interim = False
+            self._is_interim = self.has_begun = False
             return
         if not self.is_complete:
             self.is_complete = True
