@@ -31,6 +31,9 @@ log = logging.getLogger("hookline.relay")
 
 Body = AsyncGenerator[bytes, None]
 
+EDITED_EVENT_BYTES_MAX = 64 << 20
+"""An event that a plugin edits must be held whole; one without an end must not fill the memory."""
+
 
 @dataclass(slots=True)
 class Layer:
@@ -153,7 +156,7 @@ def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bo
 async def edited(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]) -> Body:
     """`body` through taps and `edit_event`s, innermost layer first. Events are parsed only where a layer edits them."""
     is_complete = False
-    last, ready = b"", list[bytes]()
+    last, ready, held_bytes = b"", list[bytes](), 0
     splitter = SseSplitter() if any(layer.edit is not None for layer in layers) else None
     try:
         async for chunk in body:
@@ -162,8 +165,13 @@ async def edited(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]
                     layer.feed(chunk)
                 yield chunk
                 continue
+            held_bytes += len(chunk)
             for block in splitter.feed(chunk):
+                held_bytes -= len(block)
                 ready.append(_edit(block, call, layers))
+            if held_bytes > EDITED_EVENT_BYTES_MAX:
+                size = f"{EDITED_EVENT_BYTES_MAX >> 20} MiB"
+                raise Rejected(UpstreamError(f"an event of more than {size} can't be edited", kind="garbage"))
             if out := b"".join(ready):
                 last = out
                 yield out
