@@ -1,4 +1,6 @@
-"""A gateway in this process, on real sockets, between a raw client and scripted upstreams."""
+"""A gateway in this process, on real sockets, between a raw client and scripted upstreams.
+
+On uvloop, as `hookline serve` runs; tests/transport and tests/surfaces run on asyncio's loop too."""
 
 from __future__ import annotations
 
@@ -9,12 +11,17 @@ from pathlib import Path
 
 import orjson
 import pytest
+import uvloop
 
 from hookline.app import App
 from hookline.config_loading import load
 from hookline.launch import open_listener
 from hookline.testing.upstream import ScriptedUpstream
 from hookline.transport import PoolStats
+
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @dataclass
