@@ -6,61 +6,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 import pytest
 import uvloop
 
 from hookline.app import App
 from hookline.config_loading import load
 from hookline.launch import open_listener
+from hookline.testing.raw_client import RawReply, read_reply
 from hookline.testing.upstream import ScriptedUpstream
 from hookline.transport import PoolStats
 
 
 def pytest_asyncio_loop_factories(config, item):
     return {"uvloop": uvloop.new_event_loop}
-
-
-@dataclass
-class RawReply:
-    """A reply as read from the socket. `is_whole` False: the connection ended before its framing did."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-    is_whole: bool
-
-
-def chat_request(model: str, *, stream: bool = False, version: str = "1.1", **members: object) -> bytes:
-    """A chat request as bytes."""
-    body = orjson.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": stream, **members})
-    return b"POST /v1/chat/completions HTTP/%b\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (
-        version.encode(),
-        len(body),
-        body,
-    )
-
-
-async def read_reply(reader: asyncio.StreamReader) -> RawReply:
-    """One reply. Raises ConnectionResetError, and IncompleteReadError where not even its head came."""
-    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
-    status = int(first.split(" ")[1])
-    if headers.get("transfer-encoding") == "chunked":
-        chunks: list[bytes] = []
-        try:
-            while size := int(await reader.readuntil(b"\r\n"), 16):
-                chunks.append((await reader.readexactly(size + 2))[:-2])
-            await reader.readexactly(2)
-        except asyncio.IncompleteReadError:
-            return RawReply(status, headers, b"".join(chunks), False)
-        return RawReply(status, headers, b"".join(chunks), True)
-    if "content-length" in headers:
-        return RawReply(status, headers, await reader.readexactly(int(headers["content-length"])), True)
-    return RawReply(status, headers, await reader.read(), True)
 
 
 class Gateway:

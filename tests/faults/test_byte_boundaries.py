@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
+from hookline.testing.raw_client import RawReply, chat_request
 from hookline.testing.upstream import CUT, HALF_CLOSE, RESET, STALL, Script, json_reply, sse_reply
 from hookline.transport import SseSplitter, parse_event
-
-from .conftest import RawReply, chat_request
 
 GARBAGE = b"\x00\xff\r\r\n\x00 garbage \x00"
 ENDS: dict[str, Script] = {

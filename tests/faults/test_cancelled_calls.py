@@ -19,9 +19,8 @@ from hookline import Call
 from hookline.attempt import Attempt
 from hookline.reply import Reply
 from hookline.testing.process import ProxyProcess
+from hookline.testing.raw_client import chat_request, read_reply
 from hookline.testing.upstream import RESET, STALL, Script, ScriptedUpstream, json_reply, sse_reply
-
-from .conftest import Gateway, chat_request, read_reply
 
 IS_LONG = os.environ.get("HOOKLINE_LONG") == "1"
 CALLS = 10_000 if IS_LONG else 500
@@ -145,7 +144,7 @@ async def leave(port: int, numbers: range, chance: random.Random) -> None:
     await asyncio.gather(*[one(number) for number in numbers])
 
 
-async def gone(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+async def gone(gateway, upstream: ScriptedUpstream) -> None:
     """Wait until every client's connection has ended, and every connection but those kept alive."""
     await gateway.idle()
     kept = [gateway.pool(name) for name in ("up", "spare")]

@@ -8,9 +8,8 @@ import socket
 import orjson
 import pytest
 
+from hookline.testing.raw_client import chat_request
 from hookline.testing.upstream import CUT, STALL, bytes_reply, json_reply, reply_head, sse_reply
-
-from .conftest import chat_request
 
 FINISH = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
 
