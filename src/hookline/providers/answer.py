@@ -47,7 +47,11 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
             return Reply(status, headers, plain_events(response, headers, deployment))
         is_json = kind == "application/json" or kind.endswith("+json")
     if call.endpoint != "relay" and (is_json or not call.is_stream):
-        return Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
+        reply = Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
+        # The end of the connection says nothing of the end of the answer: half a JSON is a connection that died.
+        if response.is_eof_delimited and is_json and "content-encoding" not in headers and reply.json() is None:
+            raise UpstreamError(f"{deployment.id} closed the connection before the end of its reply", kind="reset")
+        return reply
     if response.is_complete:
         return Reply(status, headers, await read_whole(response, deployment, None))
     if is_json:

@@ -169,12 +169,14 @@ class OpenAIProvider:
         if reply.status not in (400, 422) or not _names_usage_option(reply.body):
             attempt.has_hidden_usage = True
             return reply
-        if len(self._refuses_usage) >= MAX_REMEMBERED:
-            self._refuses_usage.clear()
-        self._refuses_usage[deployment.id] = None
         del changes["stream_options"]
         body = splice(call.body, payload, changes) if changes else call.body
-        return await to_reply(self._upstream, call, deployment, await self._send_json(call, attempt, body))
+        reply = await to_reply(self._upstream, call, deployment, await self._send_json(call, attempt, body))
+        if reply.status not in (400, 422):  # else the refusal was of something else, and only quoted the option
+            if len(self._refuses_usage) >= MAX_REMEMBERED:
+                self._refuses_usage.clear()
+            self._refuses_usage[deployment.id] = None
+        return reply
 
     async def _send_json(self, call: Call, attempt: Attempt, body: bytes | None) -> UpstreamResponse:
         target = attempt.target

@@ -44,7 +44,7 @@ class UpstreamOptions(BaseModel):
         default=None, description="One key, or several that take turns. None = no key is sent."
     )
     headers: dict[str, SecretStr] = Field(default={}, description="Sent with every request, in place of the client's.")
-    max_connections: int = Field(default=1000, ge=1, le=100_000)
+    max_connections: int = Field(default=5000, ge=1, le=100_000)
     keepalive_s: Seconds = Field(default=60.0, description="How long an idle connection is kept.")
     connect_timeout_s: Seconds | None = Field(default=None, description="In place of the default, 5.")
     first_byte_timeout_s: Seconds | None = Field(default=None, description="In place of the default, 120.")
