@@ -317,6 +317,10 @@ class TestSeveralTenants:
             ("DELETE", "/v1/models/ft:1"),
             ("GET", "/v1/organization/admin_api_keys"),
             ("GET", "/v1/anything/else"),
+            ("POST", "/v1/Batches"),
+            ("POST", "/v1/batches;x"),
+            ("POST", "/v1/batches%20"),
+            ("POST", "/v1/%2fbatches/"),
         ],
     )
     async def test_route_that_names_stored_objects_is_403(self, open_door, method, path):
@@ -345,10 +349,11 @@ class TestSeveralTenants:
 
         assert (await door.ask(post(path, b'{"model":"m"}', "application/json"))).status == 200
 
+    @pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/", "/v1/Responses"])
     @pytest.mark.parametrize("member", ["previous_response_id", "conversation"])
-    async def test_response_that_continues_a_stored_one_is_403(self, open_door, member):
+    async def test_response_that_continues_a_stored_one_is_403(self, open_door, member, path):
         door = await open_door(has_several_tenants=True)
 
-        reply = await door.ask(post("/v1/responses", b'{"model":"m","%b":"id"}' % member.encode(), "application/json"))
+        reply = await door.ask(post(path, b'{"model":"m","%b":"id"}' % member.encode(), "application/json"))
 
         assert reply.status == 403

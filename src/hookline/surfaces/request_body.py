@@ -15,7 +15,7 @@ from hookline.errors import BadRequest, UnsupportedMedia
 from hookline.surfaces.content_coding import read_whole
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.json_body import set_json_body
-from hookline.surfaces.paths import decode
+from hookline.surfaces.paths import fold
 from hookline.surfaces.settings import FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
 from hookline.surfaces.stored_objects import refuse_stored_member, refuse_stored_route
@@ -48,7 +48,7 @@ async def load_json(exchange: Exchange, settings: FrontSettings, serving: Servin
 async def load_any(exchange: Exchange, settings: FrontSettings, serving: Serving, room: SpoolRoom, call: Call) -> None:
     """`call.load` of every other route. Raises ApiError."""
     if serving.has_several_tenants:
-        refuse_stored_route(exchange.method, decode(call.path))
+        refuse_stored_route(exchange.method, fold(call.path))
     if not exchange.has_body:
         return
     kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
