@@ -143,6 +143,20 @@ async def test_gzip_body_of_several_members_is_one_body(open_door):
     assert door.pipeline.calls[0].body == b'{"model":"m"}'
 
 
+async def test_gzip_body_of_empty_members_ends(open_door):
+    """Each costs work and adds nothing to the plain body, whose size is limited."""
+    door = await open_door(limits=FrontSettings(max_body_bytes=1_000_000))
+    empty = gzip.compress(b"")
+
+    many = await door.ask(post("/v1/chat/completions", empty * 10_001, content_encoding="gzip"))
+    endless = await door.ask(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+        + b"%x\r\n%b" % (2_000_000, gzip.compress(b"x", mtime=0)[:10] + b"\x00\x00\x00\xff\xff" * 220_000)
+    )
+
+    assert [many.status, endless.status] == [400, 413]
+
+
 async def test_gzip_bomb_is_413_and_never_unpacked(open_door):
     door = await open_door(limits=FrontSettings(max_body_bytes=1 << 20))
     bomb = gzip.compress(b"x" * (200 << 20), 9)

@@ -150,6 +150,22 @@ async def test_binary_body_and_form_without_a_model_are_spooled_whole(open_door)
     assert all(call.upload is not None and call.upload.is_replayable for call in door.pipeline.calls)
 
 
+@pytest.mark.parametrize("content_type", ["application/octet-stream", "text/plain", ""])
+async def test_bytes_that_might_have_been_json_have_the_limit_of_uploads(open_door, content_type):
+    door = await open_door(limits=FrontSettings(max_body_bytes=1000))
+    head = f"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\n".encode()
+    framed = b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+
+    binary = await door.ask(head + framed % (2000, b"\xff" * 2000))
+    json = await door.ask(head + framed % (2000, b" " * 1000 + b'{"model":"m"}'.ljust(1000)))
+    declared = await door.ask(post("/v1/x", b" " * 900 + b'{"model":"m"}'.ljust(1100), content_type))
+    small = await door.ask(post("/v1/x", b"  \n" + b'{"model":"m"}', content_type))
+
+    assert [binary.status, json.status, declared.status, small.status] == [200, 413, 413, 200]
+    assert door.pipeline.bodies == [b"\xff" * 2000]
+    assert [call.model for call in door.pipeline.calls] == [None, None, None, "m"]
+
+
 BAD_FORMS = {
     "two models": form(('name="model"', b"a"), ('name="model"', b"b")),
     "two models, cases": form(('name="model"', b"a"), ('NAME="model"', b"b")),
@@ -167,6 +183,15 @@ BAD_FORMS = {
     "headers without end": b"--b0undary\r\n" + b"x-a: b\r\n" * 3000,
     "bare line feeds": audio().replace(b"\r\n", b"\n"),
     "a boundary that goes on": b'--b0undaryX\r\ncontent-disposition: form-data; name="model"\r\n\r\nx\r\n--b0undary--\r\n',
+    "a boundary after a bare LF": form(
+        ('name="x"', b'a\n--b0undary\ncontent-disposition: form-data; name="model"\n\nb')
+    ),
+    "a boundary after a bare CR": form(
+        ('name="x"', b'a\r--b0undary\r\ncontent-disposition: form-data; name="model"\r\n\r\nb')
+    ),
+    "a boundary right behind headers": form(
+        ('name="x"', b'--b0undary\r\ncontent-disposition: form-data; name="model"\r\n\r\nb')
+    ),
     "too many parts": form(*[('name="x"', b"")] * 1100),
 }
 
