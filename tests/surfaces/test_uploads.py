@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from pathlib import Path
 
 import orjson
@@ -288,6 +289,18 @@ async def test_uploads_together_over_the_spool_are_503_until_there_is_room(open_
     assert [refused.status, served.status, again.status] == [503, 200, 200]
     assert orjson.loads(refused.body)["error"]["code"] == "spool_full"
     assert "retry-after" in refused.headers
+    assert door.front.door._openai.room.used_bytes == 0
+
+
+async def test_disk_that_refuses_is_503_and_names_no_folder(open_door, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "is-not-there"))
+    door = await open_door()
+
+    reply = await door.ask(post("/v1/files", b"x" * (2 * MIB), "audio/wav"))
+
+    assert (reply.status, reply.headers["retry-after"]) == (503, "2")
+    assert b"is-not-there" not in reply.body
+    assert "is-not-there" in caplog.text
     assert door.front.door._openai.room.used_bytes == 0
 
 
