@@ -29,12 +29,18 @@ BROKEN = {
     "not UTF-8": (b'{"a": "\xff"}', "invalid_json"),
     "a lone surrogate": (b'{"a": "\\ud800"}', "invalid_json"),
     "nested too deeply": (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", "invalid_json"),
+    "nested too deeply to look twice": (b'{"\\u0061":' + b"[" * 1000 + b"]" * 1000 + b"}", "invalid_json"),
     "an array": (b'[{"model":"m"}]', "invalid_json"),
     "a string": (b'"m"', "invalid_json"),
     "null": (b"null", "invalid_json"),
     "model twice": (b'{"model":"a","model":"b"}', "repeated_member"),
     "model twice, spaced": (b'{"model" : "a", "x": {"model": 1},\n"model"\t: "b"}', "repeated_member"),
     "model twice, escaped": (b'{"model":"a","mo\\u0064el":"b"}', "repeated_member"),
+    "model twice, escaped behind an escaped value": (
+        b'{"x":"\\u0041","mo\\u0064el" :"b","model":"a"}',
+        "repeated_member",
+    ),
+    "a long name twice": (b'{"%b":1,"%b":2}' % (b"n" * 200, b"n" * 200), "repeated_member"),
     "messages twice": (b'{"messages":[],"model":"a","messages":[1]}', "repeated_member"),
     "one of many twice": (b"{" + b",".join(b'"k%d":1' % n for n in range(100)) + b',"k7":2}', "repeated_member"),
     "model a number": (b'{"model":1}', None),
@@ -70,6 +76,9 @@ async def test_broken_json_says_where(open_door):
         (b'{"model":"a","tools":[{"model":"b"},{"model":"c"}]}', None),
         (b'{"a":"x\\u0022: \\"a\\": 1"}', None),
         (b'{"a":{"b":1,"b":2}}', None),
+        # Each of these took minutes: escapes without end, a name compiled to a pattern.
+        pytest.param(b'{"a":"' + b"\\u0041" * 1_000_000 + b'"}', None, id="a megabyte of escapes"),
+        pytest.param(b'{"' + b"n" * 8_000_000 + b'":1}', None, id="a name of megabytes"),
         (b'{"a":1,"b":{"a":1},"a":2}', "a"),
     ],
 )
@@ -132,6 +141,20 @@ async def test_gzip_body_of_several_members_is_one_body(open_door):
     )
 
     assert door.pipeline.calls[0].body == b'{"model":"m"}'
+
+
+async def test_gzip_body_of_empty_members_ends(open_door):
+    """Each costs work and adds nothing to the plain body, whose size is limited."""
+    door = await open_door(limits=FrontSettings(max_body_bytes=1_000_000))
+    empty = gzip.compress(b"")
+
+    many = await door.ask(post("/v1/chat/completions", empty * 10_001, content_encoding="gzip"))
+    endless = await door.ask(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+        + b"%x\r\n%b" % (2_000_000, gzip.compress(b"x", mtime=0)[:10] + b"\x00\x00\x00\xff\xff" * 220_000)
+    )
+
+    assert [many.status, endless.status] == [400, 413]
 
 
 async def test_gzip_bomb_is_413_and_never_unpacked(open_door):

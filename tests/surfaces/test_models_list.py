@@ -60,6 +60,17 @@ async def test_default_providers_models_come_after_the_own_ones_once(open_door, 
     assert reply.headers["x-hookline-deployment"] == "up/"
 
 
+@pytest.mark.parametrize("path", ["/v1/%6dodels", "/v1/Models", "/v1/models/", "/v1/%2fmodels"])
+async def test_list_is_the_list_however_its_path_is_spelled(open_door, make_catalog, path):
+    door = await open_door(
+        upstream(200, described("up-1")), check=as_team, catalog=make_catalog("gpt-4o", default="up")
+    )
+
+    reply = await door.ask(get(path))
+
+    assert ids(reply.body) == ["gpt-4o"]
+
+
 @pytest.mark.parametrize("default", [None, "up"])
 async def test_list_holds_only_what_the_key_may_use(open_door, make_catalog, default):
     door = await open_door(

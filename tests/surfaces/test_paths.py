@@ -53,6 +53,8 @@ def test_target_is_resolved(raw, resolved):
         "/v1/..%2fadmin",
         "/v1/a%2F..%2Fadmin",
         "/v1/%2e%2e%5cadmin",
+        "/v1/..;/admin",
+        "/v1/%2e%2e;a=b/admin",
         "v1",
     ],
 )
@@ -83,7 +85,17 @@ async def test_path_and_query_reach_the_call_byte_for_byte(open_door):
 
 @pytest.mark.parametrize(
     "path",
-    [b"/v1/%63hat/completions", b"/v1/chat%2Fcompletions", b"/v1//chat/completions", b"/v1/x/../chat/completions"],
+    [
+        b"/v1/%63hat/completions",
+        b"/v1/chat%2Fcompletions",
+        b"/v1//chat/completions",
+        b"/v1/x/../chat/completions",
+        b"/v1/chat/completions/",
+        b"/v1/Chat/Completions",
+        b"/v1/chat/completions;x=1",
+        b"/v1/chat/completions%20",
+        b"/v1/%2fchat/completions",
+    ],
 )
 async def test_endpoint_is_known_however_its_path_is_spelled(open_door, path):
     door = await open_door()

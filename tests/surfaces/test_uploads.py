@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from pathlib import Path
 
 import orjson
@@ -150,6 +151,22 @@ async def test_binary_body_and_form_without_a_model_are_spooled_whole(open_door)
     assert all(call.upload is not None and call.upload.is_replayable for call in door.pipeline.calls)
 
 
+@pytest.mark.parametrize("content_type", ["application/octet-stream", "text/plain", ""])
+async def test_bytes_that_might_have_been_json_have_the_limit_of_uploads(open_door, content_type):
+    door = await open_door(limits=FrontSettings(max_body_bytes=1000))
+    head = f"POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-type: {content_type}\r\n".encode()
+    framed = b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+
+    binary = await door.ask(head + framed % (2000, b"\xff" * 2000))
+    json = await door.ask(head + framed % (2000, b" " * 1000 + b'{"model":"m"}'.ljust(1000)))
+    declared = await door.ask(post("/v1/x", b" " * 900 + b'{"model":"m"}'.ljust(1100), content_type))
+    small = await door.ask(post("/v1/x", b"  \n" + b'{"model":"m"}', content_type))
+
+    assert [binary.status, json.status, declared.status, small.status] == [200, 413, 413, 200]
+    assert door.pipeline.bodies == [b"\xff" * 2000]
+    assert [call.model for call in door.pipeline.calls] == [None, None, None, "m"]
+
+
 BAD_FORMS = {
     "two models": form(('name="model"', b"a"), ('name="model"', b"b")),
     "two models, cases": form(('name="model"', b"a"), ('NAME="model"', b"b")),
@@ -167,6 +184,15 @@ BAD_FORMS = {
     "headers without end": b"--b0undary\r\n" + b"x-a: b\r\n" * 3000,
     "bare line feeds": audio().replace(b"\r\n", b"\n"),
     "a boundary that goes on": b'--b0undaryX\r\ncontent-disposition: form-data; name="model"\r\n\r\nx\r\n--b0undary--\r\n',
+    "a boundary after a bare LF": form(
+        ('name="x"', b'a\n--b0undary\ncontent-disposition: form-data; name="model"\n\nb')
+    ),
+    "a boundary after a bare CR": form(
+        ('name="x"', b'a\r--b0undary\r\ncontent-disposition: form-data; name="model"\r\n\r\nb')
+    ),
+    "a boundary right behind headers": form(
+        ('name="x"', b'--b0undary\r\ncontent-disposition: form-data; name="model"\r\n\r\nb')
+    ),
     "too many parts": form(*[('name="x"', b"")] * 1100),
 }
 
@@ -266,6 +292,18 @@ async def test_uploads_together_over_the_spool_are_503_until_there_is_room(open_
     assert door.front.door._openai.room.used_bytes == 0
 
 
+async def test_disk_that_refuses_is_503_and_names_no_folder(open_door, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "is-not-there"))
+    door = await open_door()
+
+    reply = await door.ask(post("/v1/files", b"x" * (2 * MIB), "audio/wav"))
+
+    assert (reply.status, reply.headers["retry-after"]) == (503, "2")
+    assert b"is-not-there" not in reply.body
+    assert "is-not-there" in caplog.text
+    assert door.front.door._openai.room.used_bytes == 0
+
+
 async def test_spool_is_given_back_when_the_client_goes_in_the_middle(open_door, spooled_files):
     door = await open_door()
     client = await door.connect()
@@ -317,6 +355,10 @@ class TestSeveralTenants:
             ("DELETE", "/v1/models/ft:1"),
             ("GET", "/v1/organization/admin_api_keys"),
             ("GET", "/v1/anything/else"),
+            ("POST", "/v1/Batches"),
+            ("POST", "/v1/batches;x"),
+            ("POST", "/v1/batches%20"),
+            ("POST", "/v1/%2fbatches/"),
         ],
     )
     async def test_route_that_names_stored_objects_is_403(self, open_door, method, path):
@@ -345,10 +387,11 @@ class TestSeveralTenants:
 
         assert (await door.ask(post(path, b'{"model":"m"}', "application/json"))).status == 200
 
+    @pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/", "/v1/Responses"])
     @pytest.mark.parametrize("member", ["previous_response_id", "conversation"])
-    async def test_response_that_continues_a_stored_one_is_403(self, open_door, member):
+    async def test_response_that_continues_a_stored_one_is_403(self, open_door, member, path):
         door = await open_door(has_several_tenants=True)
 
-        reply = await door.ask(post("/v1/responses", b'{"model":"m","%b":"id"}' % member.encode(), "application/json"))
+        reply = await door.ask(post(path, b'{"model":"m","%b":"id"}' % member.encode(), "application/json"))
 
         assert reply.status == 403

@@ -18,6 +18,8 @@ from hookline.errors import BadRequest, UnsupportedMedia
 from hookline.surfaces.exchange import Exchange, too_large
 
 PIECE_BYTES: Final = 262_144
+MEMBERS_MAX: Final = 10_000
+"""Frames of one body: each costs a copy of what follows it, an empty one adds nothing that a limit would see."""
 ZSTD_WINDOW_LOG_MAX: Final = 25
 """32 MiB: what one decoder may be made to hold."""
 
@@ -30,12 +32,19 @@ class _Decoder:
         self._failures = failures
         self._name = name
         self._frame: Any = None
+        self._members = 0
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         """Pieces of at most PIECE_BYTES. Raises BadRequest for bytes that are not of this coding."""
         try:
             while data or (self._frame is not None and not self._frame.eof):
                 if self._frame is None:
+                    self._members += 1
+                    if self._members > MEMBERS_MAX:
+                        raise BadRequest(
+                            f"the request body has more than {MEMBERS_MAX} {self._name} members",
+                            code="bad_content_encoding",
+                        )
                     self._frame = self._make()
                 piece = self._frame.decompress(data, PIECE_BYTES)
                 data = getattr(self._frame, "unconsumed_tail", b"")
@@ -96,8 +105,11 @@ async def read_pieces(exchange: Exchange, max_bytes: int) -> AsyncGenerator[byte
     declared_bytes = exchange.declared_bytes
     if declared_bytes is not None and declared_bytes > max_bytes:
         raise too_large(max_bytes)
-    size_bytes = 0
+    size_bytes = raw_bytes = 0
     while raw := await exchange.read_piece():
+        raw_bytes += len(raw)
+        if raw_bytes > max_bytes:
+            raise too_large(max_bytes)
         for piece in decoder.decode(raw) if decoder is not None else (raw,):
             size_bytes += len(piece)
             if size_bytes > max_bytes:

@@ -15,7 +15,9 @@ from multidict import CIMultiDict
 from hookline.reply import Reply
 
 METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-EXPOSED: Final = "x-request-id, x-hookline-deployment, x-hookline-attempts, x-hookline-output-capped, retry-after"
+EXPOSED: Final = (
+    "x-request-id, x-should-retry, x-hookline-deployment, x-hookline-attempts, x-hookline-output-capped, retry-after"
+)
 
 
 @dataclass(frozen=True, slots=True)

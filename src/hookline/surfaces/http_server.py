@@ -14,7 +14,7 @@ that either breaks the body being read or is the connection's last reply.
 | handling | the pipeline                     | (no deadline here: the call has its own)  |
 | body     | more of a body somebody reads    | 408 to that reader                        |
 | linger   | the client to see an early reply | abort                                     |
-| closing  | the last bytes to leave          | abort                                     |
+| closing  | the last bytes to leave          | (see `write_time_is_up`: cut if none did) |
 
 aiohttp's RequestHandler is subclassed for its parser, its flow control and its WebSocket seam: an upgraded message has all that a
 `BaseRequest(message, payload, connection, StreamWriter(connection, loop), task, loop)` needs, and `data_received` feeds `set_parser`'s reader."""
@@ -311,8 +311,7 @@ class Connection(RequestHandler):
             raise ClientGone("the client closed its connection")
         if not self._paused:
             return
-        self._unsent_bytes = count_unacknowledged(transport)
-        self.write_deadline_at = self._loop.time() + self.settings.write_timeout_s
+        self._watch_writing(transport)
         try:
             await self._drain_helper()
         except ConnectionError as error:
@@ -321,6 +320,10 @@ class Connection(RequestHandler):
             self.write_deadline_at = NEVER
         if self.transport is None:
             raise ClientGone("the client closed its connection or stopped reading")
+
+    def _watch_writing(self, transport: asyncio.Transport) -> None:
+        self._unsent_bytes = count_unacknowledged(transport)
+        self.write_deadline_at = self._loop.time() + self.settings.write_timeout_s
 
     # -- the end
 
@@ -359,9 +362,10 @@ class Connection(RequestHandler):
     def _close_now(self) -> None:
         self._is_deaf = True
         self.phase = "closing"
-        self.deadline_at = self._loop.time() + self.settings.write_timeout_s
+        self.deadline_at = NEVER
         self.flush()
         if self.transport is not None:
+            self._watch_writing(self.transport)
             self.transport.close()
 
     # -- time

@@ -18,7 +18,10 @@ from hookline.errors import BadRequest
 
 COUNTED_NAMES_MAX: Final = 64
 """More members than this are not counted one by one: that would be quadratic."""
-_ESCAPED_NAME: Final = re.compile(rb'\\u00[0-7][0-9A-Fa-f][A-Za-z0-9_\\-]*"\s*:')
+COUNTED_NAME_CHARS_MAX: Final = 128
+"""Nor is a longer name: what is remembered of names must stay small."""
+_ESCAPED_ASCII: Final = re.compile(rb"\\u00[0-7]")
+_COLON: Final = re.compile(rb"\s*:")
 
 
 def set_json_body(call: Call, body: bytes, default_completion_model: str | None) -> None:
@@ -57,13 +60,18 @@ def find_repeated_member(body: bytes, payload: dict[str, Any]) -> str | None:
     Counting quoted names is cheap and clears nearly every body; what it can't clear is parsed again, slowly and exactly."""
     if len(payload) <= COUNTED_NAMES_MAX and not _has_escaped_name(body):
         for name in payload:
+            if len(name) > COUNTED_NAME_CHARS_MAX:
+                break
             quoted, member = _spell(name)
             if body.count(quoted) > 1 and len(member.findall(body)) > 1:
                 break
         else:
             return None
     repeated: list[str | None] = []
-    json.loads(body, object_pairs_hook=lambda pairs: repeated.append(_find_repeated_name(pairs)))
+    try:
+        json.loads(body, object_pairs_hook=lambda pairs: repeated.append(_find_repeated_name(pairs)))
+    except RecursionError:
+        raise BadRequest("the request body is nested too deeply", code="invalid_json") from None
     return repeated[-1]  # objects end in order, so the last one to end is the body's own
 
 
@@ -75,8 +83,16 @@ def _spell(name: str) -> tuple[bytes, re.Pattern[bytes]]:
 
 
 def _has_escaped_name(body: bytes) -> bool:
-    """A member name spelled with an escape that it does not need would hide from a count."""
-    return b"\\u00" in body and _ESCAPED_NAME.search(body) is not None
+    """A member name spelled with an escape that it does not need would hide from a count. Looks once at each string that holds such an escape."""
+    escape = _ESCAPED_ASCII.search(body)
+    while escape is not None:
+        end = body.find(b'"', escape.end())
+        if end < 0:
+            return False
+        if _COLON.match(body, end + 1) is not None:
+            return True
+        escape = _ESCAPED_ASCII.search(body, end)
+    return False
 
 
 def _find_repeated_name(pairs: list[tuple[str, Any]]) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Final
-from urllib.parse import unquote
 
 import orjson
 from multidict import CIMultiDict
@@ -16,19 +15,21 @@ from multidict import CIMultiDict
 from hookline.call import Call
 from hookline.errors import NotFound
 from hookline.reply import Reply
+from hookline.surfaces.paths import decode, fold
 from hookline.surfaces.settings import Deliver, NamesModels
 
 PATH: Final = "/v1/models"
 
 
 def is_models_path(path: str) -> bool:
-    return path == PATH or path.startswith(PATH + "/")
+    return (fold(path) + "/").startswith(PATH + "/")
 
 
 def prepare_models_call(call: Call, catalog: NamesModels, deliver: Deliver) -> Deliver:
     """Make `call` answer from the catalog, as far as it can; returns the `deliver` to run it with."""
     call.endpoint = "models"
-    name = unquote(call.path.removeprefix(PATH).strip("/"))
+    path = decode(call.path)
+    name = path[path.lower().index("models") + len("models") :].strip("/")
     if name and name not in catalog.model_names():
         call.model = name
         return deliver

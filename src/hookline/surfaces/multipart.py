@@ -40,10 +40,12 @@ class ModelFinder:
 
     def __init__(self, boundary: bytes) -> None:
         self._delimiter = b"\r\n--" + boundary
+        self._dashed = b"--" + boundary
         self._buffer = b"\r\n"  # so that the first boundary looks like all others
         self._offset = -2  # of the buffer's first byte in the body
         self._state: State = "preamble"
         self._parts = 0
+        self._value_starts_at = -1
         self._is_model = False
         self.model: str | None = None
         self.value_at: tuple[int, int] | None = None
@@ -71,7 +73,7 @@ class ModelFinder:
         return False
 
     def _skip_to_boundary(self) -> bool:
-        at = self._buffer.find(self._delimiter)
+        at = self._find_delimiter()
         if at < 0:
             keep = len(self._delimiter) - 1
             if self._is_model:
@@ -85,6 +87,20 @@ class ModelFinder:
         self._drop(at + len(self._delimiter))
         self._state = "after_boundary"
         return True
+
+    def _find_delimiter(self) -> int:
+        """Where the next one begins, or -1. Raises BadRequest for one that some readers take and others don't: after half a line break, or with
+        none of its own, right behind a part's headers."""
+        buffer = self._buffer
+        at = buffer.find(self._dashed)
+        while at >= 0:
+            before = buffer[max(0, at - 2) : at]
+            if before == b"\r\n":
+                return at - 2
+            if before[-1:] in (b"\r", b"\n") or self._offset + at == self._value_starts_at:
+                raise _broken("a boundary stands where no line of CRLF ended before it")
+            at = buffer.find(self._dashed, at + 1)
+        return -1
 
     def _read_boundary_end(self) -> bool:
         if len(self._buffer) < 2:
@@ -117,6 +133,7 @@ class ModelFinder:
         self._drop(end + 4)
         self._is_model = name == b"model"
         self._state = "value"
+        self._value_starts_at = self._offset
         if self._is_model and self.model is not None:
             raise BadRequest("the form has two model fields; send one", param="model", code="repeated_member")
         return True

@@ -15,7 +15,7 @@ from hookline.errors import Forbidden
 from hookline.host import Clock
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.models import is_models_path, prepare_models_call
-from hookline.surfaces.paths import RequestTarget, decode
+from hookline.surfaces.paths import RequestTarget, fold
 from hookline.surfaces.request_body import find_kind, load_any, load_json
 from hookline.surfaces.settings import Deliver, FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
@@ -35,7 +35,7 @@ class OpenAIDoor:
         method, path = exchange.method, target.path
         endpoint: Endpoint = "relay"
         if method == "POST":
-            endpoint = ENDPOINTS.get(path) or ENDPOINTS.get(decode(path), "relay")
+            endpoint = ENDPOINTS.get(path) or ENDPOINTS.get(fold(path), "relay")
         if hdrs.ORIGIN in exchange.headers:
             _refuse_foreign_page(exchange, serving)
         call = Call(

@@ -64,11 +64,19 @@ def _resolve_segments(path: str) -> str:
 
 
 def _refuse_hidden_dots(part: str) -> None:
-    """`..%2f..` is one segment here, and perhaps three to a server that decodes before it resolves: nobody needs it."""
-    if "%" in part and any(piece in (".", "..") for piece in _HIDDEN_SEPARATOR.split(part)):
-        raise BadRequest("the path holds dot segments behind an encoded slash", code="bad_path")
+    """`..%2f..` is one segment here, and perhaps three to a server that decodes before it resolves; `..;x` is `..` to one that takes parameters
+    off first: nobody needs them."""
+    if any(piece.partition(";")[0] in (".", "..") for piece in _HIDDEN_SEPARATOR.split(part)):
+        raise BadRequest("the path holds dot segments behind an encoded slash or a semicolon", code="bad_path")
 
 
 def decode(path: str) -> str:
     """The path with every percent-escape decoded: for matching only, never for sending."""
     return unquote(path) if "%" in path else path
+
+
+def fold(path: str) -> str:
+    """The path as the most lenient server would match it: decoded, in lower case, without parameters, empty segments and a slash, space or dot
+    at an end. What a route may do is decided by this form, so that no spelling of a path is another route than the path."""
+    segments = [part.partition(";")[0].strip().rstrip(".") for part in decode(path).lower().split("/")]
+    return "/" + "/".join(filter(None, segments))

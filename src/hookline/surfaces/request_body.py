@@ -11,15 +11,15 @@ from typing import Literal
 from aiohttp import hdrs
 
 from hookline.call import Call
-from hookline.errors import BadRequest, UnsupportedMedia
-from hookline.surfaces.content_coding import read_whole
-from hookline.surfaces.exchange import Exchange
+from hookline.errors import UnsupportedMedia
+from hookline.surfaces.content_coding import read_pieces, read_whole
+from hookline.surfaces.exchange import Exchange, too_large
 from hookline.surfaces.json_body import set_json_body
-from hookline.surfaces.paths import decode
+from hookline.surfaces.paths import fold
 from hookline.surfaces.settings import FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
 from hookline.surfaces.stored_objects import refuse_stored_member, refuse_stored_route
-from hookline.surfaces.upload import load_upload, spool_bytes
+from hookline.surfaces.upload import Pieces, load_upload
 
 Kind = Literal["json", "vague", "other"]
 VAGUE_TYPES = frozenset({"", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"})
@@ -48,19 +48,42 @@ async def load_json(exchange: Exchange, settings: FrontSettings, serving: Servin
 async def load_any(exchange: Exchange, settings: FrontSettings, serving: Serving, room: SpoolRoom, call: Call) -> None:
     """`call.load` of every other route. Raises ApiError."""
     if serving.has_several_tenants:
-        refuse_stored_route(exchange.method, decode(call.path))
+        refuse_stored_route(exchange.method, fold(call.path))
     if not exchange.has_body:
         return
     kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
     if kind == "json":
         set_json_body(call, await read_whole(exchange, settings.max_body_bytes), None)
-    elif kind == "vague" and (exchange.declared_bytes or 0) <= settings.max_body_bytes:
-        body = await read_whole(exchange, settings.max_body_bytes)
-        try:
-            set_json_body(call, body, None)
-        except BadRequest:
-            if body.lstrip().startswith(b"{"):
-                raise
-            await spool_bytes(exchange, room, body, call)
+    elif kind == "vague":
+        await _load_vague(exchange, settings, room, call)
     else:
-        await load_upload(exchange, room, settings.max_upload_bytes, call)
+        await load_upload(exchange, room, read_pieces(exchange, settings.max_upload_bytes), call)
+
+
+async def _load_vague(exchange: Exchange, settings: FrontSettings, room: SpoolRoom, call: Call) -> None:
+    """A body whose type says nothing: JSON if it begins like an object, else bytes."""
+    pieces = read_pieces(exchange, settings.max_upload_bytes)
+    start, is_json = [], False
+    size_bytes = 0
+    async for piece in pieces:
+        start.append(piece)
+        size_bytes += len(piece)
+        is_json = is_json or piece.lstrip().startswith(b"{")
+        if not is_json and not piece.isspace():
+            break
+        if size_bytes > settings.max_body_bytes:
+            raise too_large(settings.max_body_bytes)
+    if is_json:
+        set_json_body(call, b"".join(start), None)
+    else:
+        await load_upload(exchange, room, _joined(start, pieces), call)
+
+
+async def _joined(start: list[bytes], rest: Pieces) -> Pieces:
+    try:
+        for piece in start:
+            yield piece
+        async for piece in rest:
+            yield piece
+    finally:
+        await rest.aclose()

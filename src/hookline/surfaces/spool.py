@@ -8,6 +8,7 @@ spool keeps a close (the client may go at any time) from pulling the file away u
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 import threading
@@ -15,6 +16,8 @@ from collections.abc import AsyncIterator
 from typing import IO, Final
 
 from hookline.errors import Unavailable
+
+log = logging.getLogger("hookline.surfaces")
 
 MEMORY_BYTES: Final = 1 << 20
 PIECE_BYTES: Final = 262_144
@@ -63,7 +66,10 @@ class Spool:
             try:
                 await asyncio.to_thread(self._append, batch)
             except OSError as error:
-                raise Unavailable(f"the upload can't be kept: {error.strerror}", code="spool_full") from error
+                log.warning("an upload can't be kept: %s", error)  # it names folders of this machine
+                raise Unavailable(
+                    "the upload can't be kept; see the gateway's log", code="spool_full", retry_after_s=2.0
+                ) from error
             self._file_bytes += len(batch)
 
     async def pieces(self, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:

@@ -28,7 +28,7 @@ READ_ONLY: Final = frozenset({"GET", "HEAD"})
 
 
 def refuse_stored_route(method: str, path: str) -> None:
-    """Raises Forbidden if the (decoded) path names stored objects."""
+    """Raises Forbidden if the (folded) path names stored objects."""
     segments = tuple(path.removeprefix("/v1/").strip("/").split("/"))
     family = segments[0]
     if family == "models":

@@ -13,7 +13,6 @@ from aiohttp import hdrs
 
 from hookline.call import Call
 from hookline.errors import BadRequest
-from hookline.surfaces.content_coding import read_pieces
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.multipart import ModelFinder, find_boundary
 from hookline.surfaces.spool import MEMORY_BYTES, Spool, SpoolRoom
@@ -75,13 +74,12 @@ class SpooledUpload:
             await self._rest.aclose()
 
 
-async def load_upload(exchange: Exchange, room: SpoolRoom, max_upload_bytes: int, call: Call) -> None:
-    """Read a body that is not JSON as far as the call needs it, and set it on the call. Raises ApiError."""
+async def load_upload(exchange: Exchange, room: SpoolRoom, pieces: Pieces, call: Call) -> None:
+    """Read a body that is not JSON, arriving in `pieces`, as far as the call needs it, and set it on the call. Raises ApiError."""
     content_type = exchange.headers.get(hdrs.CONTENT_TYPE, "application/octet-stream")
     is_form = content_type.lower().startswith("multipart/form-data")
     finder = ModelFinder(find_boundary(content_type)) if is_form else None
     declared_bytes = None if hdrs.CONTENT_ENCODING in exchange.headers else exchange.declared_bytes
-    pieces = read_pieces(exchange, max_upload_bytes)
     spool = Spool(room)
     try:
         is_whole = await _spool_what_is_needed(pieces, spool, finder, declared_bytes)
@@ -97,18 +95,6 @@ async def load_upload(exchange: Exchange, room: SpoolRoom, max_upload_bytes: int
     )
     if finder is not None:
         call.model = finder.model
-
-
-async def spool_bytes(exchange: Exchange, room: SpoolRoom, body: bytes, call: Call) -> None:
-    """Set a body that has been read whole, and is no JSON, on the call. Raises Unavailable."""
-    spool = Spool(room)
-    try:
-        await spool.write(body)
-    except BaseException:
-        spool.close()
-        raise
-    content_type = exchange.headers.get(hdrs.CONTENT_TYPE, "application/octet-stream")
-    call.upload = SpooledUpload(spool, content_type=content_type, content_length=len(body))
 
 
 async def _spool_what_is_needed(
