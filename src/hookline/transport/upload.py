@@ -33,13 +33,15 @@ async def upload(
         if not pump.done():
             pump.cancel()
             await asyncio.wait({pump})
-            if not pump.cancelled():
-                pump.exception()  # seen: the reply is the news, not what the body did when it was cut off
+        if not pump.cancelled():
+            pump.exception()  # seen: the reply is the news, not what the body did when it was cut off
 
 
 async def _pump(connection: Connection, body: AsyncIterator[bytes], content_length: int | None) -> None:
     sent_bytes = 0
     async for piece in body:
+        if connection.response is None:  # the exchange is over; `upload` reports how
+            return
         if not piece:
             continue
         sent_bytes += len(piece)
@@ -48,8 +50,8 @@ async def _pump(connection: Connection, body: AsyncIterator[bytes], content_leng
         connection.write(piece if content_length is not None else frame_chunk(piece))
         if connection.is_write_paused:
             await connection.drained()
-        if connection.response is None:  # the exchange is over; `upload` reports how
-            return
+    if connection.response is None:
+        return
     if content_length is None:
         connection.write(LAST_CHUNK)
     elif sent_bytes < content_length:
