@@ -67,6 +67,7 @@ class Catalog:
         self._global_models = global_models
         self._has_scopes = bool(tenant_models or user_models or global_models is not None)
         self._unknown: dict[str, Deployments] = {}
+        self._without_model: Deployments | None = None
         self.providers = tuple(providers)
         self.default_provider = default_provider
 
@@ -89,9 +90,9 @@ class Catalog:
                 "[providers.*] table"
             )
         provider = self.default_provider
-        found = self._unknown.get("")
+        found = self._without_model
         if found is None:
-            found = self._unknown[""] = (self._build(provider, ""),)
+            found = self._without_model = (self._build(provider, ""),)
         return found if self._find_route_price is None else self._with_route_price(found, call)
 
     def check_allowed(self, principal: Principal, name: str | None, call: Request) -> None:
