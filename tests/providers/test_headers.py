@@ -31,6 +31,12 @@ def test_everything_else_goes_on_as_it_was_spelled_and_in_order() -> None:
     assert [f"{name}: {value}".encode() for name, value in headers] == sent(headers)
 
 
+def test_what_a_later_connection_line_names_stays_here() -> None:
+    headers = [("Connection", "keep-alive"), ("x-hop", "1"), ("connection", "X-Hop"), ("x-kept", "2")]
+
+    assert sent(headers) == [b"x-kept: 2"]
+
+
 def test_what_connection_names_stays_here() -> None:
     headers = [
         ("Connection", "close, X-Secret-Hop"),

@@ -69,12 +69,11 @@ class RequestHeaders:
                 if dropped is None:
                     dropped = self._judge(name)
                 if dropped:
+                    if len(name) == 10 and item[1] not in _PLAIN_CONNECTION and name.lower() == "connection":
+                        return self._without(headers)
                     continue
                 line = self._serialize(item)
             lines.append(line)
-        connection = headers.get("connection", "")
-        if connection not in _PLAIN_CONNECTION:
-            return self._without(headers, connection)
         return b"".join(lines)
 
     def _judge(self, name: str) -> bool:
@@ -94,7 +93,7 @@ class RequestHeaders:
             self._lines[item] = line
         return line
 
-    def _without(self, headers: CIMultiDictProxy[str] | CIMultiDict[str], connection: str) -> bytes:
+    def _without(self, headers: CIMultiDictProxy[str] | CIMultiDict[str]) -> bytes:
         named = {name.strip().lower() for value in headers.getall("connection") for name in value.split(",")}
         return b"".join(
             self._serialize(item)
