@@ -38,7 +38,8 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
     headers = upstream.reply_headers.read(response.headers)
     status = response.status
     if status >= 400:
-        return Reply(status, headers, await read_error(response, headers, deployment))
+        body = upstream.hide_secrets(headers, await read_error(response, headers, deployment), deployment)
+        return Reply(status, headers, body)
     content_type = headers.get("content-type", "")
     is_json = content_type == "application/json"
     if not is_json:

@@ -22,6 +22,8 @@ from hookline.providers.upstream_options import UpstreamOptions
 from hookline.transport import HttpPool, Timeouts, TransportError, UpstreamResponse, serialize_headers
 
 MAX_CACHED = 256
+SECRET_CHARS_MIN = 8
+"""A shorter "secret" is a word ("none", "local") that may stand in any text."""
 _UNSET_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TARGET_DEFAULTS = {field.name: field.default for field in fields(Target)}
 _CONTENT_TYPE_JSON = b"content-type: application/json\r\n"
@@ -63,6 +65,7 @@ class Upstream:
         self._turn = count()
         self._key_name, self._key_format = key_header
         configured = {key.lower(): value.get_secret_value() for key, value in options.headers.items()}
+        self._secrets = (*options.keys, *configured.values())
         self._own = {"accept-encoding": "identity", **own, **configured}
         self.request_headers = RequestHeaders([*self._own, self._key_name])
         self.reply_headers = ReplyHeaders()
@@ -144,6 +147,16 @@ class Upstream:
                 self._timeouts.clear()
             self._timeouts[key] = timeouts
         return timeouts
+
+    def hide_secrets(self, headers: CIMultiDict[str], body: bytes, deployment: Deployment) -> bytes:
+        """An error's body without our keys, which some servers quote; headers that hold one are dropped."""
+        for secret in {*self._secrets, deployment.api_key or ""}:
+            if len(secret) < SECRET_CHARS_MIN:
+                continue
+            body = body.replace(secret.encode(), b"***")
+            for name in [name for name, value in headers.items() if secret in value]:
+                headers.popall(name, None)
+        return body
 
     async def aclose(self) -> None:
         """Close all connections."""
