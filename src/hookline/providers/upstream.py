@@ -24,6 +24,7 @@ from hookline.transport import HttpPool, Timeouts, TransportError, UpstreamRespo
 MAX_CACHED = 256
 SECRET_CHARS_MIN = 8
 """A shorter "secret" is a word ("none", "local") that may stand in any text."""
+_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie")
 _UNSET_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TARGET_DEFAULTS = {field.name: field.default for field in fields(Target)}
 _CONTENT_TYPE_JSON = b"content-type: application/json\r\n"
@@ -65,7 +66,7 @@ class Upstream:
         self._turn = count()
         self._key_name, self._key_format = key_header
         configured = {key.lower(): value.get_secret_value() for key, value in options.headers.items()}
-        self._secrets = (*options.keys, *configured.values())
+        self._secrets = (*options.keys, *(value for name, value in configured.items() if _SECRET_NAME.search(name)))
         self._own = {"accept-encoding": "identity", **own, **configured}
         self.request_headers = RequestHeaders([*self._own, self._key_name])
         self.reply_headers = ReplyHeaders()
