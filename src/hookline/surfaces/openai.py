@@ -35,7 +35,12 @@ class OpenAIDoor:
         method, path = exchange.method, target.path
         endpoint: Endpoint = "relay"
         if method == "POST":
-            endpoint = ENDPOINTS.get(path) or ENDPOINTS.get(decode(path), "relay")
+            endpoint = ENDPOINTS.get(path, "relay")
+            if (
+                endpoint == "relay"
+            ):  # perhaps only written otherwise: many servers read a last slash, or escapes, as the same path
+                endpoint = ENDPOINTS.get(decode(path).rstrip("/"), "relay")
+                path = path if endpoint == "relay" else path.rstrip("/")
         if hdrs.ORIGIN in exchange.headers:
             _refuse_foreign_page(exchange, serving)
         call = Call(
