@@ -1,6 +1,6 @@
 """Every code block of the README and of docs/ runs, page by page, in the order written.
 
-A block ```python file=x.py``` becomes a file of the page's folder; other Python runs. TOML is a file too, or a configuration that must load. JSON must
+A block ```python file=x.py``` becomes a file of the page's folder; other Python runs, with ```python needs=x``` only where package x is installed (other people's clients are no dependencies of ours). TOML is a file too, or a configuration that must load. JSON must
 parse. In ```console``` blocks each `$ hookline ...`, `$ pytest ...` and `$ curl ...` runs (a `serve` stays up for the page); other commands install or
 start what CI has installed and started in its own way, and are named in `NOT_RUN`."""
 
@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ NOT_RUN = (
     "cd ",
     "docker ",
     "python3 -m venv",
+    "llm ",
 )
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
@@ -46,6 +48,9 @@ class Page:
         self.proxy: ProxyProcess | None = None
 
     def run(self, language: str, about: str, text: str) -> None:
+        needed = re.search(r"needs=(\S+)", about)
+        if needed is not None and find_spec(needed[1]) is None:
+            return
         name = re.search(r"file=(\S+)", about)
         if name is not None:
             (self.folder / name[1]).write_text(text)

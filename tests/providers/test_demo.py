@@ -146,9 +146,40 @@ class TestChat:
         final = completion_of(await ask.chat("demo/tools", messages=messages, tools=[WEATHER]))
         assert final.choices[0].message.content == "The tool answered: sunny"
 
+    async def test_all_results_are_repeated(self, ask: Ask) -> None:
+        results = [{"role": "tool", "tool_call_id": str(n), "content": f"result {n}"} for n in (1, 2)]
+
+        answer = completion_of(await ask.chat("demo/tools", messages=[{"role": "user", "content": "hi"}, *results]))
+
+        assert answer.choices[0].message.content == "The tool answered: result 1, result 2"
+
+    async def test_an_agent_that_demands_a_call_each_time_comes_to_its_last_tool(self, ask: Ask) -> None:
+        """LangChain's and pydantic-ai's agents with an output type: their loop ends at the tool that takes the answer, which is the last one."""
+        messages: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
+        called = []
+
+        for _ in range(3):
+            more = {"messages": messages, "tools": [WEATHER, CLOCK_TOOL], "tool_choice": "required"}
+            message = completion_of(await ask.chat("demo/tools", **more)).choices[0].message
+            [call] = message.tool_calls or []
+            assert call.type == "function"
+            called.append(call.function.name)
+            messages += [message.model_dump(), {"role": "tool", "tool_call_id": call.id, "content": "done"}]
+
+        assert called == ["weather", "clock", "clock"]
+
+        messages.append({"role": "user", "content": "again"})
+        answer = completion_of(await ask.chat("demo/tools", **(more | {"messages": messages})))
+        assert [call.function.name for call in answer.choices[0].message.tool_calls or []] == ["weather"]  # type: ignore[union-attr]
+
     @pytest.mark.parametrize(
         ("model", "tool_choice", "names"),
         [
+            (
+                "demo/echo",
+                {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [CLOCK_TOOL]}},
+                ["clock"],
+            ),
             ("demo/tools-parallel", None, ["weather", "clock"]),
             ("demo/echo", "required", ["weather"]),
             ("demo/echo", {"type": "function", "function": {"name": "clock"}}, ["clock"]),
@@ -175,6 +206,44 @@ class TestChat:
         answer = completion_of(await ask.chat("demo/json", 'say "hi"'))
 
         assert orjson.loads(answer.choices[0].message.content or "") == {"echo": 'say "hi"'}
+
+    @pytest.mark.parametrize(
+        ("model", "more"), [("demo/json", {}), ("demo/echo", {"response_format": {"type": "json_object"}})]
+    )
+    async def test_a_schema_written_in_a_message_is_obeyed_where_json_is_asked(
+        self, ask: Ask, model: str, more: dict[str, Any]
+    ) -> None:
+        """instructor's JSON mode, pydantic-ai's prompted output: the schema is in the system message."""
+        schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 5}}}
+        told = {"role": "system", "content": f"Answer by this schema:\n{orjson.dumps(schema).decode()}\nNothing else."}
+
+        answer = completion_of(await ask.chat(model, messages=[told, {"role": "user", "content": "hi"}], **more))
+
+        assert orjson.loads(answer.choices[0].message.content or "") == {"n": 5}
+
+    @pytest.mark.parametrize(
+        ("stop", "said", "reason"),
+        [("c", "a b ", "stop"), (["x", "b c"], "a ", "stop"), ([], "a b c d", "stop"), ("x", "a b c d", "stop")],
+    )
+    async def test_a_stop_sequence_ends_the_answer(self, ask: Ask, stop: Any, said: str, reason: str) -> None:
+        answer = completion_of(await ask.chat("demo/echo", "a b c d", stop=stop))
+
+        assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (said, reason)
+
+    async def test_logprobs_are_there_for_every_token(self, ask: Ask) -> None:
+        whole = completion_of(await ask.chat("demo/echo", "one two", logprobs=True, top_logprobs=2))
+        more = {"logprobs": True, "top_logprobs": 2, "stream": True}
+        *data, _ = await events_of(await ask.chat("demo/echo", "one two", **more))
+
+        assert whole.choices[0].logprobs is not None
+        tokens = whole.choices[0].logprobs.content or []
+        assert [(t.token, [top.token for top in t.top_logprobs]) for t in tokens] == [
+            ("one", ["one"]),
+            (" two", [" two"]),
+        ]
+        chunks = [ChatCompletionChunk.model_validate_json(one, strict=True) for one in data]
+        logprobs = [choice.logprobs for chunk in chunks for choice in chunk.choices if choice.logprobs is not None]
+        assert [t.token for one in logprobs for t in one.content or []] == ["one", " two"]
 
     @pytest.mark.parametrize("payload", [{}, {"messages": []}, {"messages": "x"}, {"messages": [1]}])
     async def test_a_request_without_messages_is_a_400(self, ask: Ask, payload: dict[str, Any]) -> None:

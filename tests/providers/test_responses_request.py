@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
@@ -187,6 +187,11 @@ class TestInput:
     def test_what_a_chat_cannot_hold_is_named_with_its_path(self, given_input, param):
         assert refused(given_input) == param
 
+    def test_a_reference_to_a_kept_item_says_what_to_send_instead(self):
+        """The Vercel AI SDK sends these from the second turn on, unless it is told `store: false`."""
+        with pytest.raises(Untranslatable, match="store = false"):
+            to_chat({"model": "m", "input": [{"type": "item_reference", "id": "msg_1"}]})
+
 
 class TestFields:
     @pytest.mark.parametrize(
@@ -269,7 +274,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)), JSON, max_size=4))
 def test_any_json_becomes_a_chat_or_a_named_error(payload):
     for attempt in (payload, {"input": "hi", **payload}):

@@ -95,6 +95,7 @@ async def test_path_and_query_reach_the_call_byte_for_byte(open_door):
         b"/v1/chat/completions;x=1",
         b"/v1/chat/completions%20",
         b"/v1/%2fchat/completions",
+        b"/v1/chat/completions%2F",
     ],
 )
 async def test_endpoint_is_known_however_its_path_is_spelled(open_door, path):
@@ -103,3 +104,15 @@ async def test_endpoint_is_known_however_its_path_is_spelled(open_door, path):
     await door.ask(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}" % path)
 
     assert [call.endpoint for call in door.pipeline.calls] == ["chat"]
+
+
+async def test_a_last_slash_is_not_sent_on_where_it_means_nothing(open_door):
+    door = await open_door()
+
+    for path in (b"/v1/chat/completions/", b"/v1/files/"):
+        await door.ask(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}" % path)
+
+    assert [(call.endpoint, call.path) for call in door.pipeline.calls] == [
+        ("chat", "/v1/chat/completions"),
+        ("relay", "/v1/files/"),
+    ]

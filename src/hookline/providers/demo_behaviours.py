@@ -36,10 +36,13 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "echo": Behaviour("repeats the last user message"),
     "lorem": Behaviour("writes Latin, 60 words or up to the limit in the request", answer="lorem"),
     "tools": Behaviour(
-        "calls the first tool with arguments that fit its schema, then repeats the result", answer="tools"
+        "calls the first tool with arguments that fit its schema, then repeats the result; made to call again, the next",
+        answer="tools",
     ),
     "tools-parallel": Behaviour("calls every tool at once", answer="tools-parallel"),
-    "json": Behaviour("answers JSON, by the schema in `response_format` if there is one", answer="json"),
+    "json": Behaviour(
+        "answers JSON, by the schema in `response_format` or in a message if there is one", answer="json"
+    ),
     "slow": Behaviour("begins after `slow_s` seconds; `demo/slow-2` after 2", is_slow=True),
     "stall": Behaviour("never answers: the first-byte timeout ends it", waits_s=float("inf")),
     "flaky": Behaviour("every second call is a 500, beginning with the first", is_flaky=True),

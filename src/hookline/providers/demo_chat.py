@@ -1,15 +1,15 @@
 """Demo chat: what a demo model says, whole or as a stream.
 
-Lives here: composing an answer to a chat completion request, and writing it as an object or as events. Elsewhere: which model does what (demo_behaviours.py), pace and faults (demo.py), arguments that fit a
-schema (demo_schema.py).
+Lives here: composing an answer to a chat completion request, and writing it as an object or as events. Elsewhere: which model does what (demo_behaviours.py), which tools it calls (demo_tools.py), pace and
+faults (demo.py), answers that fit a schema (demo_schema.py).
 Idea: an answer is composed once, as pieces; the object joins them and the stream sends them one by one, so both say the same and count the same."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -17,7 +17,8 @@ import orjson
 
 from hookline.chat_view import ChatView
 from hookline.providers.demo_behaviours import Answer
-from hookline.providers.demo_schema import example_of
+from hookline.providers.demo_schema import example_of, find_schema
+from hookline.providers.demo_tools import call_tool, choose_tools, tool_results
 
 LOREM = (
     "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt ut labore et dolore magna aliqua. "
@@ -41,6 +42,8 @@ class Choice:
     pieces: tuple[str, ...] = ()
     tool_calls: tuple[dict[str, Any], ...] = ()
     finish_reason: str = "stop"
+    top_logprobs: int | None = None
+    """How many of the likeliest tokens are shown at each place; None: no logprobs were asked for."""
 
     @property
     def tokens(self) -> int:
@@ -80,19 +83,26 @@ def compose(
     limits = [n for n in (view.max_output_tokens, cap) if n is not None and n > 0]
     limit = min(limits, default=MAX_PIECES)
     seed = seed_of(payload)
-    tools = _tools_to_call(view, payload.get("tool_choice"), answer)
+    tools = choose_tools(view, payload.get("tool_choice"), answer)
     if tools:
-        calls = tuple(_tool_call(tool, seed, number) for number, tool in enumerate(tools))
+        calls = tuple(call_tool(tool, seed, number) for number, tool in enumerate(tools))
         choice = Choice(tool_calls=calls, finish_reason="tool_calls")
     else:
-        choice = _speak(_say(view, payload, answer, has_limit=bool(limits)), limit)
+        choice = _speak(_say(view, payload, answer, has_limit=bool(limits)), limit, _stops(payload.get("stop")))
+        if payload.get("logprobs") is True:
+            choice = replace(choice, top_logprobs=_count(payload.get("top_logprobs")))
     return Completion(seed, model, created, _prompt_tokens(view), (choice,) * min(view.choices, MAX_CHOICES))
 
 
 def to_object(completion: Completion) -> dict[str, Any]:
     """The chat completion object."""
     choices = [
-        {"index": index, "message": _message(choice), "logprobs": None, "finish_reason": choice.finish_reason}
+        {
+            "index": index,
+            "message": _message(choice),
+            "logprobs": _logprobs(choice, choice.pieces),
+            "finish_reason": choice.finish_reason,
+        }
         for index, choice in enumerate(completion.choices)
     ]
     return {**_head(completion, "chat.completion"), "choices": choices, "usage": completion.usage}
@@ -108,7 +118,9 @@ def to_events(completion: Completion) -> list[bytes]:
     events: list[bytes] = []
     for index, choice in enumerate(completion.choices):
         for delta in _deltas(choice):
-            events.append(event([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}]))
+            said = delta.get("content")
+            logprobs = _logprobs(choice, [said]) if said else None
+            events.append(event([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}]))
         finish = {"index": index, "delta": {}, "logprobs": None, "finish_reason": choice.finish_reason}
         events.append(event([finish]))
     return [*events, event([], usage=completion.usage), b"data: [DONE]\n\n"]
@@ -136,13 +148,15 @@ def _say(view: ChatView, payload: dict[str, Any], answer: Answer, *, has_limit: 
     """The text, piece by piece, so that a limit never makes more than it lets through."""
     wanted = payload.get("response_format")
     kind = wanted.get("type") if isinstance(wanted, dict) else None
-    last = view.messages[-1]
+    results = tool_results(view.messages)
     if kind == "json_schema" and isinstance(wanted, dict) and isinstance(wanted.get("json_schema"), dict):
         text = orjson.dumps(example_of(wanted["json_schema"].get("schema"))).decode()
     elif kind == "json_object" or answer == "json":
-        text = orjson.dumps({"echo": _last_user_text(view)}).decode()
-    elif last.get("role") == "tool":
-        text = f"The tool answered: {text_of(last.get('content'))}"
+        schema = find_schema([text_of(message.get("content")) for message in reversed(view.messages)])
+        shown = {"echo": _last_user_text(view)} if schema is None else example_of(schema)
+        text = orjson.dumps(shown).decode()
+    elif results:
+        text = f"The tool answered: {', '.join(text_of(result) for result in results)}"
     elif answer == "lorem":
         if has_limit:  # as much as may be said
             return cycle(_PIECE.findall(LOREM))
@@ -161,35 +175,33 @@ def _last_user_text(view: ChatView) -> str:
     return text_of(view.messages[-1].get("content"))
 
 
-def _speak(pieces: Iterator[str], limit: int) -> Choice:
+def _speak(pieces: Iterator[str], limit: int, stops: list[str]) -> Choice:
     said = tuple(islice(pieces, limit))
     is_cut = next(pieces, None) is not None
+    text = "".join(said) if stops else ""
+    end = min((found for stop in stops if (found := text.find(stop)) >= 0), default=-1)
+    if end >= 0:
+        return Choice(pieces=tuple(found.group() for found in _PIECE.finditer(text[:end])))
     return Choice(pieces=said, finish_reason="length" if is_cut else "stop")
 
 
-def _tools_to_call(view: ChatView, tool_choice: Any, answer: Answer) -> list[dict[str, Any]]:
-    tools = [tool for tool in view.tools if tool.get("type") == "function" and isinstance(tool.get("function"), dict)]
-    if not tools or tool_choice == "none":
-        return []
-    if isinstance(tool_choice, dict):
-        named = tool_choice.get("function", {}).get("name")
-        return [tool for tool in tools if tool["function"].get("name") == named][:1]
-    if tool_choice == "required":
-        return tools if answer == "tools-parallel" else tools[:1]
-    if view.messages[-1].get("role") == "tool":
-        return []
-    return tools if answer == "tools-parallel" else tools[:1] if answer == "tools" else []
+def _stops(value: Any) -> list[str]:
+    """The stop sequences of a request: one, or a list."""
+    given = value if isinstance(value, list) else [value]
+    return [stop for stop in given if isinstance(stop, str) and stop]
 
 
-def _tool_call(tool: dict[str, Any], seed: str, number: int) -> dict[str, Any]:
-    function = tool["function"]
-    arguments = orjson.dumps(example_of(function.get("parameters") or {"type": "object"})).decode()
-    name = str(function.get("name"))
-    return {
-        "id": f"call_{seed[:20]}{number:04}",
-        "type": "function",
-        "function": {"name": name, "arguments": arguments},
-    }
+def _logprobs(choice: Choice, pieces: Sequence[str]) -> dict[str, Any] | None:
+    """The demo is sure of what it says: every token has the probability 1, and the likeliest one is itself."""
+    if choice.top_logprobs is None:
+        return None
+    tokens = [{"token": piece, "logprob": 0.0, "bytes": list(piece.encode())} for piece in pieces]
+    shown = min(choice.top_logprobs, 1)
+    return {"content": [{**token, "top_logprobs": [token] * shown} for token in tokens], "refusal": None}
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
 
 
 def _prompt_tokens(view: ChatView) -> int:

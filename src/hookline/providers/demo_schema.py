@@ -1,14 +1,23 @@
 """Demo schema: a value that fits a JSON Schema, the same one each time.
 
 Lives here: examples for tool arguments and structured outputs. Elsewhere: who asks for them (demo_chat.py).
-Idea: what the schema says itself (const, enum, default, examples) is the best example; then its format, then the property's name, then its type."""
+Idea: what the schema says itself (const, enum, default, examples) is the best example; then its format, its pattern, then the property's name, then its type."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from itertools import islice
+from json import JSONDecoder
 from typing import Any
+
+from hookline.providers.demo_pattern import text_for
 
 MAX_DEPTH = 12
 """A schema may refer to itself; below this depth optional members are left out and lists are empty."""
+
+MAX_SEARCHED_CHARS = 65_536
+MAX_TRIES = 32
 
 _FORMATS = {
     "date": "2026-01-31",
@@ -31,6 +40,23 @@ _NAMES = {
 def example_of(schema: Any, *, name: str = "value") -> Any:
     """A value for `schema`. Never raises: what it does not understand becomes null or an empty object."""
     return _example(schema, name, schema, 0)
+
+
+def find_schema(texts: Iterable[str]) -> dict[str, Any] | None:
+    """The first JSON Schema of an object that is written in one of the texts: how many programs say what JSON they want."""
+    decoder = JSONDecoder()
+    for text in texts:
+        text = text[:MAX_SEARCHED_CHARS]
+        for begins in islice(re.finditer(r'\{\s*"', text), MAX_TRIES):
+            try:
+                found: dict[str, Any] = decoder.raw_decode(text, begins.start())[0]
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found.get("schema"), dict):  # with its name around it
+                found = found["schema"]
+            if isinstance(found.get("properties"), dict):
+                return found
+    return None
 
 
 def _example(schema: Any, name: str, root: Any, depth: int) -> Any:
@@ -64,8 +90,7 @@ def _of_type(schema: dict[str, Any], name: str, root: Any, depth: int) -> Any:
     if kind == "object":
         return _object(schema, root, depth)
     if kind == "array":
-        count = _count(schema.get("minItems")) or (1 if depth < MAX_DEPTH // 2 else 0)
-        return [_example(schema.get("items", {}), name, root, depth + 1) for _ in range(min(count, 100))]
+        return _array(schema, name, root, depth)
     if kind in ("integer", "number"):
         return _number(schema, kind)
     if kind == "boolean":
@@ -85,13 +110,40 @@ def _object(schema: dict[str, Any], root: Any, depth: int) -> dict[str, Any]:
     return {key: _example(value, key, root, depth + 1) for key, value in properties.items()}
 
 
+def _array(schema: dict[str, Any], name: str, root: Any, depth: int) -> list[Any]:
+    given = schema.get("items", {})
+    places = schema.get("prefixItems", given)  # a tuple, as it is written today and as it was before 2020
+    first = [_example(place, name, root, depth + 1) for place in places[:100]] if isinstance(places, list) else []
+    count = _count(schema.get("minItems")) or (1 if depth < MAX_DEPTH // 2 and not first else 0)
+    rest = schema.get("additionalItems", {}) if isinstance(given, list) else given
+    filled = [_example(rest, name, root, depth + 1) for _ in range(min(count, 100) - len(first))]
+    if schema.get("uniqueItems") is True and len(filled) > 1:
+        filled = _distinct(filled, rest)
+    return first + filled
+
+
+def _distinct(items: list[Any], schema: Any) -> list[Any]:
+    """The same items, made different where their kind has room for it."""
+    choices = schema.get("enum") if isinstance(schema, dict) else None
+    if isinstance(choices, list):
+        return choices[: len(items)]
+    if isinstance(items[0], str):
+        return [f"{item} {number}" if number else item for number, item in enumerate(items)]
+    is_number = isinstance(items[0], int | float) and not isinstance(items[0], bool)
+    return [item + number for number, item in enumerate(items)] if is_number else items
+
+
 def _number(schema: dict[str, Any], kind: str) -> float:
     low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    below = schema.get("exclusiveMaximum")
     value: float = 1
     if isinstance(low, int | float) and value <= low:
         value = low + 1 if "exclusiveMinimum" in schema else low
     if isinstance(high, int | float) and value > high:
         value = high
+    if isinstance(below, int | float) and value >= below:
+        middle = (low + below) / 2 if isinstance(low, int | float) else below - 1
+        value = below - 1 if kind == "integer" else middle
     step = schema.get("multipleOf")
     if isinstance(step, int | float) and step > 0:
         value = step * max(1, round(value / step))
@@ -99,8 +151,13 @@ def _number(schema: dict[str, Any], kind: str) -> float:
 
 
 def _text(schema: dict[str, Any], name: str) -> str:
-    text = _FORMATS.get(str(schema.get("format"))) or _NAMES.get(name.lower()) or f"example {name}"
     shortest, longest = _count(schema.get("minLength")), _count(schema.get("maxLength"))
+    text = _FORMATS.get(str(schema.get("format")))
+    if text is None and isinstance(schema.get("pattern"), str):
+        text = text_for(schema["pattern"], min_chars=shortest)
+        if text is not None:
+            return text
+    text = text or _NAMES.get(name.lower()) or f"example {name}"
     text = text.ljust(min(shortest, 10_000), "x")
     return text[:longest] if longest else text
 

@@ -94,6 +94,11 @@ class _Conversation:
 
 def _write_item(conversation: _Conversation, item: JsonObject, path: str) -> None:
     kind = item.get("type", "message")
+    if kind == "item_reference":
+        raise Untranslatable(
+            f'"{path}.type" = "item_reference" cannot be sent to {TARGET}: nothing is kept between calls here; send the whole items (clients do so with store = false)',
+            param=f"{path}.type",
+        )
     if not isinstance(kind, str) or kind not in _ITEM_FIELDS:
         raise Untranslatable(
             f'"{path}.type" = {show(kind)} cannot be sent to {TARGET}; send messages, function calls and their outputs',
