@@ -31,7 +31,7 @@ FIELDS: dict[str, Field] = {
     "model": Field("model", "as it is"),
     "input": Field("messages", "text, messages, function calls and their outputs"),
     "instructions": Field("messages", "the first system message"),
-    "max_output_tokens": Field("max_tokens or max_completion_tokens", "by the name the model knows"),
+    "max_output_tokens": Field("max_tokens, max_completion_tokens", "the one that the model knows"),
     "temperature": Field("temperature", "as it is"),
     "top_p": Field("top_p", "as it is"),
     "stream": Field("stream", "with stream_options.include_usage"),
