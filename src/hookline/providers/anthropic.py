@@ -146,8 +146,8 @@ class AnthropicProvider:
     async def _error(self, deployment: Deployment, response: UpstreamResponse) -> Reply:
         headers = self._upstream.reply_headers.read(response.headers)
         headers["content-type"] = "application/json"
-        body = _parsed(self._upstream.hide_keys(await read_plain(response, deployment, MAX_ERROR_BYTES), deployment))
-        status, error = error_from_anthropic(response.status, body)
+        body = self._upstream.hide_secrets(headers, await read_plain(response, deployment, MAX_ERROR_BYTES), deployment)
+        status, error = error_from_anthropic(response.status, _parsed(body))
         reply = Reply(status, headers)
         reply.replace_json(error)
         return reply
