@@ -18,7 +18,7 @@ HALF = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{"choices": [{
 
 @pytest.fixture
 async def provider(upstream: ScriptedUpstream) -> AsyncIterator[OpenAIProvider]:
-    headers = {"x-team-token": "tok-12345678", "accept": "application/json"}
+    headers = {"x-team-token": "Token tok-12345678", "accept": "application/json"}
     options = OpenAIOptions.model_validate({"base_url": upstream.url, "api_key": KEY, "headers": headers})
     provider = OpenAIProvider("up", options)
     yield provider

@@ -201,3 +201,32 @@ def test_nothing_to_answer_names_messages(messages):
         to_anthropic({"messages": messages}, model=OLD, default_max_tokens=10)
 
     assert caught.value.param == "messages"
+
+
+def test_text_without_a_visible_character_vanishes(translate, refused):
+    call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    answer = {"role": "assistant", "content": "\n\n", "tool_calls": [call]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": " "}]}
+
+    turns = translate(USER, answer, result)["messages"]
+
+    assert turns[1]["content"] == [{"type": "tool_use", "id": "call_1", "name": "add", "input": {}}]
+    assert turns[2]["content"] == [{"type": "tool_result", "tool_use_id": "call_1"}]
+    assert refused({"role": "user", "content": " "}).param == "messages[0].content"
+
+
+def test_a_text_file_is_a_document(translate, assert_anthropic_request):
+    file = {"file_data": "data:text/plain;base64,aMOkIQ==", "filename": "a.txt"}
+
+    request = translate({"role": "user", "content": [{"type": "file", "file": file}]})
+
+    source = {"type": "text", "media_type": "text/plain", "data": "hä!"}
+    assert request["messages"][0]["content"] == [{"type": "document", "source": source, "title": "a.txt"}]
+    assert_anthropic_request(request)
+
+
+@pytest.mark.parametrize("data", ["!", "/w=="])
+def test_a_text_file_that_is_no_text_is_named(refused, data):
+    file = {"type": "file", "file": {"file_data": f"data:text/plain;base64,{data}"}}
+
+    assert refused({"role": "user", "content": [file]}).param == "messages[0].content[0].file.file_data"

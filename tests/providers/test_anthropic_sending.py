@@ -224,3 +224,54 @@ async def test_models_are_listed_in_openais_form(
 )
 def test_the_path_is_added_to_a_bare_address(base_url: str, expected: str) -> None:
     assert AnthropicOptions(base_url=base_url).base_url == expected
+
+
+@pytest.mark.parametrize(
+    ("effort", "own", "sent"),
+    [("medium", None, 16384), ("high", None, 32000), ("none", None, 4096), ("high", 8000, 8000)],
+)
+async def test_a_default_limit_leaves_room_for_the_thinking_that_was_asked_for(
+    upstream: ScriptedUpstream, provider: AnthropicProvider, make_call: MakeCall, make_attempt: MakeAttempt,
+    effort: str, own: int | None, sent: int,
+) -> None:  # fmt: skip
+    upstream.play(json_reply(MESSAGE))
+    payload = {"model": "up/m", "messages": [{"role": "user", "content": "hi"}], "reasoning_effort": effort}
+
+    await provider.send(make_call(payload), make_attempt("claude-sonnet-4-5", max_output_tokens=own))
+
+    assert upstream.requests[0].json()["max_tokens"] == sent
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("overloaded_error", 503), ("rate_limit_error", 429), ("invalid_request_error", 400)]
+)
+async def test_a_stream_that_begins_with_an_error_has_the_status_it_would_have_without_a_stream(
+    upstream: ScriptedUpstream, provider: AnthropicProvider, make_call: MakeCall, make_attempt: MakeAttempt,
+    kind: str, status: int,
+) -> None:  # fmt: skip
+    error = {"type": "error", "error": {"type": kind, "message": "later"}}
+    upstream.play(sse_reply(event({"type": "ping"}), event(error), headers={"request-id": "req_up"}))
+
+    reply = await provider.send(make_call(STREAM), make_attempt())
+    with pytest.raises(UpstreamError) as failed:
+        await pieces_of(reply)
+
+    assert failed.value.reply_status == status
+    assert orjson.loads(failed.value.upstream_body or b"")["error"]["message"] == "later"
+    headers = failed.value.upstream_headers
+    assert (headers["content-type"], headers["x-hookline-upstream-request-id"]) == ("application/json", "req_up")
+
+
+async def test_an_error_never_quotes_our_key(
+    upstream: ScriptedUpstream, make_call: MakeCall, make_attempt: MakeAttempt
+) -> None:
+    error = {"error": {"type": "authentication_error", "message": "invalid x-api-key: sk-ant-canary"}}
+    upstream.play(json_reply(error, status=401))
+    provider = AnthropicProvider(
+        "up", AnthropicOptions(base_url=upstream.url, api_key="sk-ant-canary"), FakeClock()  # type: ignore[arg-type]
+    )  # fmt: skip
+
+    reply = await provider.send(make_call(), make_attempt())
+    await provider.aclose()
+
+    assert reply.json()["error"]["message"] == "invalid x-api-key: ***"

@@ -81,6 +81,7 @@ def test_the_vendors_own_field_is_passed_on(translate, assert_anthropic_request)
         (OLD, {"thinking": True}, "thinking"),
         (OLD, {"reasoning_effort": "low", "temperature": 0}, "temperature"),
         ("claude-opus-4-6", {"reasoning_effort": "low", "temperature": 0.5}, "temperature"),
+        (OLD, {"reasoning_effort": "low", "top_p": 0.9}, "top_p"),
         (OLD, {"reasoning_effort": "low", "tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
     ],
 )

@@ -13,8 +13,10 @@ from openai.types.responses import Response
 
 from hookline import Attempt, BadRequest, Call, Deployment, Principal, Reply, UpstreamError
 from hookline.providers import prompts
+from hookline.providers.anthropic import AnthropicOptions, AnthropicProvider
 from hookline.providers.bridge import Bridged, needs_chat
 from hookline.providers.openai import OpenAIOptions, OpenAIProvider
+from hookline.testing.clock import FakeClock
 from hookline.testing.upstream import (
     CUT,
     STALL,
@@ -176,6 +178,34 @@ async def test_one_prompt_that_is_cut_cuts_the_stream_and_ends_the_others(
     await stalled.left.wait()
 
 
+@pytest.mark.parametrize("second", [sse_reply(), sse_reply(CUT)])
+async def test_no_prompt_looks_finished_before_each_has_begun(
+    upstream: ScriptedUpstream, chat_only: Bridged, make_call: MakeCall, make_attempt: MakeAttempt, second: Script
+) -> None:
+    """A stream is complete when the choices it has shown are: one cut before its first must not be missed."""
+    upstream.always(lambda request: echo(request) if b'"a"' in request.body else second)
+    call = make_call({"model": "m", "prompt": ["a", "b"], "stream": True}, path="/v1/completions")
+
+    reply = await chat_only.send(call, make_attempt())
+    pieces = b""
+    with pytest.raises(Exception, match="before the end"):
+        async for piece in reply.body:  # type: ignore[union-attr]
+            pieces += piece
+
+    assert b'"stop"' not in pieces
+
+
+async def test_a_prompt_without_any_choice_holds_up_no_other(
+    upstream: ScriptedUpstream, chat_only: Bridged, make_call: MakeCall, make_attempt: MakeAttempt
+) -> None:
+    upstream.always(lambda request: echo(request) if b'"a"' in request.body else sse_reply("[DONE]"))
+    call = make_call({"model": "m", "prompt": ["a", "b"], "stream": True}, path="/v1/completions")
+
+    events = await events_of(await chat_only.send(call, make_attempt()))
+
+    assert (events[-2]["choices"][0]["finish_reason"], events[-1]) == ("stop", "[DONE]")  # type: ignore[index]
+
+
 async def test_one_prompt_that_fails_ends_the_others(
     upstream: ScriptedUpstream, chat_only: Bridged, make_call: MakeCall, make_attempt: MakeAttempt
 ) -> None:
@@ -302,6 +332,58 @@ async def test_a_response_whose_chat_was_cut_has_no_end(
     events = await events_of(await chat_only.send(call, make_attempt()))
 
     assert events[-1]["type"] == "response.output_text.delta"  # type: ignore[index]
+
+
+async def test_a_response_whose_chat_begins_with_an_error_has_not_begun(
+    upstream: ScriptedUpstream, chat_only: Bridged, make_call: MakeCall, make_attempt: MakeAttempt
+) -> None:
+    error = {"error": {"message": "later", "code": "429"}}
+    upstream.play(sse_reply(orjson.dumps(error).decode()))
+    call = make_call({"model": "up/m", "input": "hi", "stream": True}, path="/v1/responses")
+
+    assert await events_of(await chat_only.send(call, make_attempt())) == [error]
+
+
+@pytest.mark.parametrize(
+    ("path", "payload", "param", "text"),
+    [
+        ("responses", {"input": "hi", "reasoning": {"effort": "x"}}, "reasoning.effort", '"reasoning.effort" must'),
+        ("responses", {"input": "hi", "text": {"verbosity": "low"}}, "text.verbosity", '"text.verbosity" = "low"'),
+        (
+            "responses",
+            {"input": "hi", "text": {"format": {"type": "json_object"}}},
+            "text.format.type",
+            '"text.format.type" = "json_object"',
+        ),
+        (
+            "responses",
+            {"input": "hi", "tools": [{"type": "function", "name": "f", "parameters": {"type": "string"}}]},
+            "tools[0].parameters.type",
+            '"tools[0].parameters.type" must',
+        ),
+        (
+            "responses",
+            {"input": "hi", "reasoning": {"effort": "low"}, "max_output_tokens": 9},
+            "reasoning.effort",
+            "raise max_output_tokens or leave reasoning.effort out",
+        ),
+        ("responses", {"input": ""}, "input", '"input" as chat: "messages[0].content" is empty'),
+        ("responses", {"input": "hi", "temperature": 2}, "temperature", '"temperature" = 2'),
+        ("completions", {"prompt": ""}, "prompt", '"prompt" as chat: "messages[0].content" is empty'),
+        ("completions", {"prompt": "hi", "seed": 1}, "seed", '"seed" = 1'),
+    ],
+)
+async def test_what_the_chat_provider_refuses_has_the_clients_own_name(
+    make_call: MakeCall, make_attempt: MakeAttempt, path: str, payload: dict[str, Any], param: str, text: str
+) -> None:
+    bridged = Bridged(AnthropicProvider("up", AnthropicOptions(base_url="http://127.0.0.1:9"), FakeClock()))
+
+    with pytest.raises(BadRequest) as refused:
+        await bridged.send(make_call({"model": "m", **payload}, path=f"/v1/{path}"), make_attempt())
+    await bridged.aclose()
+
+    assert refused.value.param == param
+    assert text in refused.value.message
 
 
 async def test_a_chat_reply_that_is_no_json_is_garbage(

@@ -211,6 +211,11 @@ class TestFields:
             ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].function"),
             ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading"),
             ({"tools": [TOOL], "tool_choice": {"type": "file_search"}}, "tool_choice.type"),
+            ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.mode"),
+            (
+                {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}},
+                "tool_choice.tools[0].type",
+            ),
             ({"tool_choice": "required"}, "tool_choice"),
             ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
             ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
@@ -242,6 +247,15 @@ class TestFields:
 
     def test_nulls_are_absent(self):
         assert chat(**dict.fromkeys(FIELDS.keys() - {"input", "model"})) == chat()
+
+    def test_allowed_tools_leave_the_others_out(self):
+        other = {"type": "function", "name": "now", "parameters": None, "strict": None}
+        choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "now"}]}
+
+        translated = chat(tools=[TOOL, other], tool_choice=choice)
+
+        assert [tool["function"]["name"] for tool in translated["tools"]] == ["now"]
+        assert translated["tool_choice"] == "required"
 
     def test_a_choice_without_tools_is_no_choice(self):
         assert chat(tools=[], tool_choice="auto", parallel_tool_calls=True) == chat()

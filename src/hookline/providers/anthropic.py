@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 import orjson
+from multidict import CIMultiDict
 from pydantic import Field, field_validator
 
 from hookline.attempt import Attempt
@@ -22,6 +23,7 @@ from hookline.providers.answer import MAX_ERROR_BYTES, MAX_JSON_BYTES, plain_eve
 from hookline.providers.anthropic_reply import as_list, as_text, error_from_anthropic, from_anthropic
 from hookline.providers.anthropic_request import to_anthropic
 from hookline.providers.anthropic_stream import AnthropicStream
+from hookline.providers.anthropic_thinking import room_for_thinking
 from hookline.providers.event_reader import read_events
 from hookline.providers.untranslatable import JsonObject, Untranslatable
 from hookline.providers.upstream import Upstream
@@ -39,7 +41,8 @@ class AnthropicOptions(UpstreamOptions):
     default_max_tokens: int = Field(
         default=4096,
         ge=1,
-        description="The limit where neither the request nor the deployment has one: the API insists on one.",
+        description="The limit where neither the request nor the deployment has one: the API insists on one. "
+        "With `reasoning_effort` up to 32000, so that an answer fits behind the thinking.",
     )
 
     @field_validator("base_url")
@@ -74,11 +77,13 @@ class AnthropicProvider:
         if call.endpoint == "models":
             return await self._models(call, attempt)
         deployment = attempt.target.deployment
+        payload = call.payload or {}
+        room = room_for_thinking(payload.get("reasoning_effort"))
         try:
             request = to_anthropic(
-                call.payload or {},
+                payload,
                 model=deployment.model,
-                default_max_tokens=deployment.max_output_tokens or self._default_max_tokens,
+                default_max_tokens=deployment.max_output_tokens or max(self._default_max_tokens, room),
                 output_cap=attempt.output_cap,
             )
         except Untranslatable as error:
@@ -91,7 +96,7 @@ class AnthropicProvider:
         if headers.get("content-type", "").lower().startswith("text/event-stream"):
             attempt.has_hidden_usage = not call.chat.wants_usage
             body = plain_events(response, headers, deployment)
-            return Reply(response.status, headers, _chunks(body, deployment, created))
+            return Reply(response.status, headers, _chunks(body, headers, deployment, created))
         message = await self._read(deployment, response)
         reply = Reply(response.status, headers)
         reply.replace_json(from_anthropic(message, model=deployment.model, created=created))
@@ -141,24 +146,46 @@ class AnthropicProvider:
     async def _error(self, deployment: Deployment, response: UpstreamResponse) -> Reply:
         headers = self._upstream.reply_headers.read(response.headers)
         headers["content-type"] = "application/json"
-        body = _parsed(await read_plain(response, deployment, MAX_ERROR_BYTES))
-        status, error = error_from_anthropic(response.status, body)
+        body = self._upstream.hide_secrets(headers, await read_plain(response, deployment, MAX_ERROR_BYTES), deployment)
+        status, error = error_from_anthropic(response.status, _parsed(body))
         reply = Reply(status, headers)
         reply.replace_json(error)
         return reply
 
 
-async def _chunks(body: AsyncIterator[bytes], deployment: Deployment, created: int) -> AsyncIterator[bytes]:
-    """Anthropic's events as chat completion chunks; what one event becomes leaves as one piece."""
+async def _chunks(
+    body: AsyncIterator[bytes], headers: CIMultiDict[str], deployment: Deployment, created: int
+) -> AsyncIterator[bytes]:
+    """Anthropic's events as chat completion chunks; what one event becomes leaves as one piece.
+
+    Raises UpstreamError for a stream that begins with an error: it still gets the status it would have had without a stream."""
     stream = AnthropicStream(model=deployment.model, created=created)
+    has_begun = False
     async with aclosing(read_events(body, deployment.id)) as events:
         async for event in events:
             if event.comment:
                 yield event.comment
             elif event.data is not None and (written := stream.feed(event.name, event.data)):
+                if stream.error_status is not None and not has_begun:
+                    raise _began_with_error(deployment, stream.error_status, headers, written[0])
+                has_begun = True
                 yield _serialize(written)
     if written := stream.end():
         yield _serialize(written)
+
+
+def _began_with_error(
+    deployment: Deployment, status: int, headers: CIMultiDict[str], error: JsonObject | bytes
+) -> UpstreamError:
+    headers = CIMultiDict(headers)
+    headers["content-type"] = "application/json"
+    return UpstreamError(
+        f"{deployment.id} began its stream with an error",
+        kind="stream_error",
+        upstream_status=status,
+        upstream_body=orjson.dumps(error),
+        upstream_headers=headers,
+    )
 
 
 def _serialize(written: list[JsonObject | bytes]) -> bytes:

@@ -1,10 +1,13 @@
 """Anthropic content: the parts of a message as the blocks of the Messages API.
 
-Lives here: text, refusals, images, PDF files, prompt-caching marks.
+Lives here: text, refusals, images, PDF and text files, prompt-caching marks.
 Elsewhere: whose message it is and how messages become turns (anthropic_messages.py), tool calls (anthropic_tools.py).
-Idea: a part becomes exactly one block or an error with its path; only empty text vanishes, because the API refuses empty blocks and they say nothing."""
+Idea: a part becomes exactly one block or an error with its path; only text without a visible character vanishes, because the API refuses such blocks and they say nothing (some models put "\\n" before their tool calls)."""
 
 from __future__ import annotations
+
+import base64
+import binascii
 
 from hookline.providers.untranslatable import (
     JsonObject,
@@ -24,11 +27,13 @@ TARGET = "an Anthropic model"
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 """Media types the Messages API takes; `image/jpg` is read as `image/jpeg`."""
 
+FILE_TYPES = ("application/pdf", "text/plain")
+
 
 def write_blocks(content: object, path: str, kinds: tuple[str, ...]) -> list[JsonObject]:
     """Content (a string or a list of parts of these `kinds`) as blocks. Raises `Untranslatable`."""
     if isinstance(content, str):
-        return [{"type": "text", "text": content}] if content else []
+        return [{"type": "text", "text": content}] if content.strip() else []
     if not isinstance(content, list):
         read_text(content, path)
     blocks = []
@@ -53,7 +58,7 @@ def write_blocks(content: object, path: str, kinds: tuple[str, ...]) -> list[Jso
 
 def _text_part(value: object, path: str) -> JsonObject | None:
     text = read_text(value, path)
-    return {"type": "text", "text": text} if text else None
+    return {"type": "text", "text": text} if text.strip() else None
 
 
 def _image_part(value: object, path: str) -> JsonObject:
@@ -79,12 +84,15 @@ def _file_part(value: object, path: str) -> JsonObject:
     file = read_object(value, path)
     refuse_unknown(file, ("file_data", "filename"), path, target=TARGET)
     media_type, data = _split_data_url(read_name(file.get("file_data"), f"{path}.file_data"), f"{path}.file_data")
-    if media_type != "application/pdf":
+    if media_type not in FILE_TYPES:
         raise Untranslatable(
-            f'"{path}.file_data" holds {show(media_type)}, which cannot be sent to an Anthropic model; send application/pdf, or the text itself',
+            f'"{path}.file_data" holds {show(media_type)}, which cannot be sent to an Anthropic model; send {" or ".join(FILE_TYPES)}',
             param=f"{path}.file_data",
         )
-    block: JsonObject = {"type": "document", "source": {"type": "base64", "media_type": media_type, "data": data}}
+    source = {"type": "base64", "media_type": media_type, "data": data}
+    if media_type == "text/plain":
+        source = {"type": "text", "media_type": media_type, "data": _decode_text(data, f"{path}.file_data")}
+    block: JsonObject = {"type": "document", "source": source}
     if file.get("filename") is not None:
         block["title"] = read_name(file["filename"], f"{path}.filename")
     return block
@@ -97,6 +105,13 @@ def _url_source(url: str, path: str) -> JsonObject:
     if not url.lower().startswith(("https://", "http://")):
         raise Untranslatable(f'"{path}" must be a data:, https: or http: URL', param=path)
     return {"type": "url", "url": url}
+
+
+def _decode_text(data: str, path: str) -> str:
+    try:
+        return base64.b64decode(data, validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise Untranslatable(f'"{path}" must be UTF-8 text in base64', param=path) from None
 
 
 def _split_data_url(url: str, path: str) -> tuple[str, str]:

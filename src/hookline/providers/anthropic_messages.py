@@ -27,6 +27,7 @@ _MESSAGE_FIELDS: dict[str, frozenset[str]] = {
     "system": frozenset({"role", "content", "cache_control"}),
     "user": frozenset({"role", "content", "cache_control"}),
     # annotations and reasoning_content only describe what was answered: the signed original of the thinking is in thinking_blocks.
+    # parsed is the content once more, added by the openai package.
     "assistant": frozenset(
         {
             "role",
@@ -37,6 +38,7 @@ _MESSAGE_FIELDS: dict[str, frozenset[str]] = {
             "thinking_blocks",
             "reasoning_content",
             "annotations",
+            "parsed",
         }
     ),
     # name repeats the function's name, which the tool_call_id already tells.

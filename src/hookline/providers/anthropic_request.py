@@ -33,7 +33,9 @@ FIELDS: dict[str, Field] = {
     "temperature": Field("temperature", "0 to 1; 1 is the default and not sent; Claude up to 4.6 only"),
     "top_p": Field("top_p", "0 to 1; 1 is the default and not sent; Claude up to 4.6 only"),
     "tools": Field("tools", "function tools"),
-    "tool_choice": Field("tool_choice", "auto, none, required, or one named function"),
+    "tool_choice": Field(
+        "tool_choice", "auto, none, required, one named function, or allowed_tools, which leaves the other tools out"
+    ),
     "parallel_tool_calls": Field("tool_choice.disable_parallel_tool_use", "false only"),
     "response_format": Field("output_config.format", "text or json_schema; json_object is an error"),
     "reasoning_effort": Field("thinking, output_config.effort", "a token budget up to Claude 4.5, adaptive from 4.6"),

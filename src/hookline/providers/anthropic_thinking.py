@@ -44,6 +44,10 @@ ADAPTIVE_EFFORT: dict[str, str] = {
 }
 """`reasoning_effort` -> `output_config.effort`, for models that think adaptively."""
 
+ROOM_TOKENS_MAX = 32_000
+"""What every Claude that thinks can write."""
+
+_MIN_TOP_P_THINKING = 0.95
 _EFFORTS = ("none", *BUDGET_TOKENS)
 _VERSION = re.compile(r"claude-(?:[a-z]+-)*(\d)(?:[-.](\d{1,2})(?!\d))?")
 _NEWEST = (99, 0)
@@ -55,6 +59,11 @@ def read_generation(model: str) -> tuple[int, int] | None:
     if found := _VERSION.search(name):
         return int(found[1]), int(found[2] or 0)
     return _NEWEST if "claude" in name else None
+
+
+def room_for_thinking(effort: object) -> int:
+    """The output limit that leaves room for an answer behind this `reasoning_effort`: a default limit below it would quietly make every effort a low one."""
+    return min(2 * BUDGET_TOKENS.get(effort, 0), ROOM_TOKENS_MAX) if isinstance(effort, str) else 0
 
 
 def write_thinking(payload: JsonObject, request: JsonObject, *, model: str) -> None:
@@ -91,9 +100,10 @@ def write_sampling(payload: JsonObject, request: JsonObject, *, model: str) -> N
                 f'"{field}" = {show(number)} cannot be sent to {model}: models after Claude 4.6 have no sampling fields; leave it out',
                 param=field,
             )
-        if field == "temperature" and request.get("thinking", {}).get("type") in ("enabled", "adaptive"):
+        thinks = request.get("thinking", {}).get("type") in ("enabled", "adaptive")
+        if thinks and (field == "temperature" or number < _MIN_TOP_P_THINKING):
             raise Untranslatable(
-                f'"temperature" = {show(number)} cannot be sent together with thinking; leave out one of them',
+                f'"{field}" = {show(number)} cannot be sent together with thinking; leave out one of them',
                 param=field,
             )
         request[field] = number

@@ -10,6 +10,7 @@ import re
 
 import orjson
 
+from hookline.providers.allowed_tools import read_allowed_tools
 from hookline.providers.anthropic_content import TARGET, read_cache_control
 from hookline.providers.untranslatable import (
     JsonObject,
@@ -34,7 +35,17 @@ def write_tools(payload: JsonObject, request: JsonObject) -> None:
         _read_tool(tool, f"tools[{number}]")
         for number, tool in enumerate(read_optional_list(payload.get("tools"), "tools"))
     ]
-    choice = _read_choice(payload.get("tool_choice"))
+    wanted = payload.get("tool_choice")
+    if isinstance(wanted, dict) and wanted.get("type") == "allowed_tools":
+        refuse_unknown(wanted, ("type", "allowed_tools"), "tool_choice", target=TARGET)
+        wanted, allowed = read_allowed_tools(
+            wanted.get("allowed_tools"),
+            "tool_choice.allowed_tools",
+            known=[tool["name"] for tool in tools],
+            read_function=_read_function_name,
+        )
+        tools = [tool for tool in tools if tool["name"] in allowed]
+    choice = _read_choice(wanted)
     may_be_parallel = payload.get("parallel_tool_calls")
     if (
         may_be_parallel is not None
@@ -61,23 +72,29 @@ def _read_choice(value: object) -> JsonObject:
     choice = read_object(value, "tool_choice")
     if choice.get("type") != "function":
         raise Untranslatable(
-            f'"tool_choice.type" = {show(choice.get("type"))} cannot be sent to an Anthropic model; name one function, or send auto, required or none',
+            f'"tool_choice.type" = {show(choice.get("type"))} cannot be sent to an Anthropic model; name functions, or send auto, required or none',
             param="tool_choice.type",
         )
-    refuse_unknown(choice, ("type", "function"), "tool_choice", target=TARGET)
-    function = read_object(choice.get("function"), "tool_choice.function")
-    refuse_unknown(function, ("name",), "tool_choice.function", target=TARGET)
-    return {"type": "tool", "name": read_name(function.get("name"), "tool_choice.function.name")}
+    return {"type": "tool", "name": _read_function_name(choice, "tool_choice")}
+
+
+def _read_function_name(value: JsonObject, path: str) -> str:
+    """The name in `{"type": "function", "function": {"name": ...}}`."""
+    refuse_unknown(value, ("type", "function"), path, target=TARGET)
+    read_choice(value.get("type"), f"{path}.type", ("function",))
+    function = read_object(value.get("function"), f"{path}.function")
+    refuse_unknown(function, ("name",), f"{path}.function", target=TARGET)
+    return read_name(function.get("name"), f"{path}.function.name")
 
 
 def _read_tool(value: object, path: str) -> JsonObject:
     tool = read_object(value, path)
-    refuse_unknown(tool, ("type", "function", "cache_control"), path, target=TARGET)
     if tool.get("type") != "function":
         raise Untranslatable(
             f'"{path}.type" = {show(tool.get("type"))} cannot be sent to an Anthropic model; send function tools',
             param=f"{path}.type",
         )
+    refuse_unknown(tool, ("type", "function", "cache_control"), path, target=TARGET)
     function = read_object(tool.get("function"), f"{path}.function")
     refuse_unknown(
         function, ("name", "description", "parameters", "strict", "cache_control"), f"{path}.function", target=TARGET
@@ -111,7 +128,8 @@ def read_tool_call(value: object, path: str) -> JsonObject:
     refuse_unknown(call, ("id", "type", "function", "index"), path, target=TARGET)
     read_choice(call.get("type", "function"), f"{path}.type", ("function",))
     function = read_object(call.get("function"), f"{path}.function")
-    refuse_unknown(function, ("name", "arguments"), f"{path}.function", target=TARGET)
+    # parsed_arguments: the openai package adds it, and sends it back.
+    refuse_unknown(function, ("name", "arguments", "parsed_arguments"), f"{path}.function", target=TARGET)
     return {
         "type": "tool_use",
         "id": write_tool_id(read_name(call.get("id"), f"{path}.id")),

@@ -11,7 +11,8 @@ Idea: a bridged call is a chat call with the same id, headers and principal, sen
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+import re
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -61,7 +62,10 @@ class Bridged:
         except Untranslatable as error:
             raise _refusal(error) from error
         model = call.model or deployment.model
-        replies = await send_all(self._provider, [chat_call(call, chat) for chat in chats], attempt)
+        try:
+            replies = await send_all(self._provider, [chat_call(call, chat) for chat in chats], attempt)
+        except BadRequest as error:
+            raise in_own_words(error, completions_as_chat.CHAT_FIELDS) from error
         failed = next((reply for reply in replies if reply.status >= 400), None)
         if failed is not None:
             return failed
@@ -82,7 +86,10 @@ class Bridged:
             raise _refusal(error) from error
         # The provider asks for the usage by itself, and knows what to do about a server that refuses the option.
         chat.pop("stream_options", None)
-        reply = await self._provider.send(chat_call(call, chat), attempt)
+        try:
+            reply = await self._provider.send(chat_call(call, chat), attempt)
+        except BadRequest as error:
+            raise in_own_words(error, responses_request.CHAT_FIELDS) from error
         attempt.has_hidden_usage = False  # it becomes part of response.completed
         if reply.status >= 400:
             return reply
@@ -91,6 +98,22 @@ class Bridged:
         else:
             reply.replace_json(responses_reply.from_chat(_object(reply, deployment), request))
         return reply
+
+
+def in_own_words(error: BadRequest, fields: Mapping[str, str]) -> BadRequest:
+    """A refusal of the chat call, with the names of the client's own request. `fields`: pattern of a chat field -> what the client calls it.
+
+    A message has no fixed place in the client's request, so its path stays in the text."""
+    param, text = error.param, error.message
+    if param is None:
+        return error
+    if param.startswith("messages"):
+        return BadRequest(f'"{fields["messages"]}" as chat: {text}', param=fields["messages"])
+    for pattern, own in fields.items():
+        param = re.sub(f"^{pattern}", own, param)
+        if pattern.isidentifier():  # advice names other fields than the refused one
+            text = re.sub(rf"\b{pattern}\b", own, text)
+    return BadRequest(text.replace(f'"{error.param}"', f'"{param}"'), param=param)
 
 
 def needs_chat(endpoint: str, endpoints: frozenset[str], deployment: Deployment) -> bool:
@@ -129,7 +152,11 @@ async def _response_events(
             if event.comment:
                 yield event.comment
                 continue
-            written = stream.done() if event.is_done else stream.feed(event.data or {})
+            data = event.data or {}
+            if not stream.has_begun and data.get("error"):
+                yield b"data: %b\n\n" % orjson.dumps(data)  # for the pipeline: it still can answer with a status
+                return
+            written = stream.done() if event.is_done else stream.feed(data)
             if written:
                 yield _serialize(written)
     if written := stream.end():

@@ -39,6 +39,9 @@ REFUSED: dict[str, Field] = {
 }
 """What a legacy answer cannot show or a chat cannot do. Fields that are not here go to the chat call as they are."""
 
+CHAT_FIELDS: dict[str, str] = {"messages": "prompt", "max_completion_tokens": "max_tokens"}
+"""Chat field -> this route's, for a refusal of the chat call."""
+
 _TARGET = "a chat model"
 _FINISH_REASONS = ("stop", "length", "content_filter")
 

@@ -3,7 +3,8 @@
 Lives here: sending them side by side, and one stream out of many. Elsewhere: what each call and chunk is translated to (completions_as_chat.py), one prompt alone (it takes the same way, and costs no task).
 Idea: all of them are one attempt. One that fails ends the others; nothing of them outlives `send_all` or the joined stream.
 
-A joined stream ends as one: the usages are added up and sent once, `[DONE]` is sent once, and only if every stream ended properly."""
+A joined stream ends as one: the usages are added up and sent once, `[DONE]` is sent once, and only if every stream ended properly.
+A finish_reason waits until each stream has said something: a stream is complete when all choices it has shown are finished, so one that never shows its own must not look like that."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ async def send_all(provider: Provider, calls: Sequence[Call], attempt: Attempt) 
 
 def join_streams(replies: Sequence[Reply], deployment: Deployment, *, model: str, choices: int) -> AsyncIterator[bytes]:
     """The legacy stream of all replies; `choices` answers belong to each prompt."""
-    shared: JsonObject = {}
+    shared = _Shared(len(replies))
     streams = [
         _Stream(reply, deployment, CompletionsStream(model=model, index_offset=number * choices), shared)
         for number, reply in enumerate(replies)
@@ -60,18 +61,38 @@ def join_streams(replies: Sequence[Reply], deployment: Deployment, *, model: str
     return _joined(streams)
 
 
-class _Stream:
-    """One prompt's stream, translated. `shared` holds the id that the chunks of all prompts have: that of the first to come."""
+class _Shared:
+    """What the streams of one request have in common: the id of their chunks, which is that of the first to come, and how many have yet to begin."""
 
-    def __init__(
-        self, reply: Reply, deployment: Deployment, translation: CompletionsStream, shared: JsonObject
-    ) -> None:
+    def __init__(self, streams: int) -> None:
+        self.id: str | None = None
+        self.all_have_begun = asyncio.Event()
+        self._waiting = streams
+
+    def count_one(self) -> None:
+        """One more has begun."""
+        self._waiting -= 1
+        if not self._waiting:
+            self.all_have_begun.set()
+
+
+class _Stream:
+    """One prompt's stream, translated."""
+
+    def __init__(self, reply: Reply, deployment: Deployment, translation: CompletionsStream, shared: _Shared) -> None:
         self._body = reply.body  # now: the first reply's is about to become the joined one
         self._deployment = deployment
         self._translation = translation
         self._shared = shared
+        self._has_begun = False
         self.is_done = False
         self.usage_chunk: JsonObject | None = None
+
+    def begin(self) -> None:
+        """A choice was shown, or there will be none: the others need not wait."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._shared.count_one()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Bytes for the client, without the end. Raises UpstreamError for a stream that was cut."""
@@ -88,9 +109,13 @@ class _Stream:
                     continue
                 for chunk in self._translation.feed(event.data):
                     if "id" in chunk:
-                        chunk["id"] = self._shared.setdefault("id", chunk["id"])
+                        chunk["id"] = self._shared.id = self._shared.id or chunk["id"]
                     legacy = chunk.get("choices") or []
-                    has_finished = has_finished or any(choice.get("finish_reason") for choice in legacy)
+                    if legacy:
+                        self.begin()
+                    if any(choice.get("finish_reason") for choice in legacy):
+                        has_finished = True
+                        await self._shared.all_have_begun.wait()
                     if not legacy and "error" not in chunk:
                         self.usage_chunk = chunk
                     else:
@@ -105,10 +130,19 @@ class _Stream:
 
 
 async def _joined(streams: Sequence[_Stream]) -> AsyncIterator[bytes]:
+    has_begun = False
     try:
         async with aclosing(streams[0].pieces() if len(streams) == 1 else _merged(streams)) as pieces:
             async for piece in pieces:
+                has_begun = True
                 yield piece
+    except UpstreamError as error:
+        if not has_begun or error.upstream_body is None:
+            raise
+        yield (
+            b"data: %b\n\n" % error.upstream_body
+        )  # an error object that came first in its own stream, but not in this one
+        return
     finally:
         for stream in streams:
             await stream.aclose()
@@ -130,6 +164,7 @@ async def _merged(streams: Sequence[_Stream]) -> AsyncGenerator[bytes, None]:
             async with aclosing(stream.pieces()) as pieces:
                 async for piece in pieces:
                     await queue.put(piece)
+            stream.begin()
         except Exception as error:
             end = error
         await queue.put(end)

@@ -6,6 +6,7 @@ Idea: what a chat provider can do in one call is translated: text, images, funct
 
 from __future__ import annotations
 
+from hookline.providers.allowed_tools import read_allowed_tools
 from hookline.providers.chat_models import output_limit_field
 from hookline.providers.field_table import Field, refuse_by_table
 from hookline.providers.responses_input import TARGET, write_input
@@ -30,12 +31,14 @@ FIELDS: dict[str, Field] = {
     "model": Field("model", "as it is"),
     "input": Field("messages", "text, messages, function calls and their outputs"),
     "instructions": Field("messages", "the first system message"),
-    "max_output_tokens": Field("max_tokens or max_completion_tokens", "by the name the model knows"),
+    "max_output_tokens": Field("max_tokens, max_completion_tokens", "the one that the model knows"),
     "temperature": Field("temperature", "as it is"),
     "top_p": Field("top_p", "as it is"),
     "stream": Field("stream", "with stream_options.include_usage"),
     "tools": Field("tools", "function tools"),
-    "tool_choice": Field("tool_choice", "none, auto, required, or one named function"),
+    "tool_choice": Field(
+        "tool_choice", "none, auto, required, one named function, or allowed_tools, which leaves the other tools out"
+    ),
     "parallel_tool_calls": Field("parallel_tool_calls", "as it is"),
     "text": Field("response_format, verbosity", "text, json_object and json_schema"),
     "reasoning": Field("reasoning_effort", "effort; a summary is what the provider shows of its thinking"),
@@ -63,6 +66,18 @@ FIELDS: dict[str, Field] = {
     "image": Field("", "leave it out"),
 }
 """Every known field of a Responses request; a field that is not in this table is an error too."""
+
+CHAT_FIELDS: dict[str, str] = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "verbosity": "text.verbosity",
+    r"response_format(\.json_schema)?": "text.format",
+    r"(tools\[\d+\])\.function": r"\1",
+    r"tool_choice\.function": "tool_choice",
+}
+"""Chat field, as a pattern -> this route's, for a refusal of the chat call."""
 
 
 def to_chat(payload: JsonObject, *, upstream_model: str | None = None) -> JsonObject:
@@ -125,6 +140,11 @@ def _write_tools(payload: JsonObject, chat: JsonObject) -> None:
         for number, tool in enumerate(read_optional_list(payload.get("tools"), "tools"))
     ]
     choice = payload.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        refuse_unknown(choice, ("type", "mode", "tools"), "tool_choice", target=TARGET)
+        known = [tool["function"]["name"] for tool in tools]
+        choice, allowed = read_allowed_tools(choice, "tool_choice", known=known, read_function=_read_function_name)
+        tools = [tool for tool in tools if tool["function"]["name"] in allowed]
     if choice is not None:
         choice = _read_tool_choice(choice)
     if tools:
@@ -162,10 +182,17 @@ def _read_tool_choice(value: object) -> str | JsonObject:
     choice = read_object(value, "tool_choice")
     if choice.get("type") != "function":
         raise Untranslatable(
-            f'"tool_choice.type" = {show(choice.get("type"))} cannot be sent to {TARGET}: name one function, or send auto, required or none',
+            f'"tool_choice.type" = {show(choice.get("type"))} cannot be sent to {TARGET}: name functions, or send auto, required or none',
             param="tool_choice.type",
         )
-    return {"type": "function", "function": {"name": read_name(choice.get("name"), "tool_choice.name")}}
+    return {"type": "function", "function": {"name": _read_function_name(choice, "tool_choice")}}
+
+
+def _read_function_name(value: JsonObject, path: str) -> str:
+    """The name in `{"type": "function", "name": ...}`."""
+    refuse_unknown(value, ("type", "name"), path, target=TARGET)
+    read_choice(value.get("type"), f"{path}.type", ("function",))
+    return read_name(value.get("name"), f"{path}.name")
 
 
 def _write_text(value: object, chat: JsonObject) -> None:

@@ -60,6 +60,11 @@ class ResponsesStream:
         self._held_chars = 0
         self._is_over = False
 
+    @property
+    def has_begun(self) -> bool:
+        """`response.created` was written."""
+        return self._response is not None
+
     def feed(self, chunk: JsonObject) -> list[JsonObject]:
         """The events one chat chunk becomes, in order."""
         if self._is_over:

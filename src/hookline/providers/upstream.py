@@ -66,7 +66,9 @@ class Upstream:
         self._turn = count()
         self._key_name, self._key_format = key_header
         configured = {key.lower(): value.get_secret_value() for key, value in options.headers.items()}
-        self._secrets = (*options.keys, *(value for name, value in configured.items() if _SECRET_NAME.search(name)))
+        # Of "Bearer KEY" a server may quote the key alone.
+        own_secrets = (value.rpartition(" ")[2] for name, value in configured.items() if _SECRET_NAME.search(name))
+        self._secrets = (*options.keys, *own_secrets)
         self._own = {"accept-encoding": "identity", **own, **configured}
         self.request_headers = RequestHeaders([*self._own, self._key_name])
         self.reply_headers = ReplyHeaders()
