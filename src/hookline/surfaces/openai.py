@@ -35,7 +35,9 @@ class OpenAIDoor:
         method, path = exchange.method, target.path
         endpoint: Endpoint = "relay"
         if method == "POST":
-            endpoint = ENDPOINTS.get(path) or ENDPOINTS.get(fold(path), "relay")
+            endpoint = ENDPOINTS.get(path, "relay")
+            if endpoint == "relay" and (endpoint := ENDPOINTS.get(fold(path), "relay")) != "relay":
+                path = path.rstrip("/")  # a last slash means nothing here, and to some upstreams another path
         if hdrs.ORIGIN in exchange.headers:
             _refuse_foreign_page(exchange, serving)
         call = Call(
