@@ -157,8 +157,8 @@ class App:
 async def _start(compiled: Compiled) -> None:
     """Run the plugins' `start()`, then their workers. Raises StartupError."""
     await compiled.chain.start()
-    for name, run in compiled.workers:
-        compiled.workshop.spawn("worker", name, keep_running("worker", name, run))
+    for plugin, name, run in compiled.workers:
+        compiled.workshop.spawn(plugin, name, keep_running(plugin, name, run))
 
 
 async def _idle(compiled: Compiled) -> None:

@@ -12,7 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from hookline.assembly import (
     MadeProvider,
@@ -105,6 +106,14 @@ class Process:
         return () if readiness is None else (readiness,)
 
 
+class Worker(NamedTuple):
+    """A registered worker and whose it is."""
+
+    plugin: str
+    name: str
+    run: Callable[[], Any]
+
+
 @dataclass(slots=True)
 class Compiled:
     """One configuration, ready to be started."""
@@ -117,7 +126,7 @@ class Compiled:
     serving: Serving
     workshop: Workshop
     registry: Registry
-    workers: list[tuple[str, Callable[[], Any]]]
+    workers: list[Worker]
 
 
 def compile_settings(
@@ -134,20 +143,33 @@ def compile_settings(
     workshop = _make_workshop(settings, process, registry, found)
     chain = _compile_chain(settings, process, workshop, found)
     routes = Routes(settings.admin.key)
-    workers: list[tuple[str, Callable[[], Any]]] = []
-    try:
-        chain.register("register_providers", registry.add_provider)
-        chain.register("register_routes", routes.add)
-        chain.register("register_workers", lambda name, run: workers.append((name, run)))
-        if add_command is not None:
-            chain.register("register_commands", add_command)
-    except StartupError as error:
-        found += error.problems
+    workers: list[Worker] = []
+    registrations: list[tuple[str, Callable[..., Any] | None]] = [
+        ("register_providers", registry.add_provider),
+        ("register_routes", routes.add),
+        ("register_commands", add_command),
+    ]
+    for hook, add in registrations:
+        if add is not None:
+            _register(chain, hook, add, found)
+    for plugin in chain.plugins:
+        _register(Chain((plugin,), {}), "register_workers", partial(_add_worker, workers, plugin.name), found)
     providers = make_providers(settings, registry, process.clock, found, kept=kept or {})
     found += _refusals(settings, process, chain)
     if found:
         raise StartupError(settings.source.in_order(found))
     return _join(settings, process, workshop, chain, routes, providers, registry, workers)
+
+
+def _register(chain: Chain, hook: str, add: Callable[..., Any], found: list[str]) -> None:
+    try:
+        chain.register(hook, add)
+    except StartupError as error:
+        found += error.problems
+
+
+def _add_worker(workers: list[Worker], plugin: str, name: str, run: Callable[[], Any]) -> None:
+    workers.append(Worker(plugin, name, run))
 
 
 def _make_workshop(settings: Settings, process: Process, registry: Registry, found: list[str]) -> Workshop:
@@ -244,7 +266,7 @@ def _join(
     routes: Routes,
     providers: dict[str, MadeProvider],
     registry: Registry,
-    workers: list[tuple[str, Callable[[], Any]]],
+    workers: list[Worker],
 ) -> Compiled:
     server = settings.server
     catalog = make_catalog(settings, providers)
