@@ -10,20 +10,22 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from hookline import errors, hookspecs
-from hookline.chain import PHASES, compile_chain
-from hookline.config import Settings
+from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, compile_chain
+from hookline.config import ChainEntry, Settings
 from hookline.metrics_registry import MetricsRegistry
 from hookline.pipeline import Pipeline
 from hookline.plugin_host import Stores, Workshop
 from hookline.plugin_loading import PluginEntry, find_class
 from hookline.testing.clock import FakeClock
+from hookline.watchdog import Watchdog
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -34,6 +36,56 @@ COMBINE = {
     "all": "all tickets are kept",
     "pipe": "each gets the last one's answer",
 }
+_TOML_TYPES: dict[Any, str] = {
+    NoneType: "none",
+    SecretStr: "str",
+    Any: "any",
+    tuple: "list",
+    set: "list",
+    frozenset: "list",
+    Sequence: "list",
+    Mapping: "dict",
+}
+PLUGIN = (
+    """## The class
+
+| member | |
+|---|---|
+| `__init__(self, options, host)` | Called when the configuration is compiled, also by `hookline check`: keep things, start nothing. May be left out together with `Options`. |
+| `Options` | A pydantic model, checked against `[plugins.NAME]` and `[models.X.plugins.NAME]`. Unknown keys are refused unless its `extra` says otherwise. |
+| `start(self)`, `stop(self)` | `def` or `async def`, before the first call and after the last; in list order and in reverse. `start` has START_S seconds and may raise `StartupError`; `stop` has STOP_S seconds, and is called where `start` failed, too. |
+| `on_error = "closed"` | Closes the deciding hooks that are open by default: DECIDING. |
+| `needs_shared_state = True` | What it counts must hold across processes: more than one worker without a shared store is refused. |
+| `supports_dry_run = True` | Its hooks take and write nothing for a call with `is_dry_run`. A plugin without it is left out of dry runs. |
+
+`host` is a [`Host`](../../src/hookline/host.py): `log`, `metrics`, `clock`, `http` (an aiohttp session), `limits`, `replies` and `records` (the stores), `settings`, `options_by_model`, `describe()`, `run(call)` and `spawn(name, coroutine)`, the last two from `start()` on.
+`import hookline` has everything a plugin needs; nothing below it is public.
+What plugins leave for each other on a call is a [`Slot`](../../src/hookline/slots.py): `SEEN = Slot[int]("seen")`, then `call[SEEN] = 1` and `call.find(SEEN)`.
+
+## What is refused at start
+
+Each with plugin, file, line and what to write, all at once; `hookline check` says the same:
+
+- a marked method that is no hook, with the nearest name; a hook without `@hookimpl`; a hook outside the class;
+- an argument too many, missing, misspelt or in another place; keyword-only and starred arguments;
+- pluggy's `tryfirst`, `trylast`, `wrapper`, `hookwrapper`, `optionalhook` and `specname`: order is set in `[chain]`, and nothing wraps;
+- `@hookimpl` above `@staticmethod` or `@classmethod` (below them it works); an object in place of a function;
+- generators; an `async def` inside a plain wrapper; `async def` for `edit_event` and the registration hooks;
+- options that the model refuses; `Options` that are no pydantic model or reach no `__init__`;
+- a plugin listed twice, not installed, or offered by two packages; a route, provider kind or store scheme that is taken.
+
+## When it runs
+
+An async hook has `[server] hook_timeout_s`; `await call.wait(...)` and `await call.sleep(...)` wait on purpose and do not count.
+A plain `def` that blocks the event loop for a second is named in the log and counted in `hookline_loop_blocked_total`.
+A failure is logged with plugin and hook (the 1st, 2nd, 4th, 8th, ... time) and counted in `hookline_hook_errors_total`; the time of each hook is in `hookline_hook_seconds`.
+
+Order is that of `[chain] plugins`; `order = { call_ended = ["logging"] }` puts some first in one hook.
+Edits are an onion in list order: a plugin listed earlier is further outside, so `edit_reply` and `edit_event` run last listed first and take no `order`.
+""".replace("START_S", f"{START_S:g}")
+    .replace("STOP_S", f"{STOP_S:g}")
+    .replace("DECIDING", ", ".join(f"`{name}`" for name in PHASES if name in DECIDING_HOOKS))
+)
 SECTIONS = ("When", "May change", "Ends the call by", "If it raises", "Example plugin")
 
 
@@ -71,6 +123,7 @@ def hooks() -> str:
         "# Hooks\n\nA plugin implements any of these as methods marked with `@hookimpl`, `def` or `async def`, with exactly these arguments.\n",
         "| # | per-call hook | answers combine | if it raises |\n|---|---|---|---|\n" + "\n".join(rows) + "\n",
         "closed: the call fails. open: the call goes on as if the hook had answered None.\n",
+        PLUGIN,
     ]
     for name in PHASES:
         parts.append(_hook(name))
@@ -153,6 +206,8 @@ def _row(name: str, field: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        value = [item.name if isinstance(item, ChainEntry) else item for item in value]
     if isinstance(value, BaseModel):
         return "{}"
     if isinstance(value, (set, frozenset)):
@@ -162,16 +217,22 @@ def _shown(value: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    text = (
-        annotation.__name__
-        if inspect.isclass(annotation) and not getattr(annotation, "__args__", ())
-        else str(annotation)
-    )
-    text = re.sub(r"typing\.|hookline\.[\w.]+\.|annotated_types\.\w+\([^)]*\)", "", text)
-    text = re.sub(r"Annotated\[([\w.]+)[^\]]*\]", r"\1", text)
-    text = re.sub(r"Literal\[([^\]]*)\]", lambda m: m[1].replace("'", '"').replace(", ", " or "), text)
-    text = re.sub(r"\(?[\w.]*(FieldInfo|BeforeValidator|Field)\(.*?\)\)?", "", text)
-    return "`" + text.replace("NoneType", "none").replace("None", "none").replace("|", "or").strip() + "`"
+    return f"`{_named(annotation)}`"
+
+
+def _named(annotation: Any) -> str:
+    """A type in the words of someone who writes TOML."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _named(arguments[0])
+    if origin is Literal:
+        return " or ".join(f'"{choice}"' for choice in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_named(argument) for argument in arguments))
+    if origin is not None:
+        inner = ", ".join(_named(argument) for argument in arguments if argument is not ...)
+        return f"{_TOML_TYPES.get(origin, origin.__name__)}[{inner}]"
+    return _TOML_TYPES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def error_table() -> str:
@@ -213,7 +274,7 @@ def _codes_in_source() -> Iterator[str]:
 
 
 def metrics() -> str:
-    """metrics.md: every family that the built-in plugins and the pipeline make."""
+    """metrics.md: every family that the built-in plugins, the pipeline and the watchdog make."""
     registry = MetricsRegistry()
     workshop = Workshop(
         clock=FakeClock(),
@@ -225,6 +286,7 @@ def metrics() -> str:
     entries = [PluginEntry(name) for name in entry_points()]
     chain = compile_chain(entries, make_host=workshop.make_host, metrics=registry)
     Pipeline(chain=chain, catalog=None, providers={}, clock=FakeClock(), metrics=registry)  # type: ignore[arg-type]
+    Watchdog(registry, dict)
     families = sorted(_families(registry))
     rows = [f"| `{name}` | {kind} | {labels} | {doc} |" for name, kind, labels, doc in families]
     return (

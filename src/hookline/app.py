@@ -20,7 +20,6 @@ from hookline.config import Settings
 from hookline.errors import StartupError
 from hookline.launch import BACKLOG
 from hookline.plugin_host import keep_running
-from hookline.plugin_loading import said
 from hookline.surfaces.http_front import HttpFront
 from hookline.surfaces.settings import FrontSettings
 from hookline.watchdog import Place, Watchdog
@@ -39,7 +38,7 @@ class App:
         """In: checked settings; the host it listens on and how many processes share it, as the command line has it.
 
         Raises StartupError with everything that is wrong."""
-        self._process = Process(host or settings.server.host, workers)
+        self._process = Process(settings.server.host if host is None else host, workers)
         self.current = compile_settings(settings, self._process)
         self._front: HttpFront | None = None
         self._server: asyncio.Server | None = None
@@ -157,15 +156,9 @@ class App:
 
 async def _start(compiled: Compiled) -> None:
     """Run the plugins' `start()`, then their workers. Raises StartupError."""
-    try:
-        await compiled.chain.start()
-    except StartupError:
-        raise
-    except Exception as error:
-        log.debug("a plugin's start() failed", exc_info=error)
-        raise StartupError([f"a plugin's start() failed: {said(error)}"]) from error
-    for name, run in compiled.workers:
-        compiled.workshop.spawn("worker", name, keep_running("worker", name, run))
+    await compiled.chain.start()
+    for plugin, name, run in compiled.workers:
+        compiled.workshop.spawn(plugin, name, keep_running(plugin, name, run))
 
 
 async def _idle(compiled: Compiled) -> None:
@@ -178,7 +171,7 @@ async def _idle(compiled: Compiled) -> None:
 async def _end(compiled: Compiled, *, keep: Mapping[str, MadeProvider]) -> None:
     """Stop a configuration's plugins and close its providers, but for those that the next one has taken over."""
     await within(CLOSE_S, compiled.workshop.cancel_tasks(), "background tasks did not end")
-    await within(CLOSE_S, compiled.chain.stop(), "plugins did not stop")
+    await compiled.chain.stop()
     kept = {id(made.provider) for made in keep.values()}
     for name, made in compiled.providers.items():
         if id(made.provider) not in kept:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,7 +23,7 @@ from hookline.deployment import Deployment
 from hookline.errors import StartupError
 from hookline.host import Clock
 from hookline.plugin_host import Stores
-from hookline.plugin_loading import PluginEntry
+from hookline.plugin_loading import PluginEntry, said
 from hookline.prices import PriceTable, find_facts, price_from_usd
 
 REPLIES_MAX_BYTES = 16 * 1024 * 1024
@@ -40,9 +40,15 @@ class Registry:
     stores: dict[tuple[StoreKind, str], Callable[..., Any]] = field(default_factory=dict)
 
     def add_provider(self, kind: str, factory: ProviderFactory, *, options: type[Any] | None = None) -> None:
+        if kind in self.kinds:
+            raise StartupError([f'provider kind "{kind}" is there already; choose another name'])
         self.kinds[kind] = (factory, options)
 
     def add_store(self, scheme: str, factory: Callable[..., Any], *, store: StoreKind) -> None:
+        if store not in get_args(StoreKind):
+            raise StartupError([f'store="{store}": there are {", ".join(get_args(StoreKind))}'])
+        if (store, scheme) in self.stores:
+            raise StartupError([f'{store} in "{scheme}" are kept by another store already; choose another scheme'])
         self.stores[store, scheme] = factory
 
 
@@ -162,6 +168,8 @@ def make_providers(
             problems += [
                 settings.source.problem(path, text.removeprefix(f"[providers.{name}] ")) for text in error.problems
             ]
+        except Exception as error:  # the factory may be a plugin's
+            problems.append(settings.source.problem(path, f'kind "{table.kind}" can\'t be made: {said(error)}'))
     return made
 
 

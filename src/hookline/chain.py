@@ -1,13 +1,14 @@
 """The chain: the plugins of `[chain]`, compiled into tuples of callables.
 
-Lives here: which plugin runs when. Elsewhere: the hooks (hookspecs.py), loading and checking a plugin (plugin_loading.py), what an exception
-means (guards.py), who calls the hooks (pipeline.py).
+Lives here: which plugin runs when. Elsewhere: the hooks (hookspecs.py), loading a plugin (plugin_loading.py) and checking it (plugin_checks.py),
+what an exception means (guards.py), who calls the hooks (pipeline.py).
 Idea: pluggy is the registry, not the engine: everything that can be decided at start-up is, so that a hook costs one function call per call.
 
 What pluggy allows and the chain does not honour (tryfirst, wrappers, fewer arguments, ...) is refused at start-up with a sentence."""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import inspect
 import logging
@@ -22,7 +23,8 @@ from hookline.errors import StartupError
 from hookline.guards import Guard, timed
 from hookline.hookspecs import Phase
 from hookline.host import Host, Metrics
-from hookline.plugin_loading import Explain, PluginEntry, load_plugin, location
+from hookline.plugin_checks import flags_of, location
+from hookline.plugin_loading import Explain, PluginEntry, load_plugin, said
 
 log = logging.getLogger("hookline.chain")
 
@@ -31,6 +33,8 @@ PHASES: dict[str, Phase] = {
 }
 DECIDING_HOOKS = frozenset({"lookup", "admit_attempt", "after_failure", "rescue"})
 """Hooks that are open by default and that a plugin may close with `on_error = "closed"` on its class."""
+START_S, STOP_S = 30.0, 5.0
+"""How long one plugin's `start()` and `stop()` may take."""
 TIMED_BUCKETS = (0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 5.0)
 
 
@@ -84,24 +88,41 @@ class Chain:
         return Chain(self.plugins, {n: [i for i in self.hook(n) if i.plugin not in left_out] for n in PHASES})
 
     async def start(self) -> None:
-        """Run each plugin's `start()`, in order."""
+        """Run each plugin's `start()`, in order. Raises StartupError naming the one that failed or took too long."""
         for plugin in self.plugins:
-            await _maybe_await(getattr(plugin.instance, "start", None))
+            try:
+                async with asyncio.timeout(START_S):
+                    await _maybe_await(getattr(plugin.instance, "start", None))
+            except StartupError:
+                raise
+            except Exception as error:
+                log.debug('plugin "%s": start() failed', plugin.name, exc_info=error)
+                why = f"not done within {START_S:g} s" if isinstance(error, TimeoutError) else said(error)
+                raise StartupError([f'plugin "{plugin.name}": start() failed: {why}']) from error
 
     async def stop(self) -> None:
-        """Run each plugin's `stop()` in reverse, also where `start` failed; errors are logged, the others still run."""
+        """Run each plugin's `stop()` in reverse, also where `start` failed; one that fails or hangs is logged, the others still run."""
         for plugin in reversed(self.plugins):
             try:
-                await _maybe_await(getattr(plugin.instance, "stop", None))
+                async with asyncio.timeout(STOP_S):
+                    await _maybe_await(getattr(plugin.instance, "stop", None))
             except Exception:
                 log.exception('plugin "%s": stop() failed', plugin.name)
 
     def register(self, hook: str, add: Callable[..., Any]) -> None:
-        """Call one registration hook of every plugin that has it."""
+        """Call one registration hook of every plugin that has it. Raises StartupError with all that went wrong, each with its plugin."""
+        problems: list[str] = []
         for plugin in self.plugins:
             function = getattr(plugin.instance, hook, None)
-            if function is not None and hasattr(function, "hookline_impl"):
-                function(add=add)
+            if flags_of(getattr(function, "__func__", function)) is None:
+                continue
+            try:
+                function(add=add)  # type: ignore[misc]
+            except Exception as error:
+                told = error.problems if isinstance(error, StartupError) else [f"{hook} failed: {said(error)}"]
+                problems += [f'{location(function)}: plugin "{plugin.name}": {text}' for text in told]
+        if problems:
+            raise StartupError(problems)
 
 
 def compile_chain(
@@ -111,6 +132,7 @@ def compile_chain(
     metrics: Metrics,
     order: Mapping[str, Sequence[str]] | None = None,
     explain: Explain | None = None,
+    explain_order: Callable[[str, str], str] | None = None,
     hook_timeout_s: float = 5.0,
 ) -> Chain:
     """Load, check and order the plugins. Raises StartupError with everything that is wrong, each with file and line."""
@@ -130,7 +152,8 @@ def compile_chain(
             continue
         needs, dry = getattr(instance, "needs_shared_state", False), getattr(instance, "supports_dry_run", False)
         plugins.append(ActivePlugin(entry.name, instance, index, needs, dry))
-    problems += _check_order(order or {}, [e.name for e in entries])
+    say = explain_order or (lambda hook, text: f"[chain] order.{hook}: {text}")
+    problems += (say(hook, text) for hook, text in _check_order(order or {}, [e.name for e in entries]))
     if problems:
         raise StartupError(problems)
     manager.check_pending()
@@ -171,16 +194,17 @@ def _in_order(plugins: Sequence[ActivePlugin], rules: Phase, first: Sequence[str
     return sorted(listed, key=lambda p: first.index(p.name) if p.name in first else len(first))
 
 
-def _check_order(order: Mapping[str, Sequence[str]], names: Sequence[str]) -> Iterable[str]:
+def _check_order(order: Mapping[str, Sequence[str]], names: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """(hook, what is wrong with it)."""
     for hook, first in order.items():
         if hook not in PHASES:
             near = difflib.get_close_matches(hook, PHASES, 1, 0.0)[0]
-            yield f'[chain] order: there is no per-call hook "{hook}"; did you mean "{near}"?'
+            yield hook, f'there is no per-call hook of this name; did you mean "{near}"?'
         elif hook in ("edit_reply", "edit_event"):
-            yield f"[chain] order.{hook}: edits follow the order of [chain] plugins; move the plugin there"
+            yield hook, "edits follow the order of [chain] plugins; move the plugin there"
         for name in first:
             if name not in names:
-                yield f'[chain] order.{hook}: plugin "{name}" is not in [chain] plugins'
+                yield hook, f'plugin "{name}" is not in [chain] plugins'
 
 
 async def _maybe_await(function: Callable[[], Any] | None) -> None:

@@ -207,5 +207,6 @@ def _compile(config: Path | None, host: str | None, workers: int | None) -> Any:
     from hookline.config_loading import inspect_settings
 
     settings, problems = inspect_settings(config)
-    process = Process(host or settings.server.host, workers or settings.server.workers, opens_stores=False)
+    listens_on = settings.server.host if host is None else host
+    process = Process(listens_on, workers or settings.server.workers, opens_stores=False)
     return compile_settings(settings, process, problems=problems)

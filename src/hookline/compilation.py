@@ -10,8 +10,10 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from hookline.assembly import (
     MadeProvider,
@@ -26,7 +28,7 @@ from hookline.assembly import (
     tenant_names,
 )
 from hookline.catalog import Catalog
-from hookline.chain import Chain, compile_chain
+from hookline.chain import ActivePlugin, Chain, compile_chain
 from hookline.config import Settings
 from hookline.config_masking import masked
 from hookline.config_rules import exposure_problems, unused_plugin_tables, worker_problems
@@ -36,7 +38,7 @@ from hookline.metrics_registry import MetricsRegistry
 from hookline.pipeline import Pipeline
 from hookline.pipeline_settings import PipelineSettings
 from hookline.plugin_host import Stores, Workshop
-from hookline.plugin_loading import find_class, load_plugin, said
+from hookline.plugin_loading import PluginEntry, find_class, load_plugin, said
 from hookline.surfaces.cors import Cors
 from hookline.surfaces.routes import Routes
 from hookline.surfaces.settings import Serving
@@ -104,6 +106,14 @@ class Process:
         return () if readiness is None else (readiness,)
 
 
+class Worker(NamedTuple):
+    """A registered worker and whose it is."""
+
+    plugin: str
+    name: str
+    run: Callable[[], Any]
+
+
 @dataclass(slots=True)
 class Compiled:
     """One configuration, ready to be started."""
@@ -116,7 +126,7 @@ class Compiled:
     serving: Serving
     workshop: Workshop
     registry: Registry
-    workers: list[tuple[str, Callable[[], Any]]]
+    workers: list[Worker]
 
 
 def compile_settings(
@@ -131,53 +141,69 @@ def compile_settings(
     found = list(problems)
     registry = builtin_registry()
     workshop = _make_workshop(settings, process, registry, found)
-    chain = Chain((), {})
-    if workshop is not None:
-        chain = _compile_chain(settings, process, workshop, found)
+    chain = _compile_chain(settings, process, workshop, found)
     routes = Routes(settings.admin.key)
-    workers: list[tuple[str, Callable[[], Any]]] = []
-    try:
-        chain.register("register_providers", registry.add_provider)
-        chain.register("register_routes", routes.add)
-        chain.register("register_workers", lambda name, run: workers.append((name, run)))
-        if add_command is not None:
-            chain.register("register_commands", add_command)
-    except StartupError as error:
-        found += error.problems
+    workers: list[Worker] = []
+    registrations: list[tuple[str, Callable[..., Any] | None]] = [
+        ("register_providers", registry.add_provider),
+        ("register_routes", routes.add),
+        ("register_commands", add_command),
+    ]
+    for hook, add in registrations:
+        if add is not None:
+            _register(chain, hook, add, found)
+    for plugin in chain.plugins:
+        _register(Chain((plugin,), {}), "register_workers", partial(_add_worker, workers, plugin.name), found)
     providers = make_providers(settings, registry, process.clock, found, kept=kept or {})
     found += _refusals(settings, process, chain)
-    if found or workshop is None:
-        raise StartupError(list(dict.fromkeys(found)))
+    if found:
+        raise StartupError(settings.source.in_order(found))
     return _join(settings, process, workshop, chain, routes, providers, registry, workers)
 
 
-def _make_workshop(settings: Settings, process: Process, registry: Registry, found: list[str]) -> Workshop | None:
-    """The plugins' surroundings. Stores may come from plugins, so those are asked first."""
+def _register(chain: Chain, hook: str, add: Callable[..., Any], found: list[str]) -> None:
+    try:
+        chain.register(hook, add)
+    except StartupError as error:
+        found += error.problems
+
+
+def _add_worker(workers: list[Worker], plugin: str, name: str, run: Callable[[], Any]) -> None:
+    workers.append(Worker(plugin, name, run))
+
+
+def _make_workshop(settings: Settings, process: Process, registry: Registry, found: list[str]) -> Workshop:
+    """The plugins' surroundings. Stores may come from plugins, so those are asked first; without stores the plugins are checked all the same."""
     stores = process.stores
     try:
         if stores is None:
-            _register_plugin_stores(settings, process, registry)
+            _register_plugin_stores(settings, process, registry, found)
             open_stores = find_stores(settings, registry)
-            stores = process.stores = open_stores(process.clock) if process.opens_stores else _unopened()
+            stores = process.stores = open_stores(process.clock) if process.opens_stores and not found else _unopened()
     except StartupError as error:
         found += error.problems
-        return None
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the factory may be a plugin's
         found.append(settings.source.problem(("state",), f"a store can't be opened: {said(error)}"))
-        return None
+    stores = stores or _unopened()
     return Workshop(process.clock, process.metrics, stores, public_settings(settings), process.find_http)
 
 
-def _register_plugin_stores(settings: Settings, process: Process, registry: Registry) -> None:
+def _register_plugin_stores(settings: Settings, process: Process, registry: Registry, found: list[str]) -> None:
     """Call `register_stores` of plugins that have it, on an instance made for this: no store is open yet."""
     workshop = Workshop(process.clock, process.metrics, _unopened(), public_settings(settings), process.find_http)
     for entry in plugin_entries(settings):
         try:
-            if hasattr(find_class(entry), "register_stores"):
-                plugin = load_plugin(entry, workshop.make_host, explainer(settings.source))
-                plugin.register_stores(add=registry.add_store)
+            if not hasattr(find_class(entry), "register_stores"):
+                continue
+            plugin = load_plugin(entry, workshop.make_host, explainer(settings.source))
         except StartupError:
             continue  # said when the chain is compiled
+        try:
+            Chain((ActivePlugin(entry.name, plugin, 0, False, False),), {}).register(
+                "register_stores", registry.add_store
+            )
+        except StartupError as error:
+            found += error.problems
 
 
 def _unopened() -> Stores:
@@ -198,18 +224,29 @@ class _Unopened:
 
 
 def _compile_chain(settings: Settings, process: Process, workshop: Workshop, found: list[str]) -> Chain:
-    try:
+    """The chain; with problems, one of the sound plugins without hooks: what they register is not missing, too."""
+
+    def compiled(entries: Sequence[PluginEntry], order: Mapping[str, Sequence[str]]) -> Chain:
         return compile_chain(
-            plugin_entries(settings),
+            entries,
             make_host=workshop.make_host,
             metrics=process.metrics,
-            order=settings.chain.order,
+            order=order,
             explain=explainer(settings.source),
+            explain_order=lambda hook, text: settings.source.problem(("chain", "order", hook), text),
             hook_timeout_s=settings.server.hook_timeout_s,
         )
+
+    entries = plugin_entries(settings)
+    try:
+        return compiled(entries, settings.chain.order)
     except StartupError as error:
         found += error.problems
-        return Chain((), {})
+    sound: list[ActivePlugin] = []
+    for entry in {entry.name: entry for entry in entries}.values():
+        with suppress(StartupError):
+            sound += compiled([entry], {}).plugins
+    return Chain(sound, {})
 
 
 def _refusals(settings: Settings, process: Process, chain: Chain) -> Iterator[str]:
@@ -229,7 +266,7 @@ def _join(
     routes: Routes,
     providers: dict[str, MadeProvider],
     registry: Registry,
-    workers: list[tuple[str, Callable[[], Any]]],
+    workers: list[Worker],
 ) -> Compiled:
     server = settings.server
     catalog = make_catalog(settings, providers)

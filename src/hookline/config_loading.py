@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path as FilePath
@@ -75,7 +74,7 @@ def check(source: Source) -> Inspected:
                 _drop(data, _culprit(path, data))
     settings._source = source
     problems += rule_problems(settings)
-    return Inspected(settings, sorted(dict.fromkeys(problems), key=_line_of))
+    return Inspected(settings, source.in_order(problems))
 
 
 def default_text() -> str:
@@ -115,11 +114,6 @@ def _adopt(definitions: dict[str, Any], prefix: str, model: type[BaseModel]) -> 
         schema.pop("additionalProperties", None)  # `kind` and `default` stand beside the options
     definitions[prefix] = schema
     return {"$ref": f"#/$defs/{prefix}"}
-
-
-def _line_of(problem: str) -> int:
-    found = re.match(r"[^\n]*?:(\d+): ", problem)
-    return int(found.group(1)) if found else 0
 
 
 def _culprit(path: Path, data: Any) -> Path:

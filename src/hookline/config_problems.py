@@ -44,7 +44,12 @@ def problems_of(
 ) -> list[str]:
     """One sentence per error. `prefix` is where the checked table stands in the file, `model` what it was checked by."""
     schema = model.model_json_schema() if model is not None else {}
-    return [_sentence(detail, tuple(prefix), source, schema) for detail in error.errors(include_url=False)]
+    return [
+        _sentence(detail, tuple(prefix), source, schema)
+        for detail in error.errors(include_url=False)
+        # A key whose ${VARIABLE} is not set is among the problems already; it is not missing, too.
+        if not (detail["type"] == "missing" and (*prefix, *detail["loc"]) in source.unresolved)
+    ]
 
 
 def merged_problems_of(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -61,6 +61,15 @@ class Source:
     def problem(self, path: Path, text: str) -> str:
         """One whole sentence: `proxy.toml:12: [server] prot: unknown key`."""
         return f"{self.at(path)}: {name_of(path)}: {text}" if path else f"{self.file}: {text}"
+
+    def in_order(self, problems: Iterable[str]) -> list[str]:
+        """Each sentence once: those about this file by line, then the others as they came."""
+
+        def place(problem: str) -> tuple[bool, int]:
+            found = re.match(r":(\d+): ", problem.removeprefix(self.file))
+            return (False, int(found[1])) if found else (not problem.startswith(f"{self.file}: "), 0)
+
+        return sorted(dict.fromkeys(problems), key=place)
 
 
 def name_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Loading plugins: from a name or a file to a checked instance.
 
-Lives here: finding the class, checking its options and every method against the hookspecs. Elsewhere: the order and the error rule of hooks (chain.py).
+Lives here: finding the class, checking its options, making the instance. Elsewhere: its methods against the hookspecs (plugin_checks.py), the order
+and the error rule of hooks (chain.py).
 Idea: whatever is wrong with a plugin is said at start-up, with file, line and the nearest right name, and all of it at once."""
 
 from __future__ import annotations
@@ -11,29 +12,21 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hookline import hookspecs
 from hookline.errors import StartupError
 from hookline.host import Host
+from hookline.plugin_checks import hook_problems, stray_hooks
 
 Explain = Callable[[ValidationError, tuple[str, ...], type[BaseModel]], list[str]]
 """Turns a failed options model and the path of its table into sentences with file and line."""
-
-REGISTRATION_HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("register_"))
-ARGUMENTS = {
-    name: tuple(inspect.signature(spec).parameters)
-    for name, spec in vars(hookspecs).items()
-    if name in REGISTRATION_HOOKS or hasattr(spec, "hookline_phase")
-}
-"""Each hook's argument names, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +47,17 @@ def load_plugin(
     entry: PluginEntry, make_host: Callable[[str, Mapping[str, Any]], Host], explain: Explain | None
 ) -> Any:
     """A checked instance of the plugin. Raises StartupError with everything that is wrong with it."""
-    instance = _build(entry, make_host, explain)
-    if problems := list(_check(entry, instance)):
+    factory = find_class(entry)
+    try:
+        instance = _build(entry, factory, make_host, explain)
+    except StartupError as error:
+        raise StartupError([*error.problems, *hook_problems(entry.name, factory)]) from error
+    problems = list(hook_problems(entry.name, instance))
+    rule = getattr(instance, "on_error", None)
+    if rule not in (None, "closed"):
+        told = f'plugin "{entry.name}": on_error = {rule!r}; the only rule a plugin may choose is "closed"'
+        problems.append(f"{entry.where}: {told}")
+    if problems:
         raise StartupError(problems)
     return instance
 
@@ -67,89 +69,93 @@ def find_class(entry: PluginEntry) -> Any:
     if entry.path is not None:
         return _load_file(entry)
     found = importlib.metadata.entry_points(group="hookline")
-    for point in found:
-        if point.name == entry.name:
-            try:
-                return point.load()
-            except Exception as error:
-                told = f'{entry.where}: plugin "{entry.name}": {point.value} does not import: {said(error)}'
-                raise StartupError([told]) from error
-    near = difflib.get_close_matches(entry.name, found.names, 1)
-    hint = f'; did you mean "{near[0]}"?' if near else f"; installed are: {', '.join(sorted(found.names))}"
-    raise StartupError([f'{entry.where}: plugin "{entry.name}" is not installed{hint}'])
+    points = {point.value: point for point in found if point.name == entry.name}
+    if not points:
+        near = difflib.get_close_matches(entry.name, found.names, 1)
+        hint = f'; did you mean "{near[0]}"?' if near else f"; installed are: {', '.join(sorted(found.names))}"
+        raise StartupError([f'{entry.where}: plugin "{entry.name}" is not installed{hint}'])
+    if len(points) > 1:
+        told = f'plugin "{entry.name}" is installed more than once ({", ".join(sorted(points))}); uninstall all but one'
+        raise StartupError([f"{entry.where}: {told}"])
+    ((value, point),) = points.items()
+    try:
+        factory = point.load()
+    except (Exception, SystemExit) as error:
+        told = f'{entry.where}: plugin "{entry.name}": {value} does not import: {said(error)}'
+        raise StartupError([told]) from error
+    if not callable(factory):
+        told = f'its entry point leads to no class; write {entry.name} = "{value.partition(":")[0]}:Plugin"'
+        raise StartupError([f'{entry.where}: plugin "{entry.name}": {told}'])
+    return factory
 
 
 def _build(
     entry: PluginEntry,
+    factory: Any,
     make_host: Callable[[str, Mapping[str, Any]], Host],
     explain: Explain | None,
 ) -> Any:
     """Check the options and call the factory."""
-    factory = find_class(entry)
-    model: type[BaseModel] | None = getattr(factory, "Options", None)
+    who = f'{entry.where}: plugin "{entry.name}"'
+    declared = getattr(factory, "Options", None)
+    if declared is not None and not (isinstance(declared, type) and issubclass(declared, BaseModel)):
+        raise StartupError([f"{who}: Options must be a pydantic model: class Options(BaseModel)"])
+    model = _without_unknown_keys(declared) if declared is not None else None
     problems: list[str] = []
 
     def checked(raw: Mapping[str, Any], prefix: tuple[str, ...]) -> BaseModel | None:
         if model is None:
             if raw:
-                problems.append(f'{entry.where}: plugin "{entry.name}" takes no options, remove [{".".join(prefix)}]')
+                problems.append(f"{who} takes no options, remove [{'.'.join(prefix)}]")
             return None
         try:
             return model.model_validate(raw)
         except ValidationError as error:
-            problems.extend(explain(error, prefix, model) if explain else [f"{entry.where}: {error}"])
-            return None
+            told = explain(error, prefix, model) if explain else [f"{entry.where}: {error}"]
+            # What stands in no table of its own (beside the name, or nowhere) has the line of the entry.
+            file = entry.where.rpartition(":")[0]
+            problems.extend(text.replace(f"{file}: ", f"{entry.where}: ", 1) if file else text for text in told)
+        except Exception as error:
+            problems.append(f"{who}: a validator of its options failed: {said(error)}")
+        return None
 
     options = checked(entry.options, ("plugins", entry.name))
     by_model = {
         name: checked({**entry.options, **raw}, ("models", name, "plugins", entry.name))
         for name, raw in entry.options_by_model.items()
     }
+    takes_nothing = factory.__init__ is object.__init__
+    if takes_nothing and model is not None:
+        problems.append(f"{who} has Options and nothing that takes them; write def __init__(self, options, host)")
+    elif not takes_nothing and not _takes_two(factory):
+        problems.append(f"{who} must take two arguments; write def __init__(self, options, host)")
     if problems:
         raise StartupError(problems)
     try:
-        return factory() if factory.__init__ is object.__init__ else factory(options, make_host(entry.name, by_model))
-    except StartupError:
-        raise
-    except Exception as error:
-        raise StartupError([f'{entry.where}: plugin "{entry.name}" failed to start: {said(error)}']) from error
+        return factory() if takes_nothing else factory(options, make_host(entry.name, by_model))
+    except StartupError as error:
+        names = (f'"{entry.name}"', f"[plugins.{entry.name}]")
+        raise StartupError([p if any(n in p for n in names) else f"{who}: {p}" for p in error.problems]) from error
+    except (Exception, SystemExit) as error:
+        raise StartupError([f"{who} failed to start: {said(error)}"]) from error
 
 
-def _check(entry: PluginEntry, instance: Any) -> Iterable[str]:
-    """Every way in which the methods differ from the hookspecs."""
-    rule = getattr(instance, "on_error", None)
-    if rule not in (None, "closed"):
-        yield f'{entry.where}: plugin "{entry.name}": on_error = {rule!r}; the only rule a plugin may choose is "closed"'
-    for name in dir(type(instance)):
-        function = getattr(instance, name, None)
-        flags = getattr(function, "hookline_impl", None)
-        if flags is None or function is None:
-            continue
-        place, who = location(function), f'plugin "{entry.name}"'
-        if name not in ARGUMENTS:
-            near = difflib.get_close_matches(name, ARGUMENTS, 1, 0.0)[0]
-            yield f'{place}: {who}: there is no hook "{name}"; did you mean "{near}"?'
-            continue
-        used = sorted(flag for flag, value in flags.items() if value)
-        if used:
-            yield f"{place}: {who}: {name} sets {', '.join(used)}; the chain has no such options: order is set in [chain]"
-        parameters, wanted = inspect.signature(function).parameters, ARGUMENTS[name]
-        got, line = tuple(parameters), f"write def {name}(self, {', '.join(wanted)})"
-        if any(p.kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters.values()):
-            yield f"{place}: {who}: {name} must take plain arguments; {line}"
-            continue
-        for extra in (a for a in got if a not in wanted):
-            near_arguments = difflib.get_close_matches(extra, wanted, 1, 0.0)
-            yield f'{place}: {who}: {name} has no argument "{extra}"; did you mean "{near_arguments[0]}"?'
-        if missing := [a for a in wanted if a not in got]:
-            yield f"{place}: {who}: {name} lacks {', '.join(missing)}; {line}"
-        elif got != wanted and set(got) == set(wanted):
-            yield f"{place}: {who}: {name} has its arguments in another order; {line}"
-        must_be_sync = name == "edit_event" or name in REGISTRATION_HOOKS
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            yield f"{place}: {who}: {name} must be a plain `def` or `async def`, not a generator"
-        elif must_be_sync and inspect.iscoroutinefunction(function):
-            yield f"{place}: {who}: {name} must be a plain `def`"
+def _without_unknown_keys(model: type[BaseModel]) -> type[BaseModel]:
+    """A misspelt option is refused unless the model says itself what becomes of unknown keys."""
+    if model.model_config.get("extra") is not None:
+        return model
+    inherited = {"__module__": model.__module__, "__doc__": model.__doc__, "model_config": ConfigDict(extra="forbid")}
+    return type(model.__name__, (model,), inherited)
+
+
+def _takes_two(factory: Any) -> bool:
+    try:
+        inspect.signature(factory).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a callable that says nothing about its arguments
+        return True
+    return True
 
 
 class _SourceLoader(SourceFileLoader):
@@ -170,26 +176,22 @@ def _load_file(entry: PluginEntry) -> Any:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         line = error.lineno if isinstance(error, SyntaxError) else _line_in(path, error)
         told = f'{entry.where}: plugin "{entry.name}": {path}:{line} does not load: {said(error)}'
         raise StartupError([told]) from error
+    if strays := list(stray_hooks(entry.name, module)):
+        raise StartupError(strays)
     if not isinstance(getattr(module, "Plugin", None), type):
         raise StartupError([f'{entry.where}: plugin "{entry.name}": {path} defines no class `Plugin`'])
     return module.Plugin
 
 
-def _line_in(path: Path, error: Exception) -> int:
+def _line_in(path: Path, error: BaseException) -> int:
     """The last line of this file that took part in the error."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return (lines and lines[-1]) or 1
-
-
-def location(function: Any) -> str:
-    """file:line of a hook implementation."""
-    code = inspect.unwrap(getattr(function, "__func__", function)).__code__
-    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def said(error: BaseException) -> str:

@@ -155,6 +155,24 @@ async def test_a_worker_that_fails_starts_again_later_each_time(monkeypatch: pyt
     assert 'plugin "jobs": worker "sweep" failed' in caplog.text
 
 
+async def test_a_worker_that_fails_is_told_with_its_plugin_s_name(start, caplog) -> None:
+    code = """
+from hookline import hookimpl
+
+class Plugin:
+    @hookimpl
+    def register_workers(self, add):
+        add("sweep", self.run)
+
+    async def run(self):
+        raise OSError("down")
+"""
+    await start("[chain]\nplugins = [{ name = 'sweeper', path = 'sweeper.py' }]\n" + DEMO, sweeper=code)
+    await asyncio.sleep(0)
+
+    assert 'plugin "sweeper": worker "sweep" failed' in caplog.text
+
+
 async def test_a_plugin_brings_its_own_stores_and_provider_kinds(start) -> None:
     code = """
 from hookline import Reply, hookimpl

@@ -102,7 +102,47 @@ def test_check_says_all_that_is_wrong_at_once_and_touches_nothing(run, folder: P
     assert any(line.startswith('proxy.toml:12: [state] shared: no store for "redsi"') for line in said)
     assert said[-1].endswith(" problems")
     assert "Traceback" not in done.stderr
+    assert 'proxy.toml:5: plugin "loging" is not installed; did you mean "logging"?' in said
+    assert 'proxy.toml:5: [plugins.mine] depht: unknown key; did you mean "depth"?' in said
+    assert [line for line in said if line.startswith("proxy.toml")] == said[:-1]
     assert sorted(p.name for p in folder.iterdir()) == ["mine.py", "proxy.toml"]
+
+
+def test_an_empty_host_listens_everywhere_and_is_refused_like_it(run, folder: Path) -> None:
+    (folder / "proxy.toml").write_text(BARE)
+
+    for command in ("check", "serve"):
+        assert "every address of this machine can be reached by others" in run(command, "--host", "").stderr
+
+
+def test_order_is_refused_with_its_line_and_a_failing_registration_with_its_plugin(run, folder: Path) -> None:
+    hook = "    @hookimpl\n    def register_{0}(self, add):\n        add({1})\n"
+    code = "from hookline import hookimpl\n\nclass Plugin:\n" + hook.format("stores", "'x', print, store='limit'")
+    (folder / "mine.py").write_text(code + hook.format("providers", "'openai', print"))
+    (folder / "proxy.toml").write_text(
+        DEMO + "[chain]\nplugins = [{ name = 'mine', path = 'mine.py' }]\norder = { call_endet = ['mine'] }\n"
+    )
+
+    said = run("check").stderr
+
+    assert (
+        'proxy.toml:6: [chain] order.call_endet: there is no per-call hook of this name; did you mean "call_ended"?'
+        in said
+    )
+    assert f'{folder}/mine.py:4: plugin "mine": store="limit": there are limits, replies, records' in said
+    assert f'{folder}/mine.py:7: plugin "mine": provider kind "openai" is there already; choose another name' in said
+
+
+def test_a_provider_that_can_t_be_made_is_a_sentence(run, folder: Path) -> None:
+    hook = "    @hookimpl\n    def register_providers(self, add):\n        add('mine', lambda name, options, clock: 1 / 0)\n"
+    (folder / "mine.py").write_text("from hookline import hookimpl\n\nclass Plugin:\n" + hook)
+    (folder / "proxy.toml").write_text(
+        "[chain]\nplugins = [{ name = 'mine', path = 'mine.py' }]\n[providers.x]\nkind = 'mine'\n"
+    )
+
+    said = run("check").stderr
+
+    assert said.startswith('proxy.toml:3: [providers.x]: kind "mine" can\'t be made: ZeroDivisionError')
 
 
 def test_check_says_what_is_wrong_with_plugins(run, folder: Path) -> None:

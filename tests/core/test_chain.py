@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import importlib.metadata
 import os
 import sys
@@ -17,7 +19,8 @@ from hookline import hookimpl
 from hookline.chain import PHASES, Chain, compile_chain
 from hookline.errors import StartupError
 from hookline.metrics_registry import MetricsRegistry
-from hookline.plugin_loading import ARGUMENTS, REGISTRATION_HOOKS, PluginEntry
+from hookline.plugin_checks import ARGUMENTS, REGISTRATION_HOOKS
+from hookline.plugin_loading import PluginEntry
 from hookline.testing.kit import PipelineKit, make_plugin
 
 untyped = pluggy.HookimplMarker("hookline")
@@ -165,6 +168,97 @@ def test_an_error_rule_that_does_not_exist_is_refused() -> None:
     assert 'plugin "gate": on_error = \'close\'; the only rule a plugin may choose is "closed"' in said
 
 
+def test_a_hook_without_the_marker_is_refused_also_where_it_hides_an_inherited_one() -> None:
+    """Left out in silence, a plugin that masks or guards would do nothing."""
+
+    class Gate:
+        @hookimpl
+        def admit(self, call: Any) -> None: ...
+
+    class Inner(Gate):
+        def admit(self, call: Any) -> None: ...
+
+        def register_routes(self, add: Any) -> None: ...
+
+    said = "lacks @hookimpl, so it would never be called; mark it, or give it another name"
+    assert [
+        f'{here(Inner.admit)}: plugin "Inner": admit {said}',
+        f'{here(Inner.register_routes)}: plugin "Inner": register_routes {said}',
+    ] == problems_of(Inner)
+
+
+def test_a_marker_above_staticmethod_or_classmethod_is_refused_and_below_them_works() -> None:
+    class Gate:
+        @hookimpl
+        @staticmethod
+        def admit(call: Any) -> None: ...
+
+        @hookimpl
+        @classmethod
+        def prepare(cls, call: Any) -> None: ...
+
+    class Right:
+        @staticmethod
+        @hookimpl
+        def admit(call: Any) -> None: ...
+
+        @classmethod
+        @hookimpl
+        def prepare(cls, call: Any) -> None: ...
+
+    assert [text.rpartition(": ")[2] for text in problems_of(Gate)] == [
+        "write @hookimpl below @staticmethod",
+        "write @hookimpl below @classmethod",
+    ]
+    assert [row[0] for row in compiled(Right).table()] == ["prepare", "admit"]
+
+
+def test_a_hook_set_on_the_instance_is_checked_like_a_method() -> None:
+    class Gate:
+        def __init__(self, options: Any, host: Any) -> None:
+            self.prepare = hookimpl(lambda: None)
+            self.admit = hookimpl(functools.partial(print))
+
+    assert [text.rpartition('plugin "Gate": ')[2] for text in problems_of(Gate)] == [
+        "admit must be a plain `def` or `async def`, not an object of partial",
+        "prepare lacks call; write def prepare(self, call)",
+    ]
+
+
+def test_an_async_hook_in_a_plain_wrapper_is_refused_because_nobody_would_await_it() -> None:
+    def traced(function: Any) -> Any:
+        @functools.wraps(function)
+        def run(*args: Any) -> Any:
+            return function(*args)
+
+        return run
+
+    class Gate:
+        @hookimpl
+        @traced
+        async def prepare(self, call: Any) -> None: ...
+
+        @hookimpl
+        @traced
+        def admit(self, call: Any) -> None: ...
+
+    (said,) = problems_of(Gate)
+
+    assert "prepare is an `async def` in a plain wrapper" in said
+
+
+def test_a_property_is_not_asked_for() -> None:
+    class Gate:
+        @property
+        def state(self) -> Any:
+            raise RuntimeError("not yet")
+
+        @hookimpl
+        def admit(self, call: Any) -> None: ...
+
+    assert [row[0] for row in compiled(Gate).table()] == ["admit"]
+
+
 class LimitOptions(BaseModel, extra="forbid"):
     limit: int = 1
 
@@ -204,6 +298,85 @@ def test_options_of_a_model_are_merged_over_the_plugins_and_checked_by_the_same_
 
     assert {"a": LimitOptions(limit=5), "b": LimitOptions(limit=3)} == hosts["gate"]
     assert "limit" in problems_of(entry({"a": {"limit": "many"}}))[0]
+
+
+def test_a_misspelt_option_is_refused_where_the_model_does_not_say_what_becomes_of_it() -> None:
+    class Gate:
+        class Options(BaseModel):
+            limit: int = 1
+
+        def __init__(self, options: Any, host: Any) -> None: ...
+
+    (said,) = problems_of(PluginEntry("gate", options={"limt": 2}, factory=Gate))
+
+    assert "limt" in said
+
+
+def test_options_and_hooks_are_checked_together() -> None:
+    class Gate:
+        Options = LimitOptions
+
+        def __init__(self, options: Any, host: Any) -> None: ...
+
+        @hookimpl
+        def admitt(self, call: Any) -> None: ...
+
+    said = problems_of(PluginEntry("gate", options={"limit": "many"}, factory=Gate))
+
+    assert "limit" in said[0]
+    assert 'there is no hook "admitt"' in said[1]
+
+
+def test_options_that_are_no_model_or_reach_nobody_and_a_constructor_of_another_shape_are_refused() -> None:
+    class NoModel:
+        class Options: ...
+
+    class Unread:
+        Options = LimitOptions
+
+    class Narrow:
+        def __init__(self, options: Any) -> None: ...
+
+    assert problems_of(NoModel, Unread, Narrow) == [
+        'proxy.toml: plugin "NoModel": Options must be a pydantic model: class Options(BaseModel)',
+        'proxy.toml: plugin "Unread" has Options and nothing that takes them; write def __init__(self, options, host)',
+        'proxy.toml: plugin "Narrow" must take two arguments; write def __init__(self, options, host)',
+    ]
+
+
+def test_a_plugin_that_exits_or_raises_startup_error_is_a_sentence_that_names_it() -> None:
+    class Exits:
+        def __init__(self, options: Any, host: Any) -> None:
+            raise SystemExit(3)
+
+    class Says:
+        def __init__(self, options: Any, host: Any) -> None:
+            raise StartupError(["no table of rules"])
+
+    assert problems_of(Exits, Says) == [
+        'proxy.toml: plugin "Exits" failed to start: SystemExit: 3',
+        'proxy.toml: plugin "Says": no table of rules',
+    ]
+
+
+def test_a_name_that_two_packages_offer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [importlib.metadata.EntryPoint("gate", f"{name}:Plugin", "hookline") for name in ("one", "two", "one")]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: importlib.metadata.EntryPoints(points))
+
+    (said,) = problems_of(PluginEntry("gate"))
+
+    assert (
+        said == 'proxy.toml: plugin "gate" is installed more than once (one:Plugin, two:Plugin); uninstall all but one'
+    )
+
+
+def test_an_entry_point_that_leads_to_a_module_is_told_the_line_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = importlib.metadata.EntryPoint("gate", "json", "hookline")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: importlib.metadata.EntryPoints([point]))
+
+    (said,) = problems_of(PluginEntry("gate"))
+
+    assert said == 'proxy.toml: plugin "gate": its entry point leads to no class; write gate = "json:Plugin"'
 
 
 def test_options_for_a_plugin_that_takes_none_are_refused() -> None:
@@ -264,7 +437,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     )  # fmt: skip
 
     assert len(said) == 6, said
-    for words in ("autenticate", '"extra"', "fallbak", "takes no options", '"call_endet"', '"nobody"'):
+    for words in ("autenticate", '"extra"', "fallbak", "takes no options", "order.call_endet", '"nobody"'):
         assert any(words in line for line in said), words
 
 
@@ -308,6 +481,16 @@ def test_a_file_without_a_class_named_plugin_is_refused(tmp_path: Path) -> None:
     entry = file_entry(tmp_path, "class Filter: ...\n")
 
     assert [f'proxy.toml:9: plugin "filed": {entry.path} defines no class `Plugin`'] == problems_of(entry)
+
+
+def test_a_hook_outside_the_class_is_refused_with_its_line(tmp_path: Path) -> None:
+    """As pluggy has it elsewhere: marked functions of a module."""
+    path = tmp_path / "shout.py"
+    path.write_text("from hookline import hookimpl\n\n@hookimpl\ndef prepare(call): ...\n\nclass Plugin: ...\n")
+
+    assert [
+        f'{path}:3: plugin "shout": prepare stands outside a class; hooks are methods of class `Plugin`'
+    ] == problems_of(PluginEntry("shout", path=path))
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -357,7 +540,7 @@ def test_order_of_an_unknown_hook_or_plugin_is_refused() -> None:
     said = problems_of(make_plugin("a"), order={"call_endet": ["a"], "admit": ["b"]})
 
     assert said == [
-        '[chain] order: there is no per-call hook "call_endet"; did you mean "call_ended"?',
+        '[chain] order.call_endet: there is no per-call hook of this name; did you mean "call_ended"?',
         '[chain] order.admit: plugin "b" is not in [chain] plugins',
     ]
 
@@ -422,7 +605,7 @@ async def test_stop_runs_for_all_even_where_start_failed(journal: Any) -> None:
         make_plugin("c", start=lambda: journal.append("start c"), stop=lambda: journal.append("stop c")),
     )
 
-    with pytest.raises(OSError, match="no database"):
+    with pytest.raises(StartupError, match="no database"):
         await chain.start()
     await chain.stop()
 
@@ -443,6 +626,56 @@ async def test_a_stop_that_raises_is_logged_with_its_plugin_and_keeps_nobody_fro
     assert [r.getMessage() for r in caplog.records] == ['plugin "b": stop() failed']
 
 
+async def test_a_start_that_raises_or_hangs_is_refused_with_its_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(self: Any) -> None:
+        await asyncio.Event().wait()
+
+    def fail(self: Any) -> None:
+        raise OSError("no disk")
+
+    monkeypatch.setattr("hookline.chain.START_S", 0.01)
+    for start, why in ((hang, "not done within 0.01 s"), (fail, "OSError: no disk")):
+        with pytest.raises(StartupError) as caught:
+            await compiled(type("Gate", (), {"start": start})).start()
+
+        assert [f'plugin "Gate": start() failed: {why}'] == caught.value.problems
+
+
+async def test_a_stop_that_hangs_is_named_and_keeps_nobody_from_stopping(
+    journal: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hang(self: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("hookline.chain.STOP_S", 0.01)
+    first = type("First", (), {"stop": lambda self: journal.append("first stopped")})
+
+    await compiled(first, type("Second", (), {"stop": hang})).stop()
+
+    assert journal == ["first stopped"]
+    assert [record.getMessage() for record in caplog.records] == ['plugin "Second": stop() failed']
+
+
+def test_registrations_that_fail_are_said_together_with_plugin_and_place() -> None:
+    class One:
+        @hookimpl
+        def register_routes(self, add: Any) -> None:
+            raise ValueError("no path")
+
+    class Two:
+        @hookimpl
+        def register_routes(self, add: Any) -> None:
+            raise StartupError(["route taken"])
+
+    with pytest.raises(StartupError) as caught:
+        compiled(One, Two).register("register_routes", print)
+
+    assert [
+        f'{here(One.register_routes)}: plugin "One": register_routes failed: ValueError: no path',
+        f'{here(Two.register_routes)}: plugin "Two": route taken',
+    ] == caught.value.problems
+
+
 @pytest.mark.parametrize("hook", REGISTRATION_HOOKS)
 def test_registration_hooks_are_called_once_for_each_plugin_that_has_them(hook: str, journal: Any) -> None:
     chain = compiled(
@@ -454,20 +687,6 @@ def test_registration_hooks_are_called_once_for_each_plugin_that_has_them(hook: 
     chain.register(hook, journal.append)
 
     assert journal == ["from a", "from c"]
-
-
-def test_a_method_without_the_marker_is_no_hook(journal: Any) -> None:
-    class Gate:
-        def register_routes(self, add: Any) -> None:
-            add("unmarked")
-
-        def admit(self, call: Any) -> None: ...
-
-    chain = compiled(Gate)
-    chain.register("register_routes", journal.append)
-
-    assert journal == []
-    assert chain.table() == []
 
 
 # -- timing

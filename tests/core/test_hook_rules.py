@@ -23,7 +23,7 @@ from hookline import (
 )
 from hookline.chain import DECIDING_HOOKS, PHASES
 from hookline.guards import MAY_REJECT
-from hookline.plugin_loading import ARGUMENTS
+from hookline.plugin_checks import ARGUMENTS
 from hookline.testing.kit import CHAT, Delivered, PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
 REFUSED = UpstreamError("up/m refused the connection", kind="connect")

@@ -33,6 +33,8 @@ NOT_RUN = (
     "git ",
     "kill ",
     "cd ",
+    "mkdir ",
+    "source ",
     "docker ",
     "python3 -m venv",
     "llm ",
@@ -87,7 +89,7 @@ class Page:
     def command(self, command: str) -> None:
         if command.startswith(NOT_RUN):
             return
-        words = shlex.split(command)
+        words = shlex.split(command, comments=True)
         if words[:2] == ["hookline", "serve"]:
             self.serve(*words[2:])
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,16 @@ def test_reference_is_made_from_this_code() -> None:
 @pytest.mark.parametrize("hook", PHASES)
 def test_hook_has_a_heading(hook: str) -> None:
     assert f"\n## {hook}\n" in (ROOT / "docs" / "reference" / "hooks.md").read_text()
+
+
+def test_every_metric_of_the_source_is_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    sources = (path.read_text() for path in (ROOT / "src" / "hookline").rglob("*.py"))
+
+    names = {name for text in sources for name in re.findall(r"\.(?:counter|gauge|histogram)\(\s*\"(\w+)\"", text)}
+
+    assert names
+    assert {name for name in names if f"`{name}`" not in page} == set()
 
 
 @pytest.mark.parametrize(

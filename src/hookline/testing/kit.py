@@ -28,8 +28,9 @@ from hookline.metrics_registry import MetricsRegistry
 from hookline.money import Price
 from hookline.pipeline import Pipeline
 from hookline.pipeline_settings import PipelineSettings
+from hookline.plugin_checks import ARGUMENTS
 from hookline.plugin_host import Stores, Workshop
-from hookline.plugin_loading import ARGUMENTS, PluginEntry
+from hookline.plugin_loading import PluginEntry
 from hookline.principal import Principal
 from hookline.reply import Reply
 from hookline.testing.clock import FakeClock
