@@ -133,7 +133,7 @@ class Call:
         self._body, self.payload = body, payload
         model = payload.get("model")
         if model is not None and not isinstance(model, str):
-            raise BadRequest(f'"model" must be a string, not {type(model).__name__}', param="model")
+            raise BadRequest('"model" must be a string', param="model")
         self.model = model
         self.is_stream = payload.get("stream") is True
 

@@ -176,7 +176,6 @@ def compile_chain(
                 plugin=plugin.name,
                 hook=name,
                 is_closed=is_closed,
-                needs_answer=rules.combine == "pipe" and name != "edit_event",
                 timeout_s=hook_timeout_s,
                 failures=failed(plugin.name, name),
             )

@@ -13,12 +13,16 @@ import logging
 import time
 import types
 from collections.abc import Callable, Coroutine, Generator
+from types import NoneType
 from typing import Any
 
 from hookline.call_timer import CallTimer
 from hookline.errors import InternalError, Rejected, Skip
 from hookline.host import Counter, Histogram
 from hookline.plugin_loading import said
+from hookline.principal import Principal
+from hookline.reply import Reply
+from hookline.steps import Continue, Fallback, GiveUp, Retry
 
 log = logging.getLogger("hookline.chain")
 
@@ -32,7 +36,19 @@ MAY_REJECT = frozenset(
 )
 """Hooks that may end the call by raising `Rejected`; from any other hook it is an error like every other."""
 
-NO_ANSWER = "{} returned None; return what it was given, edited or not"
+ANSWERS: dict[str, tuple[tuple[type, ...], str]] = {
+    "authenticate": ((Principal, NoneType), "a Principal or None"),
+    "admit": ((NoneType,), "a ticket (an object with settle) or None"),
+    "lookup": ((Reply, NoneType), "a Reply, a ticket (an object with settle) or None"),
+    "select": ((list,), "the list of targets it was given, edited or not"),
+    "admit_attempt": ((NoneType,), "a ticket (an object with settle) or None"),
+    "after_failure": ((Retry, Fallback, Continue, GiveUp, NoneType), "Retry, Fallback, Continue, GiveUp or None"),
+    "rescue": ((Reply, NoneType), "a Reply or None"),
+    "edit_reply": ((Reply,), "the reply it was given, edited or not"),
+}
+"""What a hook may answer. Whatever another hook returns is not looked at; events are checked where they are written."""
+KNOWN_MAX = 100
+TAKING_HOOKS = frozenset({"admit", "lookup", "admit_attempt"})
 
 
 class Waiting:
@@ -69,18 +85,17 @@ def _rest(hook: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any,
 
 
 class Guard:
-    """The rule of one implementation. `needs_answer`: None is a mistake, as in hooks that hand their argument on."""
+    """The rule of one implementation."""
 
-    def __init__(
-        self, *, plugin: str, hook: str, is_closed: bool, needs_answer: bool, timeout_s: float, failures: Counter
-    ) -> None:
+    def __init__(self, *, plugin: str, hook: str, is_closed: bool, timeout_s: float, failures: Counter) -> None:
         self.plugin = plugin
         self.hook = hook
         self.is_closed = is_closed
-        self.needs_answer = needs_answer
         self.timeout_s = timeout_s
         self._failures = failures
         self._count = 0
+        self._known: set[type] = set()
+        """Classes of answers that were found right: looked up by class, because a check costs more."""
         self._signals: tuple[type[Exception], ...] = (Rejected,) if hook in MAY_REJECT else ()
         if hook == "admit_attempt":
             self._signals += (Skip,)
@@ -90,13 +105,13 @@ class Guard:
         return self._wrap_async(function) if inspect.iscoroutinefunction(function) else self._wrap_sync(function)
 
     def _wrap_sync(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        needs_answer, signals = self.needs_answer, self._signals
+        known, signals = self._known, self._signals
 
         def guarded(*args: Any) -> Any:
             try:
                 answer = function(*args)
-                if answer is None and needs_answer:
-                    raise TypeError(NO_ANSWER.format(self.hook))
+                if type(answer) not in known:
+                    self._check(answer)
                 return answer
             except signals:
                 raise
@@ -106,16 +121,17 @@ class Guard:
         return guarded
 
     def _wrap_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        needs_answer, signals = self.needs_answer, self._signals
+        known, signals = self._known, self._signals
 
         def guarded(*args: Any) -> Any:
             hook = function(*args)
             try:
-                waits_for = hook.send(None)
-            except StopIteration as ended:
-                if ended.value is None and needs_answer:
-                    return self._fail(TypeError(NO_ANSWER.format(self.hook)))
-                return ended.value
+                try:
+                    waits_for = hook.send(None)
+                except StopIteration as ended:
+                    if type(ended.value) not in known:
+                        self._check(ended.value)
+                    return ended.value
             except signals:
                 raise
             except asyncio.CancelledError:
@@ -131,8 +147,8 @@ class Guard:
         timer.enter_hook(self.timeout_s)
         try:
             answer = await rest
-            if answer is None and self.needs_answer:
-                raise TypeError(NO_ANSWER.format(self.hook))
+            if type(answer) not in self._known:
+                self._check(answer)
             return answer
         except self._signals:
             raise
@@ -144,6 +160,16 @@ class Guard:
             return self._fail(error)
         finally:
             timer.leave_hook()
+
+    def _check(self, answer: Any) -> None:
+        """Raises TypeError for an answer that the hook can't have."""
+        if self.hook in ANSWERS:
+            kinds, wanted = ANSWERS[self.hook]
+            if not isinstance(answer, kinds) and not (self.hook in TAKING_HOOKS and hasattr(answer, "settle")):
+                returned = "None" if answer is None else type(answer).__name__
+                raise TypeError(f"{self.hook} returned {returned}; return {wanted}")
+        if len(self._known) < KNOWN_MAX:
+            self._known.add(type(answer))
 
     def _fail_cancelled(self) -> None:
         """A CancelledError goes on if the call is being cancelled; else it leaked from something the hook waited for. To be called from its `except` block."""

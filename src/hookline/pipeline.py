@@ -10,12 +10,13 @@ loading        | preparing: the body is parsed                          | reject
 preparing      | routing: the request is frozen                         | rejected; internal_error
 routing        | admitting: the name means deployments                  | rejected 400, 403, 404
 admitting      | looking up: all tickets taken                          | rejected 429; internal_error; timeout
-looking up     | replying (cache, replay, coalesced), or selecting      | rejected
+looking up     | replying (cache, replay, coalesced), or selecting      | rejected; a plugin that breaks counts as None
 selecting      | attempting                                             | rejected 400; internal_error
 attempting     | replying: a target began its answer                    | upstream_error, rescued or not; rejected (budget); timeout; client_gone
 replying       | delivering: edited                                     | internal_error (an edit broke: 500, nothing has left)
-delivering     | ended: ok                                              | client_gone; upstream_lost (error event, no clean end); timeout; shutdown
+delivering     | ended: ok                                              | upstream_lost (error event, no clean end); rejected, internal_error (an edit)
 ended          |                                                        | from every state: attempts, tickets, call_ended, once
+Wherever something is awaited, which is everywhere but in routing, a call may also end in client_gone, timeout (504) or shutdown.
 """
 
 from __future__ import annotations

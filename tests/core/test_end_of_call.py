@@ -308,7 +308,8 @@ async def test_a_settle_that_hangs_is_left_to_expiry_after_its_time(
 
 
 async def test_a_ticket_that_cannot_settle_at_all_is_no_different(journal: Any) -> None:
-    kit = make_kit(journal, answer, plugins=(make_plugin("odd", admit=lambda call: object()),))
+    odd = type("Odd", (), {"settle": "not a function"})
+    kit = make_kit(journal, answer, plugins=(make_plugin("odd", admit=lambda call: odd()),))
 
     await kit.call()
 

@@ -22,7 +22,7 @@ from hookline import (
     UpstreamError,
 )
 from hookline.chain import DECIDING_HOOKS, PHASES
-from hookline.guards import MAY_REJECT
+from hookline.guards import ANSWERS, MAY_REJECT
 from hookline.plugin_checks import ARGUMENTS
 from hookline.testing.kit import CHAT, Delivered, PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
@@ -152,6 +152,29 @@ async def test_a_plugin_may_close_a_deciding_hook(hook: str, ends: Ends) -> None
     delivered = await kit_reaching(hook, broken, ends.plugin()).call()
 
     assert_failed_closed(hook, delivered, ends[0])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("hook", sorted(ANSWERS))
+async def test_an_answer_of_the_wrong_kind_is_a_failure_that_names_plugin_and_kind(
+    hook: str, is_async: bool, ends: Ends, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(*args: Any) -> Any:
+        return "x"
+
+    broken = make_plugin(
+        "broken", **{hook: make_hook(hook, as_async(answer) if is_async else answer, is_async=is_async)}
+    )
+    kit = kit_reaching(hook, broken, ends.plugin())
+
+    delivered = await kit.call()
+
+    if hook in CLOSED:
+        assert_failed_closed(hook, delivered, ends[0])
+    else:
+        assert delivered.status == (502 if hook in NEEDS_FAILURE else 200)
+    (told,) = [r.getMessage() for r in caplog.records if r.name == "hookline.chain"]
+    assert told.startswith(f'plugin "broken", hook {hook}: TypeError: {hook} returned str; return {ANSWERS[hook][1]}; ')
 
 
 @pytest.mark.parametrize("hook", ["attempt_ended", "call_ended"])

@@ -6,9 +6,10 @@ Idea: no admin key, no admin routes: they are not found, rather than forbidden. 
 from __future__ import annotations
 
 import hmac
+import inspect
 import ipaddress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
 import orjson
 from aiohttp import hdrs
@@ -60,6 +61,10 @@ class Routes:
             raise StartupError(
                 [f'route {method} "{path}": plugins add routes outside /v1, /healthz and /readyz, as "/name"']
             )
+        if access not in get_args(Access):
+            raise StartupError([f'route {method} "{path}": access "{access}" is none of {", ".join(get_args(Access))}'])
+        if not inspect.iscoroutinefunction(handler):
+            raise StartupError([f'route {method} "{path}": its handler must be `async def handler(request) -> Reply`'])
         table, key = (self._below, path[:-1]) if path.endswith("/*") else (self._exact, path)
         methods = table.setdefault(key, {})
         if method.upper() in methods:
