@@ -59,6 +59,7 @@ class PriceTable:
     """`[prices]` over the built-in table. `configured` is keyed as in the file: "provider/model", "model" or "POST /v1/path/*"."""
 
     def __init__(self, configured: Mapping[str, Price] | None = None) -> None:
+        _vendors()  # now, not at the first call: then there may be no file descriptor left to read it with
         configured = configured or {}
         self._by_name = {name: price for name, price in configured.items() if " " not in name}
         self._by_route = [
