@@ -395,3 +395,33 @@ class TestSeveralTenants:
         reply = await door.ask(post(path, b'{"model":"m","%b":"id"}' % member.encode(), "application/json"))
 
         assert reply.status == 403
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"model":"m","input":[{"role":"user","content":[{"type":"input_file","file_id":"file-1"}]}]}',
+            b'{"model":"m","input":[{"type":"item_reference","id":"msg_1"}]}',
+            b'{"model":"m","tools":[{"type":"file_search","vector_store_ids":["vs_1"]}]}',
+            b'{"model":"m","tools":[{"type":"code_interpreter","container":"cntr_1"}]}',
+            b'{"model":"m","conversation":{"id":"conv_1"}}',
+            b'{"model":"m","prompt":{"id":"pmpt_1"}}',
+        ],
+    )
+    async def test_a_body_that_names_a_stored_object_is_403(self, open_door, body):
+        """One tenant's file in another tenant's prompt is a read of it."""
+        door = await open_door(has_several_tenants=True)
+
+        assert (await door.ask(post("/v1/responses", body, "application/json"))).status == 403
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"model":"m","messages":[{"role":"user","content":"file_id"}],"metadata":{"file_id":"x"}}',
+            b'{"model":"m","tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{"file_id":{"type":"string"}}}}}]}',
+            b'{"model":"m","tools":[{"type":"code_interpreter","container":{"type":"auto"}}]}',
+        ],
+    )
+    async def test_a_body_that_only_speaks_of_such_names_is_served(self, open_door, body):
+        door = await open_door(has_several_tenants=True)
+
+        assert (await door.ask(post("/v1/chat/completions", body, "application/json"))).status == 200

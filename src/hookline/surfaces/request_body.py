@@ -41,7 +41,7 @@ async def load_json(exchange: Exchange, settings: FrontSettings, serving: Servin
         raise UnsupportedMedia("this endpoint takes JSON: send it with `content-type: application/json`")
     body = await read_whole(exchange, settings.max_body_bytes)
     set_json_body(call, body, serving.default_completion_model)
-    if serving.has_several_tenants and call.endpoint == "responses":
+    if serving.has_several_tenants:
         refuse_stored_member(call)
 
 

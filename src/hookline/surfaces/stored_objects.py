@@ -7,7 +7,6 @@ with several tenants refuses these routes rather than trust that ids can't be gu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from hookline.call import Call
@@ -22,8 +21,12 @@ FAMILIES: Final = frozenset(
 """First segments below /v1 where even a list shows what others made."""
 KEPT_BY_POST: Final = frozenset({("responses",), ("chat", "completions")})
 """POST here asks for a reply; everything below, and any other method, names a stored one."""
-MEMBERS: Final = ("previous_response_id", "conversation")
-"""Members of a /v1/responses body that name a stored object."""
+MEMBERS: Final = frozenset(
+    {"previous_response_id", "conversation", "file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "container_id"}
+)  # fmt: skip
+"""Members of a body that name a stored object where they hold text, wherever they stand."""
+OF_THE_CLIENT: Final = frozenset({"metadata", "parameters", "schema", "arguments"})
+"""Members whose insides are the client's own words."""
 READ_ONLY: Final = frozenset({"GET", "HEAD"})
 
 
@@ -44,11 +47,30 @@ def refuse_stored_route(method: str, path: str) -> None:
 
 
 def refuse_stored_member(call: Call) -> None:
-    """Raises Forbidden if the body continues a stored object."""
-    payload: Mapping[str, Any] = call.payload or {}
-    for member in MEMBERS:
-        if payload.get(member) is not None:
-            raise _forbidden(f'"{member}"')
+    """Raises Forbidden if the body names a stored object: one to continue, a file, a vector store, a stored prompt or item."""
+    waiting: list[Any] = [call.payload]
+    prompt = (call.payload or {}).get("prompt")
+    if isinstance(prompt, dict) and prompt.get("id") is not None:
+        raise _forbidden('"prompt.id"')
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                if name in MEMBERS and _is_named(inner):
+                    raise _forbidden(f'"{name}"')
+                if isinstance(inner, list | dict) and name not in OF_THE_CLIENT:
+                    waiting.append(inner)
+            if value.get("type") == "item_reference":
+                raise _forbidden('"item_reference"')
+
+
+def _is_named(value: Any) -> bool:
+    """Text, a list of texts, or an object with an id; a JSON Schema that describes such a member is none of these."""
+    if isinstance(value, dict):
+        return isinstance(value.get("id"), str)
+    return isinstance(value, str) or (isinstance(value, list) and any(isinstance(item, str) for item in value))
 
 
 def _forbidden(what: str) -> Forbidden:
