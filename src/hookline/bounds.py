@@ -16,6 +16,7 @@ MESSAGE_TOKENS = 8
 """What a chat format adds to each message: 3 to 4 tokens at OpenAI (their cookbook on counting tokens), doubled."""
 INLINE_IMAGE_TOKENS = 48_169
 """The most that one image costs at OpenAI: gpt-4o-mini, high detail, 8 tiles (2,833 + 8 x 5,667; their guide to images and vision)."""
+ENDPOINTS_WITH_OUTPUT = frozenset({"chat", "completions", "responses"})
 REFERRING_MEMBERS = ("previous_response_id", "conversation")
 REFERRING_PARTS = {"file_id": "file_id", "file_url": "file_url", "file_data": "file_data"}
 
@@ -40,21 +41,24 @@ def bound_input(call: Call) -> InputBound:
 
 def bound_output(call: Call, *, default_tokens: int, model_max_tokens: int | None = None) -> int:
     """Tokens of one answer at most, times the answers asked for; 0 for endpoints that answer with no text of their own."""
-    if call.endpoint not in ("chat", "completions", "responses"):
+    if call.endpoint not in ENDPOINTS_WITH_OUTPUT:
         return 0
     view = call.chat
     limit = view.max_output_tokens
     tokens = default_tokens if limit is None else limit
-    if model_max_tokens is not None:
-        tokens = min(tokens, model_max_tokens)
-    return max(tokens, 0) * view.choices
+    if model_max_tokens is not None and tokens > model_max_tokens:
+        tokens = model_max_tokens
+    return tokens * view.choices if tokens > 0 else 0
 
 
 def _bound_input(call: Call) -> InputBound:
     payload = call.payload
     if payload is None:
         return InputBound(0, "file" if call.upload is not None else None)
-    open_field = next((name for name in REFERRING_MEMBERS if payload.get(name)), None)
+    open_field: str | None = None
+    for name in REFERRING_MEMBERS:
+        if payload.get(name):
+            open_field = open_field or name
     if isinstance(payload.get("prompt"), dict):
         open_field = open_field or "prompt"
     items = payload.get("messages") if "messages" in payload else payload.get("input")
@@ -62,13 +66,15 @@ def _bound_input(call: Call) -> InputBound:
     if isinstance(items, list):
         count = len(items)
         for item in items:
-            content = item.get("content") if isinstance(item, dict) else None
+            if not isinstance(item, dict):
+                continue
+            content = item.get("content")
             if isinstance(content, list):
                 for part in content:
                     inline, referred = _read_part(part)
                     images += inline
                     open_field = open_field or referred
-            elif isinstance(item, dict) and item.get("type") == "item_reference":
+            elif item.get("type") == "item_reference":
                 open_field = open_field or "input.item_reference"
     return InputBound(len(call.body) + MESSAGE_TOKENS * (count + 1) + INLINE_IMAGE_TOKENS * images, open_field)
 

@@ -30,19 +30,25 @@ class ChatView:
     @property
     def max_output_tokens(self) -> int | None:
         """The client's own completion limit, by whichever name the endpoint has for it."""
+        find = self._payload.get
         for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-            value = self._payload.get(name)
-            if isinstance(value, int) and not isinstance(value, bool):
+            value = find(name)
+            if type(value) is int:
                 return value
         return None
 
     @property
     def choices(self) -> int:
         """How many answers were asked for: `n`, or `best_of` where larger, for each prompt of a list; at least 1."""
-        prompt = self._payload.get("prompt")
-        prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
-        counts = (self._payload.get("n"), self._payload.get("best_of"))
-        return prompts * max([1, *(count for count in counts if type(count) is int)])
+        find = self._payload.get
+        choices = 1
+        for count in (find("n"), find("best_of")):
+            if type(count) is int and count > choices:
+                choices = count
+        prompt = find("prompt")
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+            choices *= len(prompt)
+        return choices
 
     @property
     def wants_usage(self) -> bool:

@@ -61,14 +61,23 @@ class Price:
 
     def bound_nanousd(self, input_tokens: int, output_tokens: int) -> int:
         """The most that at most this many tokens can cost, whichever of them are cached and whichever tier they reach."""
-        tiers = [self, *(price for above_tokens, price in self.tiers if input_tokens > above_tokens)]
-        dearest_input = max(max(p.input_picousd, p.cached_picousd or 0, p.cache_write_picousd or 0) for p in tiers)
-        pico = input_tokens * dearest_input + output_tokens * max(p.output_picousd for p in tiers)
-        return -(-pico // PICO_PER_NANO) + max(p.call_nanousd for p in tiers)
+        dearest_input, dearest_output, call_nanousd = _dearest_input(self), self.output_picousd, self.call_nanousd
+        for above_tokens, price in self.tiers:
+            if input_tokens > above_tokens:
+                dearest_input = max(dearest_input, _dearest_input(price))
+                dearest_output = max(dearest_output, price.output_picousd)
+                call_nanousd = max(call_nanousd, price.call_nanousd)
+        pico = input_tokens * dearest_input + output_tokens * dearest_output
+        return -(-pico // PICO_PER_NANO) + call_nanousd
 
     @property
     def has_token_price(self) -> bool:
         return bool(self.input_picousd or self.output_picousd)
+
+
+def _dearest_input(price: Price) -> int:
+    """An input token at most: plain, from the provider's cache, or written to it."""
+    return max(price.input_picousd, price.cached_picousd or 0, price.cache_write_picousd or 0)
 
 
 def to_nanousd(usd: float | str | Decimal) -> int:

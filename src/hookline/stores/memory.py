@@ -11,10 +11,9 @@ What bounds the maps
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
-
-from cachetools import LRUCache
 
 from hookline.errors import Unavailable
 from hookline.stores.protocols import Clock, Level, Refusal, Spend, SpendAlert, SpendRefusal, Take
@@ -49,18 +48,18 @@ class MemoryLimits:
         now_s = self._clock.monotonic()
         if now_s >= self._next_expiry_s:
             self._expire(now_s)
-        if len(self._windows) >= self._sweep_at:
+        known = self._windows
+        if len(known) >= self._sweep_at:
             self._sweep(now_s)
         windows: list[Window] = []
         levels: list[Level] = []
         fits = True
-        known = self._windows
         for (scope, limit, window_s), amount in zip(takes, amounts, strict=True):
-            window = known.get(scope) or self._keep(known, scope, Window(0.0))
-            if window_s:
-                window.window_s = window_s  # a reload may have changed it
-                if window.entries:
-                    window.expire(now_s)
+            window = known.get(scope) or self._keep(known, scope, Window(window_s))
+            window.window_s = window_s  # a reload may have changed it
+            entries = window.entries
+            if entries and entries[0].last_s <= now_s - window_s:
+                window.expire(now_s)
             left = limit - window.used - amount
             if left < 0:
                 fits = False
@@ -68,15 +67,9 @@ class MemoryLimits:
             levels.append(_new(Level, (left, window_s if amount else window.reset_s(now_s))))
         if not fits:
             return _refusal(takes, amounts, windows, now_s)
-        entries: list[Entry | None] = []
-        for window, amount, take in zip(windows, amounts, takes, strict=True):
-            if take.window_s:
-                entries.append(window.add(now_s, amount))
-            else:
-                window.used += amount
-                entries.append(None)
+        drawn = [(window, window.add(now_s, amount), amount) for window, amount in zip(windows, amounts, strict=True)]
         expires_at_s = now_s + expires_s
-        self._holds[id] = _new(_Hold, (windows, entries, amounts, expires_at_s))
+        self._holds[id] = _new(_Hold, (drawn, expires_at_s))
         if expires_at_s < self._next_expiry_s:
             self._next_expiry_s = expires_at_s
         return levels
@@ -85,8 +78,7 @@ class MemoryLimits:
         hold = self._holds.pop(id, None)
         if hold is None:
             return
-        windows, entries, taken, _ = hold
-        for window, entry, before, after in zip(windows, entries, taken, amounts, strict=True):
+        for (window, entry, before), after in zip(hold.drawn, amounts, strict=True):
             if entry is None:
                 window.used -= before
             elif before != after:
@@ -98,11 +90,12 @@ class MemoryLimits:
         now_s, now_unix_s = self._clock.monotonic(), self._clock.time()
         if now_s >= self._next_expiry_s:
             self._expire(now_s)
-        if len(self._budgets) >= self._sweep_at:
+        known = self._budgets
+        if len(known) >= self._sweep_at:
             self._sweep(now_s)
         budgets: list[_BudgetWindow] = []
         for spend in spends:
-            budget = self._budgets.get(spend.scope) or self._keep(self._budgets, spend.scope, _BudgetWindow(spend))
+            budget = known.get(spend.scope) or self._keep(known, spend.scope, _BudgetWindow(spend))
             spent = budget.spent_at(now_unix_s)
             held = spent + budget.reserved
             if held + amount_nanousd > spend.limit_nanousd and spend.is_hard:
@@ -131,7 +124,8 @@ class MemoryLimits:
         budget = self._keep(self._budgets, spend.scope, _BudgetWindow(spend))
         for at_unix_s, amount_nanousd in charges:
             budget.add(at_unix_s, amount_nanousd)
-        budget.is_alerted = _is_over_alert(spend, budget.spent_at(now_unix_s))
+        line = spend.alert_nanousd
+        budget.is_alerted = line is not None and budget.spent_at(now_unix_s) >= line
 
     async def spent(self, scopes: Sequence[str]) -> Sequence[int]:
         now_s, now_unix_s = self._clock.monotonic(), self._clock.time()
@@ -160,8 +154,10 @@ class MemoryLimits:
             budget.reserved -= reservation.amount_nanousd
             if amount_nanousd:
                 budget.add(now_unix_s, amount_nanousd)
-            spent = budget.spent_at(now_unix_s)
-            is_over = _is_over_alert(spend, spent)
+            line = spend.alert_nanousd
+            if line is None:
+                continue
+            is_over = (spent := budget.spent_at(now_unix_s)) >= line
             if is_over and not budget.is_alerted:
                 alerts.append(SpendAlert(spend, spent))
             budget.is_alerted = is_over
@@ -170,8 +166,7 @@ class MemoryLimits:
     def _expire(self, now_s: float) -> None:
         """End what has expired, at most once per SWEEP_GAP_S: a sweep reads everything in flight."""
         for id in [id for id, hold in self._holds.items() if hold.expires_at_s <= now_s]:
-            windows, entries, taken, _ = self._holds.pop(id)
-            for window, entry, amount in zip(windows, entries, taken, strict=True):
+            for window, entry, amount in self._holds.pop(id).drawn:
                 if entry is None:
                     window.used -= amount
         for id in [id for id, reserved in self._reservations.items() if reserved.expires_at_s <= now_s]:
@@ -240,10 +235,8 @@ class _BudgetWindow:
 
 
 class _Hold(NamedTuple):
-    windows: Sequence[Window]
-    entries: Sequence[Entry | None]
-    """None: held in parallel."""
-    amounts: Sequence[int]
+    drawn: Sequence[tuple[Window, Entry | None, int]]
+    """(the window, where in it: None where it is held in parallel, how much)."""
     expires_at_s: float
 
 
@@ -256,7 +249,7 @@ class _Reservation(NamedTuple):
 
 _W = TypeVar("_W")
 _new = tuple.__new__
-"""Half the cost of a NamedTuple's own constructor, where five are made per call."""
+"""Half the cost of a NamedTuple's own constructor, where several are made per call."""
 
 
 def _refusal(takes: Sequence[Take], amounts: Sequence[int], windows: Sequence[Window], now_s: float) -> Refusal:
@@ -276,10 +269,6 @@ def _refusal(takes: Sequence[Take], amounts: Sequence[int], windows: Sequence[Wi
     return Refusal(worst, worst_s, levels)
 
 
-def _is_over_alert(spend: Spend, spent_nanousd: int) -> bool:
-    return spend.alert_nanousd is not None and spent_nanousd >= spend.alert_nanousd
-
-
 def _is_idle(window: Window, now_s: float) -> bool:
     window.expire(now_s)
     return not window.entries and not window.used
@@ -297,30 +286,41 @@ class MemoryReplies:
 
     def __init__(self, clock: Clock, max_bytes: int = 16 * 2**20) -> None:
         self._clock = clock
-        self._cached: LRUCache[bytes, _Cached] = LRUCache(max_bytes, getsizeof=lambda cached: cached.size_bytes)
+        self._max_bytes = max_bytes
+        self._cached: OrderedDict[bytes, _Cached] = OrderedDict()
+        self._bytes = 0
 
     async def get(self, key: bytes) -> bytes | None:
-        try:
-            cached = self._cached[key]
-        except KeyError:
+        cached = self._cached.get(key)
+        if cached is None:
             return None
-        if cached.expires_at_s > self._clock.monotonic():
-            return cached.value
-        del self._cached[key]
-        return None
+        if cached.expires_at_s <= self._clock.monotonic():
+            self._remove(key)
+            return None
+        self._cached.move_to_end(key)
+        return cached.value
 
     def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None:
+        self._remove(key)
         size_bytes = len(key) + len(value) + ENTRY_OVERHEAD_BYTES
-        if size_bytes > self._cached.maxsize:
-            self._cached.pop(key, None)
+        if size_bytes > self._max_bytes:
             return
         self._cached[key] = _Cached(value, self._clock.monotonic() + ttl_s, tags, size_bytes)
+        self._bytes += size_bytes
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._cached.popitem(last=False)[1].size_bytes
 
     async def delete(self, *, tag: str) -> int:
         keys = [key for key, cached in self._cached.items() if tag in cached.tags]
         for key in keys:
-            del self._cached[key]
+            self._remove(key)
         return len(keys)
 
     async def aclose(self) -> None:
         self._cached.clear()
+        self._bytes = 0
+
+    def _remove(self, key: bytes) -> None:
+        cached = self._cached.pop(key, None)
+        if cached is not None:
+            self._bytes -= cached.size_bytes

@@ -25,7 +25,7 @@ class Entry:
 
 
 class Window:
-    """What was taken in one scope. `used` is the sum of the entries that count; parallel holds use `used` alone."""
+    """What was taken in one scope. `used` is the sum of the entries that count; without a `window_s`, what is held has no entry and no end."""
 
     __slots__ = ("entries", "used", "window_s")
 
@@ -42,15 +42,19 @@ class Window:
             entry.is_counted = False
             self.used -= entry.amount
 
-    def add(self, now_s: float, amount: int) -> Entry:
+    def add(self, now_s: float, amount: int) -> Entry | None:
         """Count `amount` from now on; the entry returned is where it can be corrected."""
         self.used += amount
+        window_s = self.window_s
+        if not window_s:
+            return None
         entries = self.entries
         if entries:
             entry = entries[-1]
-            if now_s - entry.first_s < self.window_s / GRAINS:
+            if now_s - entry.first_s < window_s / GRAINS:
                 entry.amount += amount
-                entry.last_s = max(now_s, entry.last_s)
+                if now_s > entry.last_s:
+                    entry.last_s = now_s
                 return entry
         entry = Entry(now_s, amount)
         entries.append(entry)
