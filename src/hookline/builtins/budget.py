@@ -46,6 +46,7 @@ from hookline import (
 
 NEVER = float("inf")
 PLANS_MAX = 4_096
+ENDPOINTS_WITH_OUTPUT = frozenset({"chat", "completions", "responses"})
 FREE_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 FREE_PATHS = ("/v1/files", "/v1/uploads", "/v1/vector_stores")
 FREE_TOOLS = frozenset({"function", "custom"})
@@ -91,7 +92,8 @@ class Plugin:
     on_error = "closed"
 
     def __init__(self, options: BudgetOptions, host: Host) -> None:
-        self._options = options
+        self._max_output_tokens = options.max_output_tokens
+        self._may_clamp = options.clamp
         self._host = host
         self._clock = host.clock
         self._limits = host.limits
@@ -119,16 +121,16 @@ class Plugin:
         name = next(self._names)
         if not plan.spends:
             return Payment(self, call, plan, deployment, name, None, 0)
-        problem = find_unbounded(call, deployment) if plan.is_hard else None
-        if problem is not None:
-            raise Skip(problem.message, problem)
-        cap_tokens = self._output_cap(call, deployment)
-        if plan.is_hard and call.chat.max_output_tokens is None and cap_tokens is not None:
-            attempt.lower_output_cap(cap_tokens)
+        if plan.is_hard:
+            problem = find_unbounded(call, deployment)
+            if problem is not None:
+                raise Skip(problem.message, problem)
+            if call.endpoint in ENDPOINTS_WITH_OUTPUT and call.chat.max_output_tokens is None:
+                attempt.lower_output_cap(self._output_cap(deployment))
         input_tokens = input_bound(call, deployment)
         amount = self._cost_bound(call, deployment, input_tokens)
         refusal = await self._reserve(name, plan, amount)
-        if refusal is not None and self._options.clamp:
+        if refusal is not None and self._may_clamp:
             clamped = self._clamped_output(call, deployment, refusal, input_tokens)
             if clamped is not None:
                 output_tokens, amount = clamped
@@ -145,18 +147,16 @@ class Plugin:
         except Unavailable as error:
             raise Rejected(error) from error
 
-    def _output_cap(self, call: Call, deployment: Deployment) -> int | None:
-        """The completion limit that a hard budget sets; None for endpoints that have none."""
-        if call.endpoint not in ("chat", "completions", "responses"):
-            return None
-        cap = self._options.max_output_tokens
+    def _output_cap(self, deployment: Deployment) -> int:
+        """The completion limit that a hard budget sets."""
+        cap = self._max_output_tokens
         return cap if deployment.max_output_tokens is None else min(cap, deployment.max_output_tokens)
 
     def _cost_bound(self, call: Call, deployment: Deployment, input_tokens: int) -> int:
         if deployment.price is None:
             return 0
         output_tokens = bound_output(
-            call, default_tokens=self._options.max_output_tokens, model_max_tokens=deployment.max_output_tokens
+            call, default_tokens=self._max_output_tokens, model_max_tokens=deployment.max_output_tokens
         )
         return deployment.price.bound_nanousd(input_tokens, output_tokens)
 
@@ -165,7 +165,7 @@ class Plugin:
     ) -> tuple[int, int] | None:
         """(the completion limit that still fits, its bound); None if not even one token does."""
         price = deployment.price
-        if price is None or not price.output_picousd or call.endpoint not in ("chat", "completions", "responses"):
+        if price is None or not price.output_picousd or call.endpoint not in ENDPOINTS_WITH_OUTPUT:
             return None
         left = refusal.spend.limit_nanousd - refusal.held_nanousd - price.bound_nanousd(input_tokens, 0)
         tokens = left * 1_000 // price.output_picousd // call.chat.choices - 1
@@ -278,10 +278,11 @@ class Payment:
         if self._input_tokens is None:
             return None
         alerts = self._plugin._limits.settle(self.name, cost or 0)
+        if not alerts:
+            return None
         if isinstance(alerts, Awaitable):
             return self._tell_later(alerts)
-        if alerts:
-            self._plugin.tell(alerts, self.plan)
+        self._plugin.tell(alerts, self.plan)
         return None
 
     async def _tell_later(self, settling: Awaitable[Sequence[SpendAlert]]) -> None:
@@ -331,7 +332,8 @@ def find_unbounded(call: Call, deployment: Deployment) -> ApiError | None:
         )
     if payload.get("background") is True:
         return _unpriced("background", "its cost is known only after the reply", "send it without background")
-    if any(isinstance(t, dict) and t.get("type", "function") not in FREE_TOOLS for t in payload.get("tools") or ()):
+    tools = payload.get("tools")
+    if tools and any(isinstance(t, dict) and t.get("type", "function") not in FREE_TOOLS for t in tools):
         return _unpriced("tools", "hosted tools cost money of their own", "use function tools")
     if not price.has_token_price:
         return None

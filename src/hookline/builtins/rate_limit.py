@@ -40,6 +40,8 @@ Count = Annotated[int, Field(ge=1)]
 Kind = Literal["requests", "tokens", "parallel"]
 
 MINUTE_S = 60.0
+MINUTE_RESET = "1m0s"
+"""`format_reset(MINUTE_S)`: what nearly every reply says."""
 PLANS_MAX = 4_096
 """Principals times models whose ceilings are remembered; model names may come from clients."""
 HEADERS = "x-ratelimit-"
@@ -74,12 +76,25 @@ class RateLimitOptions(BaseModel):
     )
 
 
+class Shown(NamedTuple):
+    """The ceilings of one kind in a plan, by their index there, and the three headers that tell the tightest of them."""
+
+    indices: tuple[int, ...]
+    limit: str
+    remaining: str
+    reset: str
+
+
 class Plan(NamedTuple):
     """The ceilings of one principal and model: parallel tuples."""
 
     takes: tuple[Take, ...]
     kinds: tuple[Kind, ...]
-    has_tokens: bool
+    tokens_at: tuple[int, ...]
+    """Indices of the ceilings that count tokens."""
+    ones: tuple[int, ...]
+    """What a call draws on each, before its tokens are known."""
+    shown: tuple[Shown, ...]
 
 
 class Standing(NamedTuple):
@@ -99,7 +114,8 @@ class Plugin:
     needs_shared_state = True
 
     def __init__(self, options: RateLimitOptions, host: Host) -> None:
-        self._options = options
+        self._of_deployment = options.per_deployment.to_limits()
+        self._assumed_output_tokens = options.assumed_output_tokens
         self._store = host.limits
         self._settings = host.settings
         self._defaults = {
@@ -139,8 +155,7 @@ class Plugin:
         plan = self._deployment_plans.get(deployment.id)
         if plan is None:
             own = Limits(requests_per_minute=deployment.requests_per_minute)
-            limits = _merge(own, self._options.per_deployment.to_limits())
-            plan = _plan([(f"deployment:{deployment.id}", limits)])
+            plan = _plan([(f"deployment:{deployment.id}", _merge(own, self._of_deployment))])
             if len(self._deployment_plans) >= PLANS_MAX:
                 self._deployment_plans.clear()
             self._deployment_plans[deployment.id] = plan
@@ -159,15 +174,19 @@ class Plugin:
         if standing is None:
             return reply
         headers = reply.headers
-        for name in [name for name in headers if name.lower().startswith(HEADERS)]:
-            del headers[name]
-        for kind in ("requests", "tokens"):
-            tightest = _tightest(standing, kind)
-            if tightest is not None:
-                take, level = tightest
-                headers[f"{HEADERS}limit-{kind}"] = str(take.limit)
-                headers[f"{HEADERS}remaining-{kind}"] = str(max(level.remaining, 0))
-                headers[f"{HEADERS}reset-{kind}"] = format_reset(level.reset_s)
+        if HEADERS in " ".join(headers).lower():
+            for name in [name for name in headers if name.lower().startswith(HEADERS)]:
+                del headers[name]
+        levels, takes = standing.levels, standing.plan.takes
+        for shown in standing.plan.shown:
+            at = shown.indices[0]
+            for index in shown.indices:
+                if levels[index].remaining < levels[at].remaining:
+                    at = index
+            remaining, reset_s = levels[at]
+            headers[shown.limit] = str(takes[at].limit)
+            headers[shown.remaining] = str(remaining) if remaining > 0 else "0"
+            headers[shown.reset] = MINUTE_RESET if reset_s == MINUTE_S else format_reset(reset_s)
         return reply
 
     async def _ask(self, plan: Plan, amounts: Sequence[int], name: str) -> Sequence[Level] | Refusal:
@@ -177,11 +196,12 @@ class Plugin:
             raise Rejected(error) from error
 
     def _amounts(self, plan: Plan, call: Call) -> list[int]:
-        tokens = 0
-        if plan.has_tokens:
-            tokens = bound_input(call).tokens
-            tokens += bound_output(call, default_tokens=self._options.assumed_output_tokens)
-        return [tokens if kind == "tokens" else 1 for kind in plan.kinds]
+        amounts = [*plan.ones]
+        if plan.tokens_at:
+            tokens = bound_input(call).tokens + bound_output(call, default_tokens=self._assumed_output_tokens)
+            for index in plan.tokens_at:
+                amounts[index] = tokens
+        return amounts
 
     def _find_plan(self, call: Call) -> Plan:
         key = (id(call.principal), call.model)
@@ -234,12 +254,12 @@ class Hold:
 
     def settle(self, result: Result) -> Awaitable[None] | None:
         amounts = self._amounts
-        if self._plan.has_tokens:
+        if self._plan.tokens_at:
             used = _used_tokens(result)
             if used is not None:
-                amounts = [
-                    used if kind == "tokens" else amount for kind, amount in zip(self._plan.kinds, amounts, strict=True)
-                ]
+                amounts = [*amounts]  # the store has the other list
+                for index in self._plan.tokens_at:
+                    amounts[index] = used
         pending: Awaitable[None] | None = self._store.give_back(self._name, amounts)
         return pending
 
@@ -266,7 +286,13 @@ def _plan(scopes: Sequence[tuple[str, Limits]] | Iterator[tuple[str, Limits]]) -
             if limit is not None:
                 takes.append(Take(f"{scope}/{kind}", limit, window_s))
                 kinds.append(kind)
-    return Plan(tuple(takes), tuple(kinds), "tokens" in kinds)
+    indices_by_kind = {of: tuple(i for i, kind in enumerate(kinds) if kind == of) for of in ("requests", "tokens")}
+    shown = tuple(
+        Shown(indices, f"{HEADERS}limit-{kind}", f"{HEADERS}remaining-{kind}", f"{HEADERS}reset-{kind}")
+        for kind, indices in indices_by_kind.items()
+        if indices
+    )
+    return Plan(tuple(takes), tuple(kinds), indices_by_kind["tokens"], (1,) * len(takes), shown)
 
 
 def _merge(own: Limits, default: Limits) -> Limits:
@@ -280,15 +306,6 @@ def _merge(own: Limits, default: Limits) -> Limits:
         first(own.tokens_per_minute, default.tokens_per_minute),
         first(own.max_parallel, default.max_parallel),
     )
-
-
-def _tightest(standing: Standing, kind: Kind) -> tuple[Take, Level] | None:
-    """Of this kind, the ceiling with the least left."""
-    best: tuple[Take, Level] | None = None
-    for take, level, of_kind in zip(standing.plan.takes, standing.levels, standing.plan.kinds, strict=True):
-        if of_kind == kind and (best is None or level.remaining < best[1].remaining):
-            best = (take, level)
-    return best
 
 
 def format_reset(seconds: float) -> str:
