@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_LIMITS_IN_ORDER = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_LIMITS = frozenset(_LIMITS_IN_ORDER)
+_MULTIPLIERS = frozenset({"n", "best_of", "prompt"})
+
 
 class ChatView:
     """Reads of a chat, completions or responses payload that never raise on odd shapes."""
@@ -30,25 +34,24 @@ class ChatView:
     @property
     def max_output_tokens(self) -> int | None:
         """The client's own completion limit, by whichever name the endpoint has for it."""
-        find = self._payload.get
-        for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-            value = find(name)
-            if type(value) is int:
-                return value
+        payload = self._payload
+        if not _LIMITS.isdisjoint(payload):
+            for name in _LIMITS_IN_ORDER:
+                value = payload.get(name)
+                if type(value) is int:
+                    return value
         return None
 
     @property
     def choices(self) -> int:
         """How many answers were asked for: `n`, or `best_of` where larger, for each prompt of a list; at least 1."""
-        find = self._payload.get
-        choices = 1
-        for count in (find("n"), find("best_of")):
-            if type(count) is int and count > choices:
-                choices = count
-        prompt = find("prompt")
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            choices *= len(prompt)
-        return choices
+        payload = self._payload
+        if _MULTIPLIERS.isdisjoint(payload):
+            return 1
+        prompt = payload.get("prompt")
+        prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+        counts = (payload.get("n"), payload.get("best_of"))
+        return prompts * max([1, *(count for count in counts if type(count) is int)])
 
     @property
     def wants_usage(self) -> bool:

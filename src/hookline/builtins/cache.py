@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import CACHE_STATUS, BadRequest, Call, Host, Rejected, Reply, Result, Slot, hookimpl
+from hookline import CACHE_STATUS, Attempt, BadRequest, Call, Host, Rejected, Reply, Result, Slot, hookimpl
 
 CACHED_ENDPOINTS = frozenset({"chat", "completions", "embeddings", "responses", "moderations"})
 ALWAYS_SAME = frozenset({"embeddings", "moderations"})
@@ -58,19 +58,18 @@ class Wishes(NamedTuple):
     max_age_s: float | None = None
 
 
+ANY_AGE = Wishes(True, True)
 BYPASS = Wishes(False, False)
 
 
 class Recording:
     """A reply on its way into the cache; for a stream it is the tap that reads along, up to `max_bytes`."""
 
-    __slots__ = ("_max_bytes", "_parts", "_size", "headers", "is_complete", "key", "status", "ttl_s")
+    __slots__ = ("_max_bytes", "_parts", "_size", "headers", "is_complete", "status")
 
-    def __init__(self, key: bytes, ttl_s: float, max_bytes: int) -> None:
-        self.key = key
-        self.ttl_s = ttl_s
-        self.status = 0
-        self.headers: dict[str, str] = {}
+    def __init__(self, status: int, headers: Mapping[str, str], max_bytes: int) -> None:
+        self.status = status
+        self.headers = {name: headers[name] for name in KEPT_HEADERS if name in headers}
         self.is_complete = False
         self._max_bytes = max_bytes
         self._parts: list[bytes] = []
@@ -91,6 +90,8 @@ class Recording:
         return b"".join(self._parts)
 
 
+MISSED: Slot[tuple[bytes, CacheOptions]] = Slot("cache_missed")
+"""The key under which the answer is wanted, and how it is to be kept."""
 RECORDING: Slot[Recording] = Slot("cache_recording")
 
 
@@ -123,7 +124,7 @@ class Plugin:
                 call.note("cache", "hit", f"answered {reply.headers['age']} s ago")
                 return reply
         call[CACHE_STATUS] = "miss"
-        call[RECORDING] = Recording(key, options.ttl_s, options.max_entry_bytes)
+        call[MISSED] = (key, options)
         return None
 
     @hookimpl
@@ -132,10 +133,9 @@ class Plugin:
         if status is None:
             return reply
         reply.headers["x-hookline-cache"] = status
-        recording = call.find(RECORDING)
-        if recording is not None and reply.source == "upstream" and 200 <= reply.status < 300:
-            recording.status = reply.status
-            recording.headers = {name: reply.headers[name] for name in KEPT_HEADERS if name in reply.headers}
+        missed = call.find(MISSED)
+        if missed is not None and reply.source == "upstream" and 200 <= reply.status < 300:
+            recording = call[RECORDING] = Recording(reply.status, reply.headers, missed[1].max_entry_bytes)
             if isinstance(reply.body, bytes):
                 recording.feed(reply.body)
                 recording.end(True)
@@ -149,12 +149,12 @@ class Plugin:
         if recording is None or not recording.is_complete:
             return
         body = recording.body
-        is_capped = any(attempt.output_cap is not None for attempt in call.attempts)
-        if has_failed(body) or (is_capped and CUT_BY_LENGTH.search(body)):
+        if has_failed(body) or (is_capped(call.attempts) and CUT_BY_LENGTH.search(body)):
             return
+        key, options = call[MISSED]
         entry = make_entry(recording.status, recording.headers, body, self._clock.time())
         tags = (f"tenant:{call.principal.tenant}", f"model:{call.model}")
-        pending = self._replies.put(recording.key, entry, ttl_s=recording.ttl_s, tags=tags)
+        pending = self._replies.put(key, entry, ttl_s=options.ttl_s, tags=tags)
         if pending is not None:
             self._host.spawn("store", _wait_for(pending))
 
@@ -177,7 +177,7 @@ def read_wishes(call: Call, options: CacheOptions) -> Wishes:
     if not is_wanted and payload.get("temperature") != 0:
         return BYPASS
     control = call.headers.get("cache-control")
-    return Wishes(True, True) if control is None else obey(control)
+    return ANY_AGE if control is None else obey(control)
 
 
 def obey(cache_control: str) -> Wishes:
@@ -205,10 +205,17 @@ def cache_key(call: Call) -> bytes:
         call.query,
         call.is_stream,
         call.is_stream and call.chat.wants_usage,
-        [call.headers.get(name) for name in HEADERS_IN_KEY],
+        [*map(call.headers.get, HEADERS_IN_KEY)],
         {name: value for name, value in (call.payload or {}).items() if name not in NOT_IN_KEY},
     ]
     return hashlib.blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=20).digest()
+
+
+def is_capped(attempts: Sequence[Attempt]) -> bool:
+    for attempt in attempts:
+        if attempt.output_cap is not None:
+            return True
+    return False
 
 
 def has_failed(body: bytes) -> bool:
