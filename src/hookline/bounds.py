@@ -17,7 +17,7 @@ MESSAGE_TOKENS = 8
 INLINE_IMAGE_TOKENS = 48_169
 """The most that one image costs at OpenAI: gpt-4o-mini, high detail, 8 tiles (2,833 + 8 x 5,667; their guide to images and vision)."""
 ENDPOINTS_WITH_OUTPUT = frozenset({"chat", "completions", "responses"})
-REFERRING_MEMBERS = ("previous_response_id", "conversation")
+REFERRING_MEMBERS = frozenset({"previous_response_id", "conversation"})
 REFERRING_PARTS = {"file_id": "file_id", "file_url": "file_url", "file_data": "file_data"}
 
 
@@ -56,9 +56,8 @@ def _bound_input(call: Call) -> InputBound:
     if payload is None:
         return InputBound(0, "file" if call.upload is not None else None)
     open_field: str | None = None
-    for name in REFERRING_MEMBERS:
-        if payload.get(name):
-            open_field = open_field or name
+    if not REFERRING_MEMBERS.isdisjoint(payload):
+        open_field = next((name for name in sorted(REFERRING_MEMBERS) if payload.get(name)), None)
     if isinstance(payload.get("prompt"), dict):
         open_field = open_field or "prompt"
     items = payload.get("messages") if "messages" in payload else payload.get("input")

@@ -20,6 +20,7 @@ from hookline.principal import Principal
 
 Deployments = tuple[Deployment, ...]
 UNKNOWN_NAMES_MAX = 2_000
+ALLOWED_MAX = 4_096
 NAME_MAX = 512
 """Longer names are refused: they come from clients and end in logs."""
 
@@ -68,6 +69,8 @@ class Catalog:
         self._has_scopes = bool(tenant_models or user_models or global_models is not None)
         self._unknown: dict[str, Deployments] = {}
         self._without_model: Deployments | None = None
+        self._allowed: dict[tuple[int, str], Principal] = {}
+        """Found allowed before, by identity: hashing a principal costs more than asking its globs."""
         self.providers = tuple(providers)
         self.default_provider = default_provider
 
@@ -98,10 +101,16 @@ class Catalog:
     def check_allowed(self, principal: Principal, name: str | None, call: Request) -> None:
         """Raises Forbidden if the principal may not use this model, or not make this call without one."""
         if name is not None:
+            key = (id(principal), name)
+            if self._allowed.get(key) is principal:
+                return
             if not self.is_allowed(principal, name):
                 raise Forbidden(
                     f'key "{principal.key_name}" may not use model {_quoted(name)}', code="model_not_allowed"
                 )
+            if len(self._allowed) >= ALLOWED_MAX:
+                self._allowed.clear()
+            self._allowed[key] = principal
             return
         if all("*" in globs for globs in self._globs(principal)) or _is_free(call):
             return

@@ -182,10 +182,15 @@ class Plugin:
 
     @hookimpl
     def select(self, call: Call, targets: list[Target]) -> list[Target]:
-        circuits = [self._circuits.get(target.deployment.id) for target in targets]
-        if not targets or any(circuit is None or circuit.state == "closed" for circuit in circuits):
+        circuits: list[Circuit] = []
+        for target in targets:
+            circuit = self._circuits.get(target.deployment.id)
+            if circuit is None or circuit.state == "closed":
+                return targets
+            circuits.append(circuit)
+        if not circuits:
             return targets
-        index = choose_forced([circuit for circuit in circuits if circuit is not None], self._clock.monotonic())
+        index = choose_forced(circuits, self._clock.monotonic())
         if index is not None:
             targets[index].is_forced = True
             targets[index].reason = "every circuit is open; this one opens first"

@@ -85,7 +85,10 @@ class Plugin:
         if cache_status is not None:
             children.cache(cache_status)
         for tried in call.attempts:
-            self._families.attempts(tried.target.deployment.provider, attempt_outcome(tried))
+            if tried is attempt and tried.is_complete and tried.error is None:
+                children.attempt_ok()
+            else:
+                self._families.attempt(tried.target.deployment.provider, attempt_outcome(tried)).inc()
 
     def _find_children(self, call: Call, attempt: Attempt | None, provider: str) -> Children:
         label = self._labels.label(call.model, is_priced=attempt is not None and attempt.deployment.price is not None)
@@ -131,24 +134,16 @@ class Families:
             "hookline_ttft_seconds", "From the request's head to the first byte.", of_model, buckets=TTFT_BUCKETS_S
         )
         self.cache = metrics.counter("hookline_cache_total", "Calls by the cache's part.", ("model", "status"))
-        self._attempts = metrics.counter(
+        self.attempt = metrics.counter(
             "hookline_attempts_total", "Attempts by how they ended.", ("provider", "outcome")
         )
-        self._attempt_children: dict[tuple[str, str], Callable[[], None]] = {}
-
-    def attempts(self, provider: str, outcome: str) -> None:
-        """Count one attempt. Providers come from the file and outcomes from `attempt_outcome`, so this map ends."""
-        inc = self._attempt_children.get((provider, outcome))
-        if inc is None:
-            inc = self._attempt_children[(provider, outcome)] = self._attempts(provider, outcome).inc
-        inc()
 
 
 class Children:
     """What one model at one provider adds to, as bound methods."""
 
     __slots__ = (
-        "_cache", "_families", "_label", "completion_tokens", "cost_usd", "duration_s", "failed", "prompt_tokens",
+        "_cache", "_families", "_label", "attempt_ok", "completion_tokens", "cost_usd", "duration_s", "failed", "prompt_tokens",
         "succeeded", "ttft_s",
     )  # fmt: skip
 
@@ -156,6 +151,7 @@ class Children:
         self._families = families
         self._label = label
         self._cache: dict[str, Callable[[], None]] = {}
+        self.attempt_ok = families.attempt(provider, "ok").inc
         self.succeeded = families.requests(label, provider, "success").inc
         self.failed = families.requests(label, provider, "error").inc
         self.duration_s = families.duration_s(label, provider).observe

@@ -6,7 +6,7 @@ Idea: three pure steps: what does the request need, which deployments have it, w
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -59,22 +59,26 @@ class Plugin:
 
     def __init__(self, options: SelectionOptions, host: Host) -> None:
         self._options = options
+        self._aliases: Mapping[str | None, str] = {**options.aliases}
         self._options_by_model = host.options_by_model
         self._draw = random.Random().random
 
     @hookimpl
     def prepare(self, call: Call) -> None:
-        target = self._options.aliases.get(call.model) if call.model is not None else None
-        if target is not None and call.payload is not None:
-            call.note("model_selection", "alias", f'"{call.model}" means "{target}"')
-            call.edit_payload()["model"] = call.model = target
+        model = call.model
+        if model not in self._aliases or call.payload is None:
+            return
+        target = self._aliases[model]
+        call.note("model_selection", "alias", f'"{model}" means "{target}"')
+        call.edit_payload()["model"] = call.model = target
 
     @hookimpl
     def select(self, call: Call, targets: list[Target]) -> list[Target]:
         if len(targets) < 2:
             return targets
         qualified = qualify(call, targets)
-        strategy = self._options_by_model.get(call.model or "", self._options).strategy
+        options: SelectionOptions = self._options_by_model.get(call.model or "", self._options)
+        strategy = options.strategy
         if strategy == "auto":
             strategy = "weighted" if have_different_weights(qualified) else "listed"
         if strategy == "weighted":
@@ -86,7 +90,7 @@ class Plugin:
 
 def qualify(call: Call, targets: list[Target]) -> list[Target]:
     """The targets that can take the call. Raises Rejected, naming what excluded each, when there is none."""
-    if all(surely_fits(call, target.deployment) for target in targets):
+    if surely_fit(call, targets):
         return targets
     needs = needs_of(call)
     lacks = [list(lacks_of(target.deployment, needs)) for target in targets]
@@ -99,12 +103,16 @@ def qualify(call: Call, targets: list[Target]) -> list[Target]:
     return qualified
 
 
-def surely_fits(call: Call, deployment: Deployment) -> bool:
-    """Whether no limit of the deployment can matter, without looking into the messages: a text never has more tokens than bytes."""
-    if deployment.capabilities or deployment.max_output_tokens is not None:
-        return False
-    context = deployment.context_tokens
-    return context is None or len(call.body) + (call.chat.max_output_tokens or 0) <= context
+def surely_fit(call: Call, targets: Sequence[Target]) -> bool:
+    """Whether no limit of any deployment can matter, without looking into the messages: a text never has more tokens than bytes."""
+    tokens = len(call.body) + (call.chat.max_output_tokens or 0)
+    for target in targets:
+        deployment = target.deployment
+        if deployment.capabilities or deployment.max_output_tokens is not None:
+            return False
+        if deployment.context_tokens is not None and tokens > deployment.context_tokens:
+            return False
+    return True
 
 
 def needs_of(call: Call) -> Needs:
@@ -168,7 +176,10 @@ def none_qualifies(model: str | None, targets: Sequence[Target], lacks: Sequence
 
 def have_different_weights(targets: Sequence[Target]) -> bool:
     first = targets[0].deployment.weight
-    return any(target.deployment.weight != first for target in targets)
+    for target in targets:
+        if target.deployment.weight != first:
+            return True
+    return False
 
 
 def order_by_weight(targets: list[Target], draw: float) -> list[Target]:

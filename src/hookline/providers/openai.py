@@ -10,6 +10,7 @@ in the same attempt, and remembered."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 from urllib.parse import quote, unquote, urlsplit
 
@@ -109,7 +110,7 @@ class OpenAIProvider:
         self._upstream = Upstream(name, options, key_header, options.dialect_headers)
         self._write_path = write_path(self._upstream.path)
         self._asks_usage = options.stream_usage
-        self._options = options
+        self._limit_name = lru_cache(MAX_REMEMBERED)(options.limit_name)
         self._refuses_usage: dict[str, None] = {}
 
     async def send(self, call: Call, attempt: Attempt) -> Reply:
@@ -141,7 +142,7 @@ class OpenAIProvider:
             changes["model"] = model
         if attempt.output_cap is not None:
             changes |= limit_changes(
-                payload, call.endpoint, attempt.output_cap, chat_name=self._options.limit_name(model)
+                payload, call.endpoint, attempt.output_cap, chat_name=self._limit_name(model)
             )
         return changes
 
