@@ -26,6 +26,7 @@ from hookline import (
     Call,
     Deployment,
     Host,
+    InputBound,
     InsufficientQuota,
     LedgerEntry,
     Principal,
@@ -121,31 +122,32 @@ class Plugin:
         name = next(self._names)
         if not plan.spends:
             return Payment(self, call, plan, deployment, name, None, 0)
+        bound = bound_input(call)
         if plan.is_hard:
-            problem = find_unbounded(call, deployment)
+            problem = find_unbounded(call, deployment, bound)
             if problem is not None:
                 raise Skip(problem.message, problem)
             if call.endpoint in ENDPOINTS_WITH_OUTPUT and call.chat.max_output_tokens is None:
                 attempt.lower_output_cap(self._output_cap(deployment))
-        input_tokens = input_bound(call, deployment)
+        input_tokens = bound.tokens
+        context = deployment.context_tokens
+        if context is not None and (input_tokens > context or bound.open_field is not None):
+            input_tokens = context
         amount = self._cost_bound(call, deployment, input_tokens)
-        refusal = await self._reserve(name, plan, amount)
-        if refusal is not None and self._may_clamp:
-            clamped = self._clamped_output(call, deployment, refusal, input_tokens)
-            if clamped is not None:
-                output_tokens, amount = clamped
-                attempt.lower_output_cap(output_tokens)
-                refusal = await self._reserve(name, plan, amount)
+        try:
+            refusal = await self._limits.reserve(name, plan.spends, amount, expires_s=self._expires_s)
+            if refusal is not None and self._may_clamp:
+                clamped = self._clamped_output(call, deployment, refusal, input_tokens)
+                if clamped is not None:
+                    output_tokens, amount = clamped
+                    attempt.lower_output_cap(output_tokens)
+                    refusal = await self._limits.reserve(name, plan.spends, amount, expires_s=self._expires_s)
+        except Unavailable as error:
+            raise Rejected(error) from error
         if refusal is not None:
             error = self._refuse(refusal, plan)
             raise Skip(error.message, error)
         return Payment(self, call, plan, deployment, name, input_tokens, amount)
-
-    async def _reserve(self, name: str, plan: Plan, amount_nanousd: int) -> SpendRefusal | None:
-        try:
-            return await self._limits.reserve(name, plan.spends, amount_nanousd, expires_s=self._expires_s)
-        except Unavailable as error:
-            raise Rejected(error) from error
 
     def _output_cap(self, deployment: Deployment) -> int:
         """The completion limit that a hard budget sets."""
@@ -310,16 +312,7 @@ def is_free(call: Call) -> bool:
     return any(path == p or path.startswith(f"{p}/") for p in FREE_PATHS) and not path.endswith("/search")
 
 
-def input_bound(call: Call, deployment: Deployment) -> int:
-    """Input tokens at most: by the request's bytes, or the context window for what refers beyond them."""
-    bound = bound_input(call)
-    context = deployment.context_tokens
-    if context is None:
-        return bound.tokens
-    return context if bound.open_field is not None else min(bound.tokens, context)
-
-
-def find_unbounded(call: Call, deployment: Deployment) -> ApiError | None:
+def find_unbounded(call: Call, deployment: Deployment, bound: InputBound) -> ApiError | None:
     """Why a hard budget can't take this call: nothing bounds its cost. None if something does."""
     payload: Mapping[str, Any] = call.payload or {}
     price = deployment.price
@@ -340,7 +333,7 @@ def find_unbounded(call: Call, deployment: Deployment) -> ApiError | None:
     if call.endpoint in ("relay", "models"):
         message = f'{call.method} {call.path} has no bound by tokens; add [prices."{call.method} {call.path}"] with `call`, in USD'
         return BadRequest(message, code="unpriced_route")
-    field = bound_input(call).open_field
+    field = bound.open_field
     if field is not None and deployment.context_tokens is None:
         return BadRequest(
             f'"{field}" refers outside the request, and the context window of {deployment.id} is not known, so nothing bounds the cost; '

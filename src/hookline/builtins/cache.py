@@ -65,15 +65,21 @@ BYPASS = Wishes(False, False)
 class Recording:
     """A reply on its way into the cache; for a stream it is the tap that reads along, up to `max_bytes`."""
 
-    __slots__ = ("_max_bytes", "_parts", "_size", "headers", "is_complete", "status")
+    __slots__ = ("_max_bytes", "_parts", "_size", "body", "headers", "status")
 
-    def __init__(self, status: int, headers: Mapping[str, str], max_bytes: int) -> None:
-        self.status = status
+    def __init__(self, reply: Reply, max_bytes: int) -> None:
+        headers = reply.headers
+        self.status = reply.status
         self.headers = {name: headers[name] for name in KEPT_HEADERS if name in headers}
-        self.is_complete = False
-        self._max_bytes = max_bytes
-        self._parts: list[bytes] = []
-        self._size = 0
+        self.body: bytes | None = None
+        """None: there is none yet, or it is not to be kept."""
+        if not isinstance(reply.body, bytes):
+            self._max_bytes = max_bytes
+            self._parts: list[bytes] = []
+            self._size = 0
+            reply.tap(self)
+        elif len(reply.body) <= max_bytes:
+            self.body = reply.body
 
     def feed(self, chunk: bytes) -> None:
         self._size += len(chunk)
@@ -83,11 +89,8 @@ class Recording:
             self._parts.clear()
 
     def end(self, is_complete: bool) -> None:
-        self.is_complete = is_complete and self._size <= self._max_bytes
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self._parts)
+        if is_complete and self._size <= self._max_bytes:
+            self.body = b"".join(self._parts)
 
 
 MISSED: Slot[tuple[bytes, CacheOptions]] = Slot("cache_missed")
@@ -135,18 +138,13 @@ class Plugin:
         reply.headers["x-hookline-cache"] = status
         missed = call.find(MISSED)
         if missed is not None and reply.source == "upstream" and 200 <= reply.status < 300:
-            recording = call[RECORDING] = Recording(reply.status, reply.headers, missed[1].max_entry_bytes)
-            if isinstance(reply.body, bytes):
-                recording.feed(reply.body)
-                recording.end(True)
-            else:
-                reply.tap(recording)
+            call[RECORDING] = Recording(reply, missed[1].max_entry_bytes)
         return reply
 
     @hookimpl
     def call_ended(self, call: Call, result: Result) -> None:
         recording = call.find(RECORDING)
-        if recording is None or not recording.is_complete:
+        if recording is None or recording.body is None:
             return
         body = recording.body
         if has_failed(body) or (is_capped(call.attempts) and CUT_BY_LENGTH.search(body)):
@@ -197,6 +195,9 @@ def obey(cache_control: str) -> Wishes:
 
 def cache_key(call: Call) -> bytes:
     """A digest of everything that can change the answer."""
+    payload = {**(call.payload or {})}
+    for name in NOT_IN_KEY & payload.keys():
+        del payload[name]
     parts: list[Any] = [
         call.principal.tenant,
         call.model,
@@ -206,7 +207,7 @@ def cache_key(call: Call) -> bytes:
         call.is_stream,
         call.is_stream and call.chat.wants_usage,
         [*map(call.headers.get, HEADERS_IN_KEY)],
-        {name: value for name, value in (call.payload or {}).items() if name not in NOT_IN_KEY},
+        payload,
     ]
     return hashlib.blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=20).digest()
 

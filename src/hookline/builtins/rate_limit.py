@@ -79,7 +79,8 @@ class RateLimitOptions(BaseModel):
 class Shown(NamedTuple):
     """The ceilings of one kind in a plan, by their index there, and the three headers that tell the tightest of them."""
 
-    indices: tuple[int, ...]
+    first: int
+    others: tuple[int, ...]
     limit: str
     remaining: str
     reset: str
@@ -179,8 +180,8 @@ class Plugin:
                 del headers[name]
         levels, takes = standing.levels, standing.plan.takes
         for shown in standing.plan.shown:
-            at = shown.indices[0]
-            for index in shown.indices:
+            at = shown.first
+            for index in shown.others:
                 if levels[index].remaining < levels[at].remaining:
                     at = index
             remaining, reset_s = levels[at]
@@ -288,7 +289,7 @@ def _plan(scopes: Sequence[tuple[str, Limits]] | Iterator[tuple[str, Limits]]) -
                 kinds.append(kind)
     indices_by_kind = {of: tuple(i for i, kind in enumerate(kinds) if kind == of) for of in ("requests", "tokens")}
     shown = tuple(
-        Shown(indices, f"{HEADERS}limit-{kind}", f"{HEADERS}remaining-{kind}", f"{HEADERS}reset-{kind}")
+        Shown(indices[0], indices[1:], f"{HEADERS}limit-{kind}", f"{HEADERS}remaining-{kind}", f"{HEADERS}reset-{kind}")
         for kind, indices in indices_by_kind.items()
         if indices
     )

@@ -46,17 +46,10 @@ def limit_changes(
     names = _LIMIT_NAMES.get(endpoint)
     if cap is None or names is None:
         return {}
-    changes: dict[str, Any] = {}
-    has_limit = False
-    for name in names:
-        value = payload.get(name)
-        if type(value) is int or type(value) is float:
-            has_limit = True
-            if value > cap:
-                changes[name] = cap
-    if not has_limit:
-        changes[chat_name if endpoint == "chat" else names[0]] = cap
-    return changes
+    limits = {name: value for name in names if type(value := payload.get(name)) in (int, float)}
+    if not limits:
+        return {chat_name if endpoint == "chat" else names[0]: cap}
+    return {name: cap for name, limit in limits.items() if limit > cap}
 
 
 def splice(body: bytes, payload: Mapping[str, Any], changes: Mapping[str, Any]) -> bytes:
