@@ -73,7 +73,8 @@ class VoteWindow:
         index = number % BUCKETS
         if self._slices[index] != number:
             self._slices[index], self._ok[index], self._failed[index] = number, 0, 0
-        (self._ok if is_ok else self._failed)[index] += 1
+        votes = self._ok if is_ok else self._failed
+        votes[index] += 1
 
     def count(self, now: float) -> tuple[int, int]:
         """How many votes, and how many of them failures."""
@@ -117,11 +118,11 @@ class Circuit:
         """Count the vote; the event it makes, if any."""
         if vote == "cooldown":
             return "cooldown"
-        if self.probe is attempt:
-            return "probe_ok" if vote == "ok" else "probe_failed"
-        if attempt.target.is_forced and self.state != "closed":
-            return "forced_ok" if vote == "ok" else None
-        if self.state != "closed" or attempt.started_at < self.changed_at:
+        if self.state != "closed":
+            if self.probe is attempt:
+                return "probe_ok" if vote == "ok" else "probe_failed"
+            return "forced_ok" if vote == "ok" and attempt.target.is_forced else None
+        if attempt.started_at < self.changed_at:
             return None
         self.window.add(vote == "ok", now)
         if vote == "ok":
@@ -218,7 +219,9 @@ class Plugin:
             return
         deployment = attempt.target.deployment.id
         circuit = self._circuits.get(deployment) or self._add(deployment)
-        options: BreakerOptions = self._options_by_model.get(call.model or "", self._options)
+        options: BreakerOptions = (
+            self._options_by_model.get(call.model or "", self._options) if self._options_by_model else self._options
+        )
         now = attempt.ended_at if attempt.ended_at is not None else self._clock.monotonic()
         event = circuit.event_of(vote, attempt, now, options)
         if event is None:

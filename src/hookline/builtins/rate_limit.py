@@ -98,14 +98,8 @@ class Plan(NamedTuple):
     shown: tuple[Shown, ...]
 
 
-class Standing(NamedTuple):
-    """Where a call's ceilings stood when it was decided on."""
-
-    plan: Plan
-    levels: Sequence[Level]
-
-
-STANDING: Slot[Standing] = Slot("rate limit standing")
+STANDING: Slot[tuple[Plan, Sequence[Level]]] = Slot("rate limit standing")
+"""Where a call's ceilings stood when it was decided on."""
 
 
 class Plugin:
@@ -145,9 +139,9 @@ class Plugin:
         amounts = self._amounts(plan, call)
         answer = await self._ask(plan, amounts, name := next(self._names))
         if isinstance(answer, Refusal):
-            call[STANDING] = Standing(plan, answer.levels)
+            call[STANDING] = (plan, answer.levels)
             raise Rejected(self._refuse(answer, plan, amounts))
-        call[STANDING] = Standing(plan, answer)
+        call[STANDING] = (plan, answer)
         return Hold(self._store, name, plan, amounts)
 
     @hookimpl
@@ -178,8 +172,9 @@ class Plugin:
         if HEADERS in " ".join(headers).lower():
             for name in [name for name in headers if name.lower().startswith(HEADERS)]:
                 del headers[name]
-        levels, takes = standing.levels, standing.plan.takes
-        for shown in standing.plan.shown:
+        plan, levels = standing
+        takes = plan.takes
+        for shown in plan.shown:
             at = shown.first
             for index in shown.others:
                 if levels[index].remaining < levels[at].remaining:

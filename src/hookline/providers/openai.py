@@ -141,9 +141,7 @@ class OpenAIProvider:
         if model and payload.get("model") != model:
             changes["model"] = model
         if attempt.output_cap is not None:
-            changes |= limit_changes(
-                payload, call.endpoint, attempt.output_cap, chat_name=self._limit_name(model)
-            )
+            changes |= limit_changes(payload, call.endpoint, attempt.output_cap, chat_name=self._limit_name(model))
         return changes
 
     def _add_usage(self, call: Call, attempt: Attempt, changes: dict[str, Any]) -> bool:

@@ -84,6 +84,8 @@ def _spell(name: str) -> tuple[bytes, re.Pattern[bytes]]:
 
 def _has_escaped_name(body: bytes) -> bool:
     """A member name spelled with an escape that it does not need would hide from a count. Looks once at each string that holds such an escape."""
+    if not body.count(b"\\u00"):  # a tenth of what the search costs
+        return False
     escape = _ESCAPED_ASCII.search(body)
     while escape is not None:
         end = body.find(b'"', escape.end())
