@@ -145,8 +145,8 @@ class Plugin:
         except Unavailable as error:
             raise Rejected(error) from error
         if refusal is not None:
-            error = self._refuse(refusal, plan)
-            raise Skip(error.message, error)
+            told = self._refuse(refusal, plan)
+            raise Skip(told.message, told)
         return Payment(self, call, plan, deployment, name, input_tokens, amount)
 
     def _output_cap(self, deployment: Deployment) -> int:

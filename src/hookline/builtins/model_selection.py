@@ -6,7 +6,7 @@ Idea: three pure steps: what does the request need, which deployments have it, w
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -59,14 +59,14 @@ class Plugin:
 
     def __init__(self, options: SelectionOptions, host: Host) -> None:
         self._options = options
-        self._aliases: Mapping[str | None, str] = {**options.aliases}
+        self._aliases = options.aliases
         self._options_by_model = host.options_by_model
         self._draw = random.Random().random
 
     @hookimpl
     def prepare(self, call: Call) -> None:
         model = call.model
-        if model not in self._aliases or call.payload is None:
+        if model is None or model not in self._aliases or call.payload is None:
             return
         target = self._aliases[model]
         call.note("model_selection", "alias", f'"{model}" means "{target}"')
@@ -178,10 +178,7 @@ def none_qualifies(model: str | None, targets: Sequence[Target], lacks: Sequence
 
 def have_different_weights(targets: Sequence[Target]) -> bool:
     first = targets[0].deployment.weight
-    for target in targets:
-        if target.deployment.weight != first:
-            return True
-    return False
+    return any(target.deployment.weight != first for target in targets)
 
 
 def order_by_weight(targets: list[Target], draw: float) -> list[Target]:

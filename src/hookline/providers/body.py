@@ -46,7 +46,7 @@ def limit_changes(
     names = _LIMIT_NAMES.get(endpoint)
     if cap is None or names is None:
         return {}
-    limits = {name: value for name in names if type(value := payload.get(name)) in (int, float)}
+    limits: dict[str, float] = {name: payload[name] for name in names if type(payload.get(name)) in (int, float)}
     if not limits:
         return {chat_name if endpoint == "chat" else names[0]: cap}
     return {name: cap for name, limit in limits.items() if limit > cap}
