@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hookline.builtins.rate_limit import Plugin, format_reset
+from hookline.builtins.rate_limit import MINUTE_RESET, MINUTE_S, Plugin, format_reset
 from hookline.errors import UpstreamError
 from hookline.plugin_host import Stores
 from hookline.principal import Limits, Principal
@@ -180,6 +180,8 @@ async def test_nothing_is_held_after_five_hundred_cancelled_calls() -> None:
     assert kit.workshop.stores.limits.in_flight == 0  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.0, "0ms"), (0.12, "120ms"), (8.64, "8.64s"), (360, "6m0s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "0ms"), (0.12, "120ms"), (8.64, "8.64s"), (MINUTE_S, MINUTE_RESET), (360, "6m0s")]
+)
 def test_reset_is_written_as_openai_writes_it(seconds: float, text: str) -> None:
     assert format_reset(seconds) == text

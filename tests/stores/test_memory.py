@@ -143,3 +143,19 @@ async def test_a_reply_larger_than_the_store_is_not_kept_and_ends_the_older_one(
     store.put(b"k", b"x" * 5_000, ttl_s=60)
 
     assert await store.get(b"k") is None
+
+
+async def test_room_of_deleted_expired_and_replaced_replies_is_used_again(clock):
+    store = MemoryReplies(clock, max_bytes=2 * (ENTRY_OVERHEAD_BYTES + 1_000))
+    for _ in range(5):
+        store.put(b"000", b"x" * 997, ttl_s=60, tags=("t",))
+        store.put(b"000", b"y" * 997, ttl_s=60, tags=("t",))
+        await store.delete(tag="t")
+        store.put(b"001", b"x" * 997, ttl_s=1)
+        clock.advance(2)
+        await store.get(b"001")
+
+    store.put(b"002", b"x" * 997, ttl_s=60)
+    store.put(b"003", b"x" * 997, ttl_s=60)
+
+    assert [await store.get(key) for key in (b"002", b"003")] == [b"x" * 997] * 2
