@@ -132,18 +132,18 @@ class Plugin:
 
     @hookimpl
     def edit_reply(self, call: Call, reply: Reply) -> Reply:
-        status = call.find(CACHE_STATUS)
+        status = call.slots.get(CACHE_STATUS)
         if status is None:
             return reply
         reply.headers["x-hookline-cache"] = status
-        missed = call.find(MISSED)
+        missed = call.slots.get(MISSED)
         if missed is not None and reply.source == "upstream" and 200 <= reply.status < 300:
             call[RECORDING] = Recording(reply, missed[1].max_entry_bytes)
         return reply
 
     @hookimpl
     def call_ended(self, call: Call, result: Result) -> None:
-        recording = call.find(RECORDING)
+        recording = call.slots.get(RECORDING)
         if recording is None or recording.body is None:
             return
         body = recording.body

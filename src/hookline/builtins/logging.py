@@ -124,7 +124,7 @@ def describe(call: Call, result: Result, time_text: str) -> dict[str, Any]:
         "cached_tokens": usage.cached_tokens if usage is not None else None,
         "cost_usd": exact_usd(cost) if cost is not None else None,
         "estimated": result.is_estimated,
-        "cache": call.find(CACHE_STATUS),
+        "cache": call.slots.get(CACHE_STATUS),
         "key": principal.key_name,
         "tenant": principal.tenant,
         "user": principal.user,

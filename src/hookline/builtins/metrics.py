@@ -81,7 +81,7 @@ class Plugin:
             children.completion_tokens(usage.output_tokens)
         if cost_nanousd:
             children.cost_usd(cost_nanousd / NANO_PER_USD)
-        cache_status = call.find(CACHE_STATUS)
+        cache_status = call.slots.get(CACHE_STATUS)
         if cache_status is not None:
             children.cache(cache_status)
         for tried in call.attempts:

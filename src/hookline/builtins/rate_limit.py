@@ -165,7 +165,7 @@ class Plugin:
 
     @hookimpl
     def edit_reply(self, call: Call, reply: Reply) -> Reply:
-        standing = call.find(STANDING)
+        standing = call.slots.get(STANDING)
         if standing is None:
             return reply
         headers = reply.headers

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import repeat
 from typing import NamedTuple, TypeVar
 
 from hookline.errors import Unavailable
@@ -57,8 +58,7 @@ class MemoryLimits:
         for (scope, limit, window_s), amount in zip(takes, amounts, strict=True):
             window = known.get(scope) or self._keep(known, scope, Window(window_s))
             window.window_s = window_s  # a reload may have changed it
-            entries = window.entries
-            if entries and entries[0].last_s <= now_s - window_s:
+            if window.entries and window.entries[0].last_s <= now_s - window_s:
                 window.expire(now_s)
             left = limit - window.used - amount
             if left < 0:
@@ -67,9 +67,9 @@ class MemoryLimits:
             levels.append(_new(Level, (left, window_s if amount else window.reset_s(now_s))))
         if not fits:
             return _refusal(takes, amounts, windows, now_s)
-        drawn = [(window, window.add(now_s, amount), amount) for window, amount in zip(windows, amounts, strict=True)]
+        entries = list(map(Window.add, windows, repeat(now_s), amounts))
         expires_at_s = now_s + expires_s
-        self._holds[id] = _new(_Hold, (drawn, expires_at_s))
+        self._holds[id] = _new(_Hold, (windows, entries, amounts, expires_at_s))
         if expires_at_s < self._next_expiry_s:
             self._next_expiry_s = expires_at_s
         return levels
@@ -78,7 +78,7 @@ class MemoryLimits:
         hold = self._holds.pop(id, None)
         if hold is None:
             return
-        for (window, entry, before), after in zip(hold.drawn, amounts, strict=True):
+        for window, entry, before, after in zip(hold.windows, hold.entries, hold.amounts, amounts, strict=True):
             if entry is None:
                 window.used -= before
             elif before != after:
@@ -166,7 +166,8 @@ class MemoryLimits:
     def _expire(self, now_s: float) -> None:
         """End what has expired, at most once per SWEEP_GAP_S: a sweep reads everything in flight."""
         for id in [id for id, hold in self._holds.items() if hold.expires_at_s <= now_s]:
-            for window, entry, amount in self._holds.pop(id).drawn:
+            hold = self._holds.pop(id)
+            for window, entry, amount in zip(hold.windows, hold.entries, hold.amounts, strict=True):
                 if entry is None:
                     window.used -= amount
         for id in [id for id, reserved in self._reservations.items() if reserved.expires_at_s <= now_s]:
@@ -235,8 +236,10 @@ class _BudgetWindow:
 
 
 class _Hold(NamedTuple):
-    drawn: Sequence[tuple[Window, Entry | None, int]]
-    """(the window, where in it: None where it is held in parallel, how much)."""
+    windows: Sequence[Window]
+    entries: Sequence[Entry | None]
+    """None: held in parallel."""
+    amounts: Sequence[int]
     expires_at_s: float
 
 
