@@ -176,3 +176,13 @@ def test_a_limited_key_without_a_model_may_only_do_what_costs_nothing(method: st
     else:
         with pytest.raises(Forbidden, match="names none"):
             names.check_allowed(Principal(models=("gpt-*",)), None, call)
+
+
+def test_what_one_key_may_use_is_not_remembered_for_another():
+    names = catalog()
+    allowed, other = Principal(key_id="a", models=("gpt-*",)), Principal(key_id="b", models=("o3",))
+
+    for _ in range(2):
+        names.check_allowed(allowed, "gpt-4o", Request())
+        with pytest.raises(Forbidden):
+            names.check_allowed(other, "gpt-4o", Request())
