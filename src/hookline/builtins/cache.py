@@ -213,8 +213,8 @@ def cache_key(call: Call) -> bytes:
 
 
 def is_cut(body: bytes) -> bool:
-    """Whether the answer ends at a limit. The words are counted first, here and below: a search by pattern costs ten times as much, `in` on bytes
-    makes and drops a TypeError (0.3 µs)."""
+    """Whether the answer ends at a limit. The words are counted first, here and below: a search by pattern costs far more, and `in` on bytes twice
+    as much, for it makes and drops a TypeError."""
     return bool(body.count(b'"length"') or body.count(b'"incomplete"')) and CUT_BY_LENGTH.search(body) is not None
 
 
