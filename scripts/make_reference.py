@@ -56,6 +56,7 @@ PLUGIN = (
 | `start(self)`, `stop(self)` | `def` or `async def`, before the first call and after the last; in list order and in reverse. `start` has START_S seconds and may raise `StartupError`; `stop` has STOP_S seconds, and is called where `start` failed, too. |
 | `on_error = "closed"` | Closes the deciding hooks that are open by default: DECIDING. |
 | `needs_shared_state = True` | What it counts must hold across processes: more than one worker without a shared store is refused. |
+| `has_model_options = False` | Refuses `[models.x.plugins.NAME]` tables. A plugin that reads `host.options_by_model` leaves it out. |
 | `supports_dry_run = True` | Its hooks take and write nothing for a call with `is_dry_run`. A plugin without it is left out of dry runs. |
 
 `host` is a [`Host`](../../src/hookline/host.py): `log`, `metrics`, `clock`, `http` (an aiohttp session), `limits`, `replies` and `records` (the stores), `settings`, `options_by_model`, `describe()`, `run(call)` and `spawn(name, coroutine)`, the last two from `start()` on.

@@ -237,6 +237,7 @@ def public_settings(settings: Settings) -> dict[str, Any]:
         "tenants": {name: scope.model_dump(exclude_none=True) for name, scope in settings.tenants.items()},
         "users": {name: scope.model_dump(exclude_none=True) for name, scope in settings.users.items()},
         "global": settings.everyone.model_dump(exclude_none=True),
+        "aliases": {alias: name for name, table in settings.models.items() for alias in table.aliases},
         "models": [name for model, table in settings.models.items() for name in (model, *table.aliases)],
         "prices": list(settings.prices),
         "providers": list(settings.providers),
@@ -250,6 +251,12 @@ def tenant_names(settings: Settings) -> set[str]:
     return set(settings.tenants) | {str(key.get("tenant") or "default") for key in _auth_keys(settings)}
 
 
+def auth_options(settings: Settings) -> dict[str, Any]:
+    """What `auth` is given: its table, and what stands beside its name in [chain]."""
+    beside = (entry.options for entry in settings.chain.plugins if entry.name == "auth")
+    return {**settings.plugins.get("auth", {}), **next(beside, {})}
+
+
 def _auth_keys(settings: Settings) -> Iterator[Mapping[str, Any]]:
-    keys = settings.plugins.get("auth", {}).get("keys")
+    keys = auth_options(settings).get("keys")
     yield from (key for key in keys if isinstance(key, dict)) if isinstance(keys, list) else ()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
@@ -278,7 +280,10 @@ class AttemptLoop:
             if isinstance(body, bytes):
                 attempt.is_complete = True
                 if call.method == "POST":
-                    attempt.usage = usage_of(_member(reply.json(), "usage"))
+                    told = reply.json()
+                    attempt.usage = usage_of(_member(told, "usage"))
+                    if told is None and reply.status == 200 and is_json_due(call, reply):
+                        raise UpstreamError(f"{deployment.id} answered 200 with what is no JSON", kind="garbage")
             elif reply.is_event_stream:
                 reply.body = await self._peek(attempt, body)
                 return reply
@@ -325,7 +330,8 @@ def no_target_error(skips: Sequence[tuple[Target, Skip]]) -> ApiError:
     if errors and len(errors) == len(skips):
         if all(400 <= e.status < 500 and e.status != 429 for e in errors):
             return errors[0]
-        if all(isinstance(e, InsufficientQuota) for e in errors):
+        quota = [e for e in errors if isinstance(e, InsufficientQuota)]
+        if quota and all(400 <= e.status < 500 and (e.status != 429 or e in quota) for e in errors):
             if len(errors) == 1:
                 return errors[0]
             return InsufficientQuota(
@@ -397,15 +403,24 @@ def _unsupported(call: Call, target: Target) -> BadRequest:
 
 
 def _status_error(deployment: str, reply: Reply) -> UpstreamError:
-    wait = reply.headers.get("retry-after", "")
     return UpstreamError(
         f"{deployment} answered {reply.status}",
         kind="status",
         upstream_status=reply.status,
         upstream_body=reply.body if isinstance(reply.body, bytes) else b"",
         upstream_headers=reply.headers,
-        retry_after_s=float(wait) if wait.replace(".", "", 1).isdigit() else None,
+        retry_after_s=seconds_of(reply.headers.get("retry-after", "")),
     )
+
+
+def seconds_of(retry_after: str) -> float | None:
+    """What a `retry-after` says: seconds, or the time until an HTTP date (RFC 9110, 10.2.3)."""
+    if retry_after.isascii() and retry_after.replace(".", "", 1).isdigit():
+        return float(retry_after)
+    try:
+        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
@@ -418,6 +433,11 @@ def _stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
         upstream_body=orjson.dumps({"error": told}),
         upstream_headers={"content-type": "application/json"},
     )
+
+
+def is_json_due(call: Call, reply: Reply) -> bool:
+    """Whether the reply must be JSON: on the endpoints that know nothing else, unless it is compressed and so can't be read."""
+    return call.endpoint not in ("relay", "models") and "content-encoding" not in reply.headers
 
 
 def _member(value: Any, name: str) -> Any:

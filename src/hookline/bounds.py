@@ -67,8 +67,10 @@ def _bound_input(call: Call) -> InputBound:
         for item in items:
             if not isinstance(item, dict):
                 continue
-            content = item.get("content")
-            if isinstance(content, list):
+            content = item.get("content") or item.get("output")
+            if isinstance(content, dict):
+                content = (content,)
+            if isinstance(content, list | tuple):
                 for part in content:
                     inline, referred = _read_part(part)
                     images += inline

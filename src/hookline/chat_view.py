@@ -33,14 +33,13 @@ class ChatView:
 
     @property
     def max_output_tokens(self) -> int | None:
-        """The client's own completion limit, by whichever name the endpoint has for it."""
+        """The client's own completion limit. Of several names the largest: which one counts is the upstream's choice. A negative one is none: some
+        servers write on and on for -1."""
         payload = self._payload
-        if not _LIMITS.isdisjoint(payload):
-            for name in _LIMITS_IN_ORDER:
-                value = payload.get(name)
-                if type(value) is int:
-                    return value
-        return None
+        if _LIMITS.isdisjoint(payload):
+            return None
+        limits = [payload.get(name) for name in _LIMITS_IN_ORDER]
+        return max((limit for limit in limits if type(limit) is int and limit >= 0), default=None)
 
     @property
     def choices(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
 from hookline.config_source import Source
 
@@ -165,7 +165,7 @@ class PriceEntry(_Table):
 
 
 class RollingBudget(_Table):
-    hours: float = Field(gt=0)
+    hours: float = Field(gt=0, le=8_784)
     usd: Usd
 
 
@@ -177,6 +177,13 @@ class BudgetTable(_Table):
     alert_at: float = Field(default=0.8, gt=0, le=1)
     time_zone: str = "UTC"
     mode: Literal["hard", "soft"] = "hard"
+
+    @field_validator("rolling")
+    @classmethod
+    def _check_rolling(cls, windows: list[RollingBudget]) -> list[RollingBudget]:
+        if len({window.hours for window in windows}) < len(windows):
+            raise ValueError("two windows of the same length: keep the one that should hold")
+        return windows
 
 
 class Scope(_Table):

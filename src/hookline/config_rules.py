@@ -28,9 +28,9 @@ def exposure_problems(settings: Settings, *, has_other_authentication: bool, hos
     """A host that others can reach is refused while everyone would be let in."""
     if is_loopback(host) or settings.server.open or has_other_authentication:
         return
-    auth = settings.plugins.get("auth", {})
-    is_active = any(entry.name == "auth" for entry in settings.chain.plugins)
-    if is_active and auth.get("keys") and auth.get("open") is not True:
+    active = next((entry for entry in settings.chain.plugins if entry.name == "auth"), None)
+    auth = {} if active is None else {**settings.plugins.get("auth", {}), **active.options}
+    if auth.get("keys") and auth.get("open") is not True:
         return
     yield settings.source.problem(
         ("server", "host"),

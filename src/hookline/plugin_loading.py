@@ -119,6 +119,9 @@ def _build(
             problems.append(f"{who}: a validator of its options failed: {said(error)}")
         return None
 
+    if entry.options_by_model and getattr(factory, "has_model_options", True) is False:
+        models = ", ".join(f'[models."{name}".plugins.{entry.name}]' for name in entry.options_by_model)
+        problems.append(f"{who} has the same options for every model; move {models} to [plugins.{entry.name}]")
     options = checked(entry.options, ("plugins", entry.name))
     by_model = {
         name: checked({**entry.options, **raw}, ("models", name, "plugins", entry.name))

@@ -150,7 +150,9 @@ def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bo
     if watch.usage is not None:
         attempt.usage = watch.usage
     elif is_events and call.method == "POST":
-        attempt.usage = Usage(len(call.body), watch.output_bytes, is_estimated=True)
+        limits = [n for n in (attempt.output_cap, call.chat.max_output_tokens) if n is not None]
+        most = min(limits) * call.chat.choices if limits else watch.output_bytes
+        attempt.usage = Usage(len(call.body), min(watch.output_bytes, most), is_estimated=True)
 
 
 async def edited(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]) -> Body:

@@ -75,7 +75,8 @@ async def test_ttl_can_differ_per_model(make_host, make_call, clock):
         ({**CHAT, "temperature": 0.7}, "/v1/chat/completions", False),
         ({"model": "m", "messages": []}, "/v1/chat/completions", False),
         ({"model": "m", "prompt": "x", "temperature": 0}, "/v1/completions", True),
-        ({"model": "m", "input": "x", "temperature": 0}, "/v1/responses", True),
+        ({"model": "m", "input": "x", "temperature": 0, "store": False}, "/v1/responses", True),
+        ({"model": "m", "input": "x", "temperature": 0}, "/v1/responses", False),  # kept by the provider by default
         ({**CHAT, "store": True}, "/v1/chat/completions", False),
         ({"model": "m", "input": "x", "temperature": 0, "background": True}, "/v1/responses", False),
         ({"model": "m", "input": "x", "temperature": 0, "conversation": "conv_1"}, "/v1/responses", False),

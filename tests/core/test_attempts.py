@@ -28,7 +28,7 @@ from hookline import (
     UpstreamError,
     Usage,
 )
-from hookline.attempts import ATTEMPTS_MAX, no_target_error
+from hookline.attempts import ATTEMPTS_MAX, no_target_error, seconds_of
 from hookline.testing.kit import ANSWER, CHAT, PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
 THREE = {"m": ["up/1", "up/2", "up/3"]}
@@ -766,3 +766,33 @@ async def test_a_plugin_that_fails_closed_while_it_decides_ends_the_stream_with_
 
     assert b'plugin \\"broken\\" failed in after_failure' in delivered.body
     assert delivered.error is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("", None),
+        ("soon", None),
+        ("²", None),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("-3", None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_date(said: str, seconds: float | None) -> None:
+    assert seconds == seconds_of(said)
+
+
+@pytest.mark.parametrize("body", [b"<html>welcome to the hotel's network</html>", b'{"choices": [', b""])
+async def test_a_200_that_is_no_json_is_garbage_and_the_next_target_is_tried(body: bytes) -> None:
+    def hotel() -> Reply:
+        return Reply(200, {"content-type": "text/html"}, body)
+
+    providers = [ScriptedProvider(hotel, name="a"), ScriptedProvider(answer, name="b")]
+    kit = PipelineKit(make_plugin("next", after_failure=lambda call, attempt: Fallback()), providers=providers,
+                      deployments={"m": ["a/m", "b/m"]})  # fmt: skip
+
+    delivered = await kit.call({"model": "m", "messages": []})
+
+    assert (delivered.status, delivered.headers["x-hookline-deployment"]) == (200, "b/m")

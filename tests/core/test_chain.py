@@ -718,3 +718,11 @@ async def test_a_timed_call_obeys_the_same_rules(journal: Any) -> None:
     assert {500} == statuses
     assert kit.metric("hookline_hook_errors_total", plugin="gate", hook="admit") == 64
     assert kit.metric("hookline_hook_seconds_count", plugin="gate", hook="admit") == 1
+
+
+def test_options_per_model_that_nobody_reads_are_refused() -> None:
+    """A limit that is silently ignored is worse than none."""
+    gate = make_plugin("gate", has_model_options=False)
+    entry = PluginEntry("gate", options_by_model={"m": {"limit": 3}}, where="proxy.toml:4", factory=gate)
+
+    assert any('the same options for every model; move [models."m".plugins.gate] to' in p for p in problems_of(entry))

@@ -47,6 +47,13 @@ class BudgetTable(_Table):
     time_zone: str = Field("UTC", description="Whose midnight starts a day and a month.")
     mode: Literal["hard", "soft"] = "hard"
 
+    @field_validator("rolling")
+    @classmethod
+    def _check_rolling(cls, windows: list[RollingTable]) -> list[RollingTable]:
+        if len({window.hours for window in windows}) < len(windows):
+            raise ValueError("two windows of the same length: keep the one that should hold")
+        return windows
+
     @field_validator("time_zone")
     @classmethod
     def _check_time_zone(cls, name: str) -> str:
@@ -123,6 +130,7 @@ class Plugin:
     """Vouches for callers whose key is known; without any key in proxy.toml everyone is anonymous."""
 
     Options = AuthOptions
+    has_model_options = False
     supports_dry_run = True
 
     def __init__(self, options: AuthOptions, host: Host) -> None:

@@ -51,6 +51,16 @@ ENDPOINTS_WITH_OUTPUT = frozenset({"chat", "completions", "responses"})
 FREE_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 FREE_PATHS = ("/v1/files", "/v1/uploads", "/v1/vector_stores")
 FREE_TOOLS = frozenset({"function", "custom"})
+COUNTS = ("max_completion_tokens", "max_output_tokens", "max_tokens", "n", "best_of")
+"""What multiplies the output. A laxer reader than ours takes "100000" and 100.0 for numbers."""
+CHARGED_APART = {
+    "background": "its cost is known only after the reply",
+    "web_search_options": "searches cost money of their own",
+    "service_tier": "other tiers have other prices",
+}
+HARMLESS = (None, False, "auto", "default")
+COSTLY = frozenset({*COUNTS, *CHARGED_APART, "tools"})
+"""Members that are looked at; most requests have at most a limit of them."""
 MARGIN_S = 60.0
 """A reservation outlives the deadline of its call by this, then it is charged whole."""
 
@@ -89,6 +99,7 @@ class Plugin:
     """Reserves before each attempt, settles after it, books it."""
 
     Options = BudgetOptions
+    has_model_options = False
     needs_shared_state = True
     on_error = "closed"
 
@@ -189,8 +200,11 @@ class Plugin:
             if budget is None:
                 continue
             for window, since in open_windows(payer, budget, now):
-                spent = (await self._records.spent_by_scope(since=since)).get(payer, 0)
-                await self._limits.restore(window.spend, [(now, spent)] if spent else [])
+                try:
+                    spent = (await self._records.spent_by_scope(since=since)).get(payer, 0)
+                    await self._limits.restore(window.spend, [(now, spent)] if spent else [])
+                except Unavailable as error:
+                    raise Rejected(error) from error
                 windows.append(window)
         spends = tuple(window.spend for window in windows)
         valid_until = min((spend.resets_at for spend in spends), default=NEVER)
@@ -323,11 +337,8 @@ def find_unbounded(call: Call, deployment: Deployment, bound: InputBound) -> Api
             f"{deployment.id} has no price for {call.method} {call.path}, and a hard budget pays for this key; add {line} {more}",
             code="unpriced_route",
         )
-    if payload.get("background") is True:
-        return _unpriced("background", "its cost is known only after the reply", "send it without background")
-    tools = payload.get("tools")
-    if tools and any(isinstance(t, dict) and t.get("type", "function") not in FREE_TOOLS for t in tools):
-        return _unpriced("tools", "hosted tools cost money of their own", "use function tools")
+    if not COSTLY.isdisjoint(payload) and (problem := _find_costly(payload)) is not None:
+        return problem
     if not price.has_token_price:
         return None
     if call.endpoint in ("relay", "models"):
@@ -341,6 +352,23 @@ def find_unbounded(call: Call, deployment: Deployment, bound: InputBound) -> Api
             code="unbounded_cost",
             param=field,
         )
+    return None
+
+
+def _find_costly(payload: Mapping[str, Any]) -> BadRequest | None:
+    for name in COUNTS:
+        count = payload.get(name)
+        if count is not None and (type(count) is not int or count < 0):
+            told = f'"{name}" on a hard budget must be a whole number, not negative: nothing else bounds the cost'
+            return BadRequest(told, code="unbounded_cost", param=name)
+    for name, why in CHARGED_APART.items():
+        if payload.get(name) not in HARMLESS:
+            return _unpriced(name, why, f"send it without {name}")
+    tools = payload.get("tools")
+    if isinstance(tools, list):
+        for tool in tools:
+            if isinstance(tool, dict) and tool.get("type", "function") not in FREE_TOOLS:
+                return _unpriced("tools", "hosted tools cost money of their own", "use function tools")
     return None
 
 

@@ -6,7 +6,7 @@ the plugins listed after this one left them.
 
 The rules
 - Only POSTs on the endpoints of CACHED_ENDPOINTS, and none that asks for a lasting effect (LASTING_EFFECTS): a hit would leave it undone.
-- Only complete 2xx replies of an upstream, without a failure inside. Not one that our own output cap cut: another call may have another cap.
+- Only complete replies of an upstream with status 200, that are what they should be: JSON without an error in it, or a whole stream. Not one that our own output cap cut: another call may have another cap.
 - A stream and a plain reply are separate entries, and so are streams with and without the usage event: an entry is exactly the bytes that its client saw.
 - An entry that can't be read (another version wrote it) is a miss."""
 
@@ -31,16 +31,19 @@ HEADERS_IN_KEY = ("openai-beta", "anthropic-beta")
 KEPT_HEADERS = ("content-type", "content-encoding", "content-language")
 ENTRY_VERSION = 1
 REPLAY_CHUNK_BYTES = 64 * 1024
-CUT_BY_LENGTH = re.compile(rb'"finish_reason"\s*:\s*"length"|"status"\s*:\s*"incomplete"')
+CUT_BY_LENGTH = re.compile(rb'"finish_reason"\s*:\s*"(?:length|max_tokens)"|"status"\s*:\s*"incomplete"')
 """In the raw JSON of a reply: text that a model wrote has its quotes escaped, so it can't match."""
-FAILED = re.compile(rb'"status"\s*:\s*"(?:failed|cancelled|queued)"|^event: ?error|^data: ?\{"error"', re.MULTILINE)
+FAILED = re.compile(
+    rb'"status"\s*:\s*"(?:failed|cancelled|queued)"|"finish_reason"\s*:\s*"error"|^event: ?error|^data: ?\{"error"',
+    re.MULTILINE,
+)
 """A 2xx can still say that there is no answer: a Responses object that failed, an error inside a stream."""
 
 
 class CacheOptions(BaseModel):
     """`[plugins.cache]`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     when: Literal["default", "always", "never"] = Field(
         "default",
@@ -137,7 +140,7 @@ class Plugin:
             return reply
         reply.headers["x-hookline-cache"] = status
         missed = call.slots.get(MISSED)
-        if missed is not None and reply.source == "upstream" and 200 <= reply.status < 300:
+        if missed is not None and reply.source == "upstream" and reply.status == 200 and is_answer(reply):
             call[RECORDING] = Recording(reply, missed[1].max_entry_bytes)
         return reply
 
@@ -170,6 +173,8 @@ def read_wishes(call: Call, options: CacheOptions) -> Wishes:
     if payload is None or call.endpoint not in CACHED_ENDPOINTS or options.when == "never" or asked == "bypass":
         return BYPASS
     if not LASTING_EFFECTS.isdisjoint(payload) and any(payload.get(name) for name in LASTING_EFFECTS):
+        return BYPASS
+    if call.endpoint == "responses" and payload.get("store") is not False:  # kept by the provider unless told otherwise
         return BYPASS
     is_wanted = asked == "use" or options.when == "always" or call.endpoint in ALWAYS_SAME
     if not is_wanted and payload.get("temperature") != 0:
@@ -212,10 +217,21 @@ def cache_key(call: Call) -> bytes:
     return hashlib.blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=20).digest()
 
 
+def is_answer(reply: Reply) -> bool:
+    """Whether a whole reply is JSON without an error in it (it has been parsed for its usage already); a stream is judged at its end."""
+    if not isinstance(reply.body, bytes):
+        return reply.is_event_stream
+    told = reply.json()
+    return told is not None and not (isinstance(told, dict) and told.get("error") is not None)
+
+
 def is_cut(body: bytes) -> bool:
     """Whether the answer ends at a limit. The words are counted first, here and below: a search by pattern costs far more, and `in` on bytes twice
     as much, for it makes and drops a TypeError."""
-    return bool(body.count(b'"length"') or body.count(b'"incomplete"')) and CUT_BY_LENGTH.search(body) is not None
+    return (
+        bool(body.count(b'"length"') or body.count(b'"max_tokens"') or body.count(b'"incomplete"'))
+        and CUT_BY_LENGTH.search(body) is not None
+    )
 
 
 def has_failed(body: bytes) -> bool:

@@ -15,7 +15,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import Attempt, Call, Host, Result, Skip, Target, Ticket, Unavailable, UpstreamError, hookimpl
+from hookline import (
+    Attempt,
+    Call,
+    Host,
+    Result,
+    Skip,
+    Target,
+    Ticket,
+    Unavailable,
+    UpstreamError,
+    bound_input,
+    hookimpl,
+)
 
 State = Literal["closed", "open", "half_open"]
 Event = Literal["tripped", "cooldown", "time_over", "probe_ok", "probe_failed", "forced_ok"]
@@ -46,7 +58,7 @@ LABELS_MAX = 1_000
 class BreakerOptions(BaseModel):
     """`[plugins.circuit_breaker]`: when a deployment's circuit opens, and for how long."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     consecutive_failures: int = Field(5, ge=1, description="Opens after this many failures in a row.")
     failure_rate: float = Field(0.5, gt=0, le=1, description="Opens at this share of failures over the window ...")
@@ -266,8 +278,8 @@ def vote_of(call: Call, attempt: Attempt) -> Vote | None:
         return "cooldown"
     if status is None or status >= 500:
         return "failed"
-    if status == 404 and call.endpoint == "relay":  # the object is not there; the deployment is
-        return "ok"
+    if status == 404 and (call.endpoint == "relay" or bound_input(call).open_field is not None):
+        return "ok"  # an object that the call named is not there; the deployment is
     return "failed" if status in FAILED_STATUSES else "ok"
 
 

@@ -11,19 +11,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hookline import ApiError, Attempt, Call, Fallback, Host, Step, UpstreamError, hookimpl
 
-ErrorStatus = Annotated[int, Field(ge=400, le=599)]
+ErrorStatus = Annotated[int, Field(ge=400, le=599, strict=True)]
 
 
 class FallbackOptions(BaseModel):
     """`[plugins.fallback]`: exceptions to the table. By default 400, 413, 415 and 422 stay, everything else goes on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     go_on_statuses: frozenset[ErrorStatus] = Field(
-        frozenset(), description="Upstream statuses after which the next target is tried although the table says stay."
+        frozenset(),
+        strict=False,
+        description="Upstream statuses after which the next target is tried although the table says stay.",
     )
     stay_statuses: frozenset[ErrorStatus] = Field(
-        frozenset(), description="Upstream statuses that are passed on at once although the table says go on."
+        frozenset(),
+        strict=False,
+        description="Upstream statuses that are passed on at once although the table says go on.",
     )
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ The sink's rules
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import queue
 import select
@@ -38,7 +39,7 @@ STANDARD_STREAMS = {"stdout": 1, "stderr": 2}
 class LoggingOptions(BaseModel):
     """`[plugins.logging]`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     to: str = Field("stderr", min_length=1, description='"stderr", "stdout", or the path of a file to append to.')
     prompts: bool = Field(False, description="Add the request's body: what people wrote is then in the log.")
@@ -169,6 +170,8 @@ def encode(record: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
+        if "request" in record:  # deeper than orjson writes
+            record = {**record, "request": json.dumps(record["request"])}
         return orjson.dumps(_escaped(record), option=orjson.OPT_APPEND_NEWLINE, default=str)
 
 

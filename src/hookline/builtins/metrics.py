@@ -32,6 +32,8 @@ OTHER_MODELS_MAX = 200
 """Names that are neither in `[models]` nor priced; later ones are counted as "other"."""
 PRICED_MODELS_MAX = 1_000
 """Prices match by pattern, so there is no end of names that have one."""
+LABEL_CHARS_MAX = 200
+"""A longer name, which comes from a client and may be megabytes, is counted as "other"."""
 CHILDREN_MAX = 5_000
 NO_MODEL = "none"
 OTHER = "other"
@@ -40,7 +42,7 @@ OTHER = "other"
 class MetricsOptions(BaseModel):
     """`[plugins.metrics]`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     open: bool = Field(False, description="Let everyone read /metrics; else loopback clients and the admin key.")
 
@@ -49,6 +51,7 @@ class Plugin:
     """Counts every call at its end."""
 
     Options = MetricsOptions
+    has_model_options = False
 
     def __init__(self, options: MetricsOptions, host: Host) -> None:
         self._is_open = options.open
@@ -113,7 +116,7 @@ class ModelLabels:
         if model in self._configured or model in self._priced or model in self._others:
             return model
         names, names_max = (self._priced, PRICED_MODELS_MAX) if is_priced else (self._others, OTHER_MODELS_MAX)
-        if len(names) >= names_max:
+        if len(names) >= names_max or len(model) > LABEL_CHARS_MAX:
             return OTHER
         names.add(model)
         return model

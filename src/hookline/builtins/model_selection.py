@@ -24,7 +24,7 @@ CAPABILITY_OF_PART = {"image_url": "vision", "input_image": "vision", "input_aud
 class SelectionOptions(BaseModel):
     """`[plugins.model_selection]`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     strategy: Literal["auto", "listed", "weighted", "cheapest"] = Field(
         "auto",

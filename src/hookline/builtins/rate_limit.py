@@ -106,6 +106,7 @@ class Plugin:
     """Admits calls and attempts within their ceilings."""
 
     Options = RateLimitOptions
+    has_model_options = False
     needs_shared_state = True
 
     def __init__(self, options: RateLimitOptions, host: Host) -> None:
@@ -216,8 +217,8 @@ class Plugin:
         if principal.user is not None:
             yield f"user:{principal.user}", _merge(self._own("users", principal.user), defaults["user"])
         yield f"tenant:{principal.tenant}", _merge(self._own("tenants", principal.tenant), defaults["tenant"])
-        if model is not None:
-            yield f"model:{model}", defaults["model"]
+        if model is not None:  # under one name, whichever of its aliases was asked for
+            yield f"model:{self._settings.get('aliases', {}).get(model, model)}", defaults["model"]
         yield "global", _merge(Limits.from_table(self._settings.get("global", {})), defaults["global"])
 
     def _own(self, group: str, name: str) -> Limits:

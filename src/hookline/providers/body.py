@@ -49,7 +49,7 @@ def limit_changes(
     limits: dict[str, float] = {name: payload[name] for name in names if type(payload.get(name)) in (int, float)}
     if not limits:
         return {chat_name if endpoint == "chat" else names[0]: cap}
-    return {name: cap for name, limit in limits.items() if limit > cap}
+    return {name: cap for name, limit in limits.items() if limit > cap or limit < 0}
 
 
 def splice(body: bytes, payload: Mapping[str, Any], changes: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,10 @@ COUNTED_NAMES_MAX: Final = 64
 """More members than this are not counted one by one: that would be quadratic."""
 COUNTED_NAME_CHARS_MAX: Final = 128
 """Nor is a longer name: what is remembered of names must stay small."""
+DECISIVE: Final = frozenset(
+    {"model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "tools", "store", "background",
+     "previous_response_id", "conversation", "prompt", "input", "messages"}
+)  # fmt: skip
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[0-7]")
 _COLON: Final = re.compile(rb"\s*:")
 
@@ -47,10 +51,21 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise BadRequest(message, code="invalid_json") from None  # the cause holds the whole body
     if not isinstance(payload, dict):
         raise BadRequest(f"the request body must be a JSON object, not {name_json_type(payload)}", code="invalid_json")
+    misspelt = find_misspelt_member(payload)
+    if misspelt is not None:
+        raise BadRequest(f'write the member "{misspelt}" in lower case', code="misspelt_member", param=misspelt)
     twice = find_repeated_member(body, payload)
     if twice is not None:
         raise BadRequest("the request body has a member twice; send each once", code="repeated_member", param=twice)
     return payload
+
+
+def find_misspelt_member(payload: dict[str, Any]) -> str | None:
+    """A member that decides what a call may use or costs, in other letters' case. Readers written in Go take "MODEL" for "model", and the last one counts."""
+    for name in payload:
+        if not (name.isascii() and name.islower()) and (folded := name.casefold()) in DECISIVE:
+            return folded
+    return None
 
 
 def find_repeated_member(body: bytes, payload: dict[str, Any]) -> str | None:

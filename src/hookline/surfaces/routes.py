@@ -140,7 +140,7 @@ def _shows_admin_key(exchange: Exchange, admin_key: str | None) -> bool:
 
 def _is_from_this_machine(exchange: Exchange) -> bool:
     remote = exchange.connection.remote
-    if remote is None or any(name in exchange.headers for name in FORWARDED):
+    if remote is None or any(n in FORWARDED or n.startswith("x-forwarded-") for n in map(str.lower, exchange.headers)):
         return False
     address = ipaddress.ip_address(remote.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
