@@ -11,7 +11,7 @@ import copy
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -37,7 +37,7 @@ from hookline.money import Usage
 from hookline.openai_wire import usage_of
 from hookline.peek import PeekedBody, close_body, peek
 from hookline.reply import Reply, Source
-from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled
+from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled, settled
 from hookline.steps import Continue, Fallback, Retry, Step
 
 log = logging.getLogger("hookline.attempts")
@@ -85,7 +85,12 @@ class AttemptLoop:
             attempt = await self._open(target)
             if attempt is None:
                 continue
-            attempt, reply = await self._race(attempt)
+            if target.hedge_after_s is None or not self._waiting or not self._is_replayable:
+                reply = await self._send(self.call, attempt)
+                if reply is None:
+                    await settled(self.end(attempt, "upstream_error"))
+            else:
+                attempt, reply = await self._race(attempt)
             if reply is not None:
                 return attempt, reply
             if not isinstance(attempt.error, UpstreamError):  # the provider can't say this: a skip found out late
@@ -122,7 +127,7 @@ class AttemptLoop:
                 return attempt, reply.body
             if reply is not None:
                 attempt.error = UpstreamError(f"{attempt.deployment.id} answered without a stream", kind="garbage")
-            await self.end(attempt, "upstream_error")
+            await settled(self.end(attempt, "upstream_error"))
         return None
 
     async def ask(self, targets: Sequence[Target]) -> None:
@@ -132,16 +137,15 @@ class AttemptLoop:
             if attempt is not None:
                 self.call.note("pipeline", "kept", f"{target.deployment.id}: {target.reason or 'would be tried'}")
                 self._live.remove(attempt)
-                await self._settlement.run(self._give_back(attempt, "rejected"))
+                await settled(self._settlement.run(self._give_back(attempt, "rejected")))
 
-    async def end(self, attempt: Attempt, outcome: Outcome) -> None:
-        """End an attempt once: `attempt_ended`, then its tickets, last taken first."""
-        await self._settlement.run(self._end_steps(attempt, outcome))
+    def end(self, attempt: Attempt, outcome: Outcome) -> Awaitable[None] | None:
+        """End an attempt once: `attempt_ended`, then its tickets, last taken first. What has to be waited for comes back."""
+        return self._settlement.run(self._end_steps(attempt, outcome))
 
-    async def end_all(self, outcome: Outcome) -> None:
-        """End what is still alive: the call was cancelled, refused after its first byte, or cut."""
-        if self._live or self._bodies:
-            await self._settlement.run(self._last_steps(outcome))
+    def end_all(self, outcome: Outcome) -> Awaitable[None] | None:
+        """End what is still alive: the call was cancelled, refused after its first byte, or cut. What has to be waited for comes back."""
+        return self._settlement.run(self._last_steps(outcome)) if self._live or self._bodies else None
 
     async def close(self, body: Any) -> None:
         """Close a body of `first_reply` or `go_on`; `end_all` closes those that nobody began to read."""
@@ -218,19 +222,14 @@ class AttemptLoop:
             self._skips.append((target, skip))
             call.note("pipeline", "skipped", f"{target.deployment.id}: {skip.reason}")
             self._live.remove(attempt)
-            await self._settlement.run(self._give_back(attempt, "rejected"))
+            await settled(self._settlement.run(self._give_back(attempt, "rejected")))
             return None
         if not call.is_dry_run:
             call.attempts.append(attempt)
         return attempt
 
     async def _race(self, attempt: Attempt) -> tuple[Attempt, Reply | None]:
-        """Send `attempt`, and hedges where its target says so. The first to begin a reply wins; the failed are ended, the late cancelled."""
-        if attempt.target.hedge_after_s is None or not self._waiting or not self._is_replayable:
-            reply = await self._send(self.call, attempt)
-            if reply is None:
-                await self.end(attempt, "upstream_error")
-            return attempt, reply
+        """Send `attempt`, and hedges when they are due. The first to begin a reply wins; the failed are ended, the late cancelled."""
         live = {asyncio.ensure_future(self._send(self.call, attempt)): attempt}
         last, failed = attempt, attempt
         try:
@@ -250,7 +249,7 @@ class AttemptLoop:
                             loser.is_loser = True
                         return attempt, reply
                     failed = attempt if isinstance(attempt.error, UpstreamError) else failed
-                    await self.end(attempt, "upstream_error")
+                    await settled(self.end(attempt, "upstream_error"))
             return failed, None
         finally:
             if live:
@@ -259,7 +258,7 @@ class AttemptLoop:
                     if loser.is_loser:
                         if not task.cancelled() and (late := task.result()) is not None:
                             await self.close(late.body)
-                        await self.end(loser, "client_gone")
+                        await settled(self.end(loser, "client_gone"))
 
     @property
     def _is_replayable(self) -> bool:

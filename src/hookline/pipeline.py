@@ -168,9 +168,11 @@ class _Run:
             for layer in self._layers.values():
                 layer.end(False)
             try:
-                await self._loop.end_all(self._outcome)
+                if (pending := self._loop.end_all(self._outcome)) is not None:
+                    await pending
             finally:
-                await self._settlement.run(self._end_steps())
+                if (pending := self._settlement.run(self._end_steps())) is not None:
+                    await pending
 
     async def _reply(self) -> Reply:
         """The reply to hand over, edited, whatever happened."""
@@ -277,7 +279,8 @@ class _Run:
             raise
         self._source = "upstream"
         if isinstance(reply.body, bytes):
-            await self._loop.end(attempt, "ok")
+            if (pending := self._loop.end(attempt, "ok")) is not None:
+                await pending
         else:
             is_events = reply.is_event_stream
             reply.body = relay(self._loop, attempt, reply.body, self._timer, is_events=is_events)

@@ -24,7 +24,7 @@ from hookline.money import Usage
 from hookline.openai_wire import StreamWatch, error_event, sequence_number_after
 from hookline.peek import PeekedBody, close_body
 from hookline.reply import Event, Tap
-from hookline.settling import is_being_cancelled
+from hookline.settling import is_being_cancelled, settled
 from hookline.transport.sse import SseSplitter, parse_event, serialize_event
 
 log = logging.getLogger("hookline.relay")
@@ -115,7 +115,7 @@ async def relay(
             attempt.error = lost
         following = None
         try:
-            await loop.end(attempt, "upstream_lost" if lost else "upstream_error" if attempt.error else "ok")
+            await settled(loop.end(attempt, "upstream_lost" if lost else "upstream_error" if attempt.error else "ok"))
             if lost is not None and outcome_of(lost) != "timeout":
                 may_continue = endpoint == "chat" and not watch.has_tool_call and not watch.is_inside_event
                 following = await loop.go_on(attempt, may_continue=may_continue)

@@ -33,13 +33,14 @@ class Settlement:
         self._failures = failures
         self._task: asyncio.Task[None] | None = None
 
-    async def run(self, steps: Steps) -> None:
-        """Run all steps. Cancelled while it waits: the steps go on in their own task."""
+    def run(self, steps: Steps) -> Awaitable[None] | None:
+        """Run all steps; what has to be waited for comes back, to be awaited. Cancelled meanwhile: the steps go on in their own task."""
         former = self._task if self._task is not None and not self._task.done() else None
         first = next(steps, None) if former is None else None
-        if former is not None or first is not None:
-            self._task = self._detach(self._drive(former, first, steps))
-            await asyncio.shield(self._task)
+        if former is None and first is None:
+            return None
+        self._task = self._detach(self._drive(former, first, steps))
+        return asyncio.shield(self._task)
 
     def settle(self, tickets: list[Ticket], result: Result) -> Steps:
         """Settle and empty `tickets`, last taken first. One that raises or is late is logged, counted and left to expiry."""
@@ -87,6 +88,12 @@ class Settlement:
     def _failed(self, ticket: Ticket, said: str) -> None:
         self._failures.inc()
         log.error("call %s: %s did not settle: %s", self._call.id, type(ticket).__name__, said)
+
+
+async def settled(pending: Awaitable[None] | None) -> None:
+    """Wait for what `run` gave back, where that is rare enough to be written short."""
+    if pending is not None:
+        await pending
 
 
 def is_being_cancelled() -> bool:
