@@ -20,6 +20,7 @@ COUNTED_NAMES_MAX: Final = 64
 """More members than this are not counted one by one: that would be quadratic."""
 COUNTED_NAME_CHARS_MAX: Final = 128
 """Nor is a longer name: what is remembered of names must stay small."""
+JUDGED_BYTES_MAX: Final = 16_384
 DECISIVE: Final = frozenset(
     {"model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "tools", "store", "background",
      "previous_response_id", "conversation", "prompt", "input", "messages"}
@@ -51,34 +52,44 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise BadRequest(message, code="invalid_json") from None  # the cause holds the whole body
     if not isinstance(payload, dict):
         raise BadRequest(f"the request body must be a JSON object, not {name_json_type(payload)}", code="invalid_json")
-    misspelt = find_misspelt_member(payload)
+    misspelt, spelled = (judge_names if len(body) <= JUDGED_BYTES_MAX else _judge_names)(tuple(payload))
     if misspelt is not None:
         raise BadRequest(f'write the member "{misspelt}" in lower case', code="misspelt_member", param=misspelt)
-    twice = find_repeated_member(body, payload)
+    twice = find_repeated_member(body, spelled)
     if twice is not None:
         raise BadRequest("the request body has a member twice; send each once", code="repeated_member", param=twice)
     return payload
 
 
-def find_misspelt_member(payload: dict[str, Any]) -> str | None:
-    """A member that decides what a call may use or costs, in other letters' case. Readers written in Go take "MODEL" for "model", and the last one counts."""
-    for name in payload:
+Spelled = tuple[tuple[bytes, re.Pattern[bytes]], ...]
+
+
+def _judge_names(names: tuple[str, ...]) -> tuple[str | None, Spelled | None]:
+    """Of the names of an object's members: one that decides what a call may use or costs, in other letters' case; and how each stands in JSON, None if they
+    are too many or too long to be counted.
+
+    Readers written in Go take "MODEL" for "model", and the last one counts."""
+    for name in names:
         if not (name.isascii() and name.islower()) and (folded := name.casefold()) in DECISIVE:
-            return folded
-    return None
+            return folded, None
+    if len(names) > COUNTED_NAMES_MAX or any(len(name) > COUNTED_NAME_CHARS_MAX for name in names):
+        return None, None
+    return None, tuple(map(_spell, names))
 
 
-def find_repeated_member(body: bytes, payload: dict[str, Any]) -> str | None:
+judge_names = lru_cache(256)(_judge_names)
+"""Clients send the same members again and again. Only for bodies up to JUDGED_BYTES_MAX, so that the cache holds no novels."""
+
+
+def find_repeated_member(body: bytes, spelled: Spelled | None) -> str | None:
     """A member name that stands twice at the top of the object. Two readers could disagree which one counts: a key that may use one
     model must not reach another by naming both.
 
     Counting quoted names is cheap and clears nearly every body; what it can't clear is parsed again, slowly and exactly."""
-    if len(payload) <= COUNTED_NAMES_MAX and not _has_escaped_name(body):
-        for name in payload:
-            if len(name) > COUNTED_NAME_CHARS_MAX:
-                break
-            quoted, member = _spell(name)
-            if body.count(quoted) > 1 and len(member.findall(body)) > 1:
+    if spelled is not None and not _has_escaped_name(body):
+        count = body.count
+        for quoted, member in spelled:
+            if count(quoted) > 1 and len(member.findall(body)) > 1:
                 break
         else:
             return None
