@@ -414,7 +414,7 @@ def _status_error(deployment: str, reply: Reply) -> UpstreamError:
 
 def seconds_of(retry_after: str) -> float | None:
     """What a `retry-after` says: seconds, or the time until an HTTP date (RFC 9110, 10.2.3)."""
-    if retry_after.isascii() and retry_after.replace(".", "", 1).isdigit():
+    if len(retry_after) < 20 and retry_after.isascii() and retry_after.replace(".", "", 1).isdigit():
         return float(retry_after)
     try:
         return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)

@@ -185,9 +185,10 @@ class Call:
 
     @contextmanager
     def _unhurried(self) -> Iterator[None]:
-        left = self._timer.pause_hook_budget() if self._timer is not None else 0.0
+        timer = self._timer
+        left = timer.pause_hook_budget() if timer is not None else 0.0
         try:
             yield
         finally:
-            if self._timer is not None:  # perhaps another one: ends move to a task of their own
-                self._timer.resume_hook_budget(left)
+            if timer is not None:
+                timer.resume_hook_budget(left)

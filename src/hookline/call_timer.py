@@ -49,7 +49,7 @@ class CallTimer:
     """Cancels `task` when the hook budget or the deadline has passed. All times are the loop's seconds."""
 
     __slots__ = (
-        "_armed_for", "_handle", "_hook_limit", "_is_paused", "_loop", "_owed_s", "_shared", "_task", "deadline", "expired",
+        "_armed_for", "_handle", "_hook_limit", "_loop", "_owed_s", "_pauses", "_shared", "_task", "deadline", "expired",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +65,7 @@ class CallTimer:
         self.deadline = loop.time() + timeout_s
         self.expired: Literal["hook", "deadline"] | None = None
         self._hook_limit = NEVER
-        self._is_paused = False
+        self._pauses = 0
         self._owed_s = NEVER
         """The budget of a hook that paused before it had begun to count."""
         self._armed_for = NEVER
@@ -73,9 +73,7 @@ class CallTimer:
 
     def for_end(self, task: asyncio.Task[Any]) -> CallTimer:
         """A timer for hooks that end a call, or an attempt, in `task`: they have their budget, and no deadline."""
-        timer = CallTimer(self._loop, task, NEVER)
-        timer._is_paused = self._is_paused
-        return timer
+        return CallTimer(self._loop, task, NEVER)
 
     def set_deadline(self, timeout_s: float) -> None:
         """Move the deadline to `timeout_s` from now."""
@@ -91,7 +89,7 @@ class CallTimer:
 
     def enter_hook(self, budget_s: float) -> None:
         """A hook has begun to wait."""
-        if self._is_paused:
+        if self._pauses:
             self._owed_s = budget_s
             return
         self._hook_limit = self._loop.time() + budget_s
@@ -104,17 +102,17 @@ class CallTimer:
             self.was_cancelled_for("hook")
 
     def pause_hook_budget(self) -> float:
-        """Stop the hook's clock; returns what is left of it."""
+        """Stop the hook's clock; returns what is left of it, NEVER if it stands already."""
         left = self._hook_limit - self._loop.time()
         self._hook_limit = NEVER
-        self._is_paused = True
+        self._pauses += 1
         return left
 
     def resume_hook_budget(self, left: float) -> None:
-        self._is_paused = False
+        self._pauses -= 1
         left, self._owed_s = min(left, self._owed_s), NEVER
         if left < NEVER:
-            self.enter_hook(max(left, 0.0))
+            self.enter_hook(max(left, 0.0))  # while another pause lasts it is owed
 
     def was_cancelled_for(self, reason: Literal["hook", "deadline"]) -> bool:
         """Whether the CancelledError just caught is this timer's, and for `reason`; if so, the task's cancellation is taken back."""

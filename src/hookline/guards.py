@@ -3,7 +3,7 @@
 Lives here: what an exception or a late answer means (open: as if it had answered None; closed: the call fails), and how it is told.
 Elsewhere: which rule a hook has (hookspecs.py), who wraps (chain.py), the timer (call_timer.py).
 Idea: the wrapper is made once at start-up, so the pipeline calls hooks without a thought for their failures. A coroutine is begun at once: one that ends
-without waiting (stores in memory) costs no await and no timer; only one that waits comes back as `Waiting`."""
+without waiting (stores in memory) costs no await and no timer; only one that waits comes back as `Waiting`, and so do the two hooks of ends."""
 
 from __future__ import annotations
 
@@ -48,22 +48,23 @@ ANSWERS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 """What a hook may answer. Whatever another hook returns is not looked at; events are checked where they are written."""
 KNOWN_MAX = 100
+ENDING_HOOKS = frozenset({"attempt_ended", "call_ended"})
+"""What waits here goes on in a task of its own (settling.py), so it begins there too: timeouts and cancel scopes belong to the task they were entered in."""
 TAKING_HOOKS = frozenset({"admit", "lookup", "admit_attempt"})
 
 
 class Waiting:
     """A hook that has begun and waits for something: await this for its answer."""
 
-    __slots__ = ("_call", "_guard", "_hook", "_waits_for")
+    __slots__ = ("_call", "_guard", "_rest")
 
-    def __init__(self, guard: Guard, hook: Coroutine[Any, Any, Any], waits_for: Any, call: Any) -> None:
+    def __init__(self, guard: Guard, rest: Coroutine[Any, Any, Any], call: Any) -> None:
         self._guard = guard
-        self._hook = hook
-        self._waits_for = waits_for
+        self._rest = rest
         self._call = call
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return self._guard.go_on(_rest(self._hook, self._waits_for), self._call._timer).__await__()
+        return self._guard.go_on(self._rest, self._call._timer).__await__()
 
 
 @types.coroutine
@@ -122,6 +123,8 @@ class Guard:
 
     def _wrap_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
         known, signals = self._known, self._signals
+        if self.hook in ENDING_HOOKS:
+            return lambda *args: Waiting(self, function(*args), args[0])
 
         def guarded(*args: Any) -> Any:
             hook = function(*args)
@@ -138,7 +141,7 @@ class Guard:
                 return self._fail_cancelled()
             except Exception as error:
                 return self._fail(error)
-            return Waiting(self, hook, waits_for, args[0])
+            return Waiting(self, _rest(hook, waits_for), args[0])
 
         return guarded
 

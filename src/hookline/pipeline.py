@@ -181,6 +181,7 @@ class _Run:
             reply, maker = await self._answer()
         except (Exception, asyncio.CancelledError) as error:
             reply = self._refuse(error)
+            await self._settlement.finish()
         try:
             return await self._edit(reply, maker)
         except (Exception, asyncio.CancelledError) as error:

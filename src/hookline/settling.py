@@ -42,6 +42,11 @@ class Settlement:
         self._task = self._detach(self._drive(former, first, steps))
         return asyncio.shield(self._task)
 
+    async def finish(self) -> None:
+        """Wait for the end that is still going on in a task of its own, whose timer is the call's until then."""
+        if self._task is not None and not self._task.done():
+            await asyncio.shield(self._task)
+
     def settle(self, tickets: list[Ticket], result: Result) -> Steps:
         """Settle and empty `tickets`, last taken first. One that raises or is late is logged, counted and left to expiry."""
         while tickets:

@@ -401,6 +401,11 @@ class TestSeveralTenants:
         [
             b'{"model":"m","input":[{"role":"user","content":[{"type":"input_file","file_id":"file-1"}]}]}',
             b'{"model":"m","input":[{"type":"item_reference","id":"msg_1"}]}',
+            b'{"model":"m","input":[{"id":"msg_1"}]}',
+            b'{"model":"m","input":[{"type":null,"id":"msg_1"}]}',
+            b'{"model":"m","input":[{"type":"image_generation_call","id":"ig_1"}]}',
+            b'{"model":"m","messages":[{"role":"assistant","audio":{"id":"audio_1"}}]}',
+            b'{"model":"m","tools":[{"type":"shell","environment":{"skills":[{"type":"skill_reference","skill_id":"skill_1"}]}}]}',
             b'{"model":"m","tools":[{"type":"file_search","vector_store_ids":["vs_1"]}]}',
             b'{"model":"m","tools":[{"type":"code_interpreter","container":"cntr_1"}]}',
             b'{"model":"m","conversation":{"id":"conv_1"}}',

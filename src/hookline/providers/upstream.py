@@ -153,7 +153,9 @@ class Upstream:
 
     def hide_secrets(self, headers: CIMultiDict[str], body: bytes, deployment: Deployment) -> bytes:
         """An error's body without our keys, which some servers quote; headers that hold one are dropped."""
-        for secret in {*self._secrets, deployment.api_key or ""}:
+        for secret in sorted(
+            {*self._secrets, deployment.api_key or ""}, key=len, reverse=True
+        ):  # one may begin another
             if len(secret) < SECRET_CHARS_MIN:
                 continue
             body = body.replace(secret.encode(), b"***")

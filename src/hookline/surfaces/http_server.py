@@ -126,6 +126,9 @@ class Connection(RequestHandler):
             self.exchange.client_closed()
         self._wake()
 
+    def eof_received(self) -> None:
+        self.flush()  # on return the transport closes, and takes nothing more
+
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             self._discard(data)

@@ -78,5 +78,6 @@ def decode(path: str) -> str:
 def fold(path: str) -> str:
     """The path as the most lenient server would match it: decoded, in lower case, without parameters, empty segments and a slash, space or dot
     at an end. What a route may do is decided by this form, so that no spelling of a path is another route than the path."""
-    segments = [part.partition(";")[0].strip().rstrip(".") for part in decode(path).lower().split("/")]
+    plain = decode(path).lower().replace("\\", "/")
+    segments = [part.partition(";")[0].strip().rstrip(". ") for part in plain.split("/")]
     return "/" + "/".join(filter(None, segments))

@@ -22,7 +22,7 @@ FAMILIES: Final = frozenset(
 KEPT_BY_POST: Final = frozenset({("responses",), ("chat", "completions")})
 """POST here asks for a reply; everything below, and any other method, names a stored one."""
 MEMBERS: Final = frozenset(
-    {"previous_response_id", "conversation", "file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "container_id"}
+    {"previous_response_id", "conversation", "file_id", "file_ids", "vector_store_id", "vector_store_ids", "container", "container_id", "skill_id"}
 )  # fmt: skip
 """Members of a body that name a stored object where they hold text, wherever they stand."""
 OF_THE_CLIENT: Final = frozenset({"metadata", "parameters", "schema", "arguments"})
@@ -62,8 +62,17 @@ def refuse_stored_member(call: Call) -> None:
                     raise _forbidden(f'"{name}"')
                 if isinstance(inner, list | dict) and name not in OF_THE_CLIENT:
                     waiting.append(inner)
-            if value.get("type") == "item_reference":
-                raise _forbidden('"item_reference"')
+            if isinstance(value.get("id"), str) and is_reference(value):
+                raise _forbidden('an item with an "id" and no content of its own')
+
+
+def is_reference(item: dict[str, Any]) -> bool:
+    """Whether an object with an id stands for what is kept under it. A reference need not say its type (`ItemReference` of the openai package);
+    an image call without its result and a message's `audio` (`{"id": ...}` alone) are references too."""
+    kind = item.get("type")
+    if kind == "image_generation_call":
+        return item.get("result") is None
+    return kind == "item_reference" or (kind is None and item.keys() <= {"id", "type"})
 
 
 def _is_named(value: Any) -> bool:
