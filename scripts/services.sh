@@ -18,6 +18,10 @@ install_services() {
   _apt "${missing[@]}"
 }
 
+install_postgres() {
+  [ -x "$(_postgres_bin)/initdb" ] || _apt postgresql
+}
+
 install_node() { # for the npm SDK's tests; Debian 12's own Node 18 will do
   local missing=()
   command -v node >/dev/null || missing+=(nodejs)
@@ -48,19 +52,28 @@ start_redis() {
 
 start_postgres() { # refuses to run as root: then as the package's postgres user, who has to pass through the folder
   _make_services_dir
-  local folder="$SERVICES_DIR/postgres" port bin
-  port="$(_free_port)"
+  local folder="$SERVICES_DIR/postgres" port bin is_new=false
   bin="$(_postgres_bin)"
   mkdir -p "$folder"
+  if [ ! -d "$folder/data" ]; then is_new=true && _free_port >"$folder/port"; fi
+  port="$(<"$folder/port")" # after stop_postgres the same one, with the same data
   if [ "$(id -u)" = 0 ]; then chown postgres "$folder"; fi
   (
     cd "$folder" || exit 1
-    _as postgres "$bin/initdb" -D data -U hookline -A trust -E UTF8 --no-sync >"$folder/initdb.log" 2>&1 &&
-      _as postgres "$bin/pg_ctl" -D data -l "$folder/log" -w -t 30 \
-        -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$folder -c fsync=off -c max_connections=200" start >/dev/null &&
-      _as postgres "$bin/createdb" -h 127.0.0.1 -p "$port" -U hookline hookline
+    if _as postgres "$bin/pg_ctl" -D data status >/dev/null 2>&1; then exit 0; fi
+    if $is_new; then
+      _as postgres "$bin/initdb" -D data -U hookline -A trust -E UTF8 --no-sync >"$folder/initdb.log" 2>&1 || exit 1
+    fi
+    _as postgres "$bin/pg_ctl" -D data -l "$folder/log" -w -t 30 \
+      -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$folder -c fsync=off -c max_connections=200" start >/dev/null || exit 1
+    if $is_new; then _as postgres "$bin/createdb" -h 127.0.0.1 -p "$port" -U hookline hookline; fi
   ) || return 1
   export POSTGRES_DSN="postgresql://hookline@127.0.0.1:$port/hookline"
+}
+
+stop_postgres() { # at once, as a machine that fails; start_postgres starts it again
+  [ -f "$SERVICES_DIR/postgres/data/postmaster.pid" ] || return 0
+  (cd "$SERVICES_DIR/postgres" && _as postgres "$(_postgres_bin)/pg_ctl" -D data -m immediate -w stop >/dev/null)
 }
 
 start_rabbitmq() { # /usr/sbin/rabbitmq-server wants root and fixed paths; the one in lib runs as anyone, anywhere
@@ -86,9 +99,7 @@ stop_services() {
   [ -n "$SERVICES_DIR" ] || return 0
   _stop_by_pidfile "$SERVICES_DIR/redis/pid"
   _stop_by_pidfile "$SERVICES_DIR/rabbitmq/pid"
-  if [ -f "$SERVICES_DIR/postgres/data/postmaster.pid" ]; then
-    (cd "$SERVICES_DIR/postgres" && _as postgres "$(_postgres_bin)/pg_ctl" -D data -m immediate -w stop >/dev/null)
-  fi
+  stop_postgres
   if [ -n "${RABBITMQ_EPMD_PORT:-}" ]; then # the node's own port mapper: it ends once no node is registered
     _until 2 env ERL_EPMD_PORT="$RABBITMQ_EPMD_PORT" epmd -kill
     RABBITMQ_EPMD_PORT=""
