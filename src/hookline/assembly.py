@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
+from urllib.parse import parse_qsl, urlencode
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,6 +26,7 @@ from hookline.host import Clock
 from hookline.plugin_host import Stores
 from hookline.plugin_loading import PluginEntry, said
 from hookline.prices import PriceTable, find_facts, price_from_usd
+from hookline.stores.schema import NotMigrated
 
 REPLIES_MAX_BYTES = 16 * 1024 * 1024
 
@@ -72,13 +74,19 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
         return MemoryReplies(clock, max_bytes=REPLIES_MAX_BYTES)
 
     def records(url: str, clock: Clock) -> Any:
-        from hookline.stores.sqlite import SqliteRecords  # imports SQLAlchemy: only where it is used
+        from hookline.stores.sqlite import SqliteRecords
 
         return SqliteRecords(url.removeprefix("sqlite:///"))
+
+    def shared_records(url: str, clock: Clock) -> Any:
+        from hookline.stores.postgres import PostgresRecords  # imports asyncpg: only where it is used
+
+        return PostgresRecords(url)
 
     add("memory", limits, store="limits")
     add("memory", replies, store="replies")
     add("sqlite", records, store="records")
+    add("postgresql", shared_records, store="records")
 
 
 def explainer(source: Source) -> Callable[[ValidationError, tuple[str, ...], type[BaseModel]], list[str]]:
@@ -128,14 +136,30 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
 
     limits = find("limits", state.shared, "shared")
     replies = find("replies", state.shared, "shared")
-    records = find("records", _absolute(state.records, source), "records")
+    records = find("records", records_url(settings), "records")
     if problems:
         raise StartupError(list(dict.fromkeys(problems)))
-    return lambda clock: Stores(limits(clock), replies(clock), records(clock))
+
+    def open_records(clock: Clock) -> Any:
+        try:
+            return records(clock)
+        except NotMigrated as error:
+            given = f" --config {source.path}" if source.path is not None else ""
+            raise StartupError(
+                [source.problem(("state", "records"), f"{error.problems[0]}; run: hookline migrate{given}")]
+            ) from error
+
+    return lambda clock: Stores(limits(clock), replies(clock), open_records(clock))
 
 
-def _absolute(url: str, source: Source) -> str:
-    """`sqlite:///hookline.db` is relative to the file it stands in."""
+def records_url(settings: Settings) -> str:
+    """`[state] records` with absolute paths: `sqlite:///hookline.db` and `?spool=` are relative to the file they stand in."""
+    source, url = settings.source, settings.state.records
+    if url.startswith("postgresql:"):
+        plain, _, query = url.partition("?")
+        options = dict(parse_qsl(query))
+        options["spool"] = str((source.directory / options.get("spool", "hookline-spool")).absolute())
+        return f"{plain}?{urlencode(options)}"
     scheme, separator, path = url.partition(":///")
     if scheme != "sqlite" or not separator or path.startswith("/") or path in ("", ":memory:"):
         return url

@@ -180,6 +180,16 @@ def plugins(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def migrate(config: ConfigOption = None) -> None:
+    """Bring the database of [state] records to this version's schema; several at once are safe. SQLite files are migrated by `serve`, too."""
+    from hookline.assembly import records_url
+    from hookline.config_loading import load
+    from hookline.stores.migration import migrate as run
+
+    print(run(records_url(load(config))))
+
+
+@app.command()
 def schema() -> None:
     """Print a JSON Schema of proxy.toml for editors, with the options of every installed plugin."""
     import json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -14,9 +15,11 @@ import pytest
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import sqlite_statements
+from hookline.stores.migration import STEPS, migrate
+from hookline.stores.schema import REVISION
 from hookline.stores.sqlite import SqliteRecords
-from hookline.stores.tables import sqlite_statements as compiled_statements
-from hookline.testing.store_contracts import RecordStoreContract, entry
+from hookline.stores.statements import sqlite_statements as compiled_statements
+from hookline.testing.record_contract import RecordStoreContract, entry
 
 
 @pytest.fixture
@@ -51,11 +54,99 @@ def test_serving_does_not_import_sqlalchemy():
     assert printed.strip() == "False"
 
 
+OLD_SCHEMA = """
+CREATE TABLE ledger (id VARCHAR NOT NULL PRIMARY KEY, call_id VARCHAR NOT NULL, at DOUBLE NOT NULL, tenant VARCHAR NOT NULL, key_id VARCHAR NOT NULL,
+    user VARCHAR, model VARCHAR NOT NULL, deployment VARCHAR NOT NULL, endpoint VARCHAR NOT NULL, outcome VARCHAR NOT NULL, input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL, cached_tokens BIGINT NOT NULL, cost_nanousd BIGINT, is_estimated BOOLEAN NOT NULL);
+CREATE TABLE spend (quarter INTEGER NOT NULL, scope VARCHAR NOT NULL, nanousd BIGINT NOT NULL, PRIMARY KEY (quarter, scope));
+INSERT INTO ledger VALUES ('a', 'call', 1700000000.0, 'acme', 'ci', NULL, 'm', 'up/m', 'chat', 'ok', 1, 1, 0, 40, 0);
+INSERT INTO ledger VALUES ('b', 'call', 1700000001.0, 'acme', 'ci', NULL, 'm', 'up/m', 'chat', 'ok', 1, 1, 0, NULL, 0);
+INSERT INTO spend VALUES (1888888, 'key:ci', 40);
+PRAGMA user_version = 1;
+"""
+"""A file as the first Hookline made it, before Alembic kept count."""
+
+
+def schema_of(path):
+    """What SQLite knows of a file: (table, columns with types, keys), and the indexes."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        names = sorted(
+            row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
+        )
+        return {
+            name: (
+                connection.execute(f"PRAGMA table_info({name})").fetchall(),
+                connection.execute(f"PRAGMA index_list({name})").fetchall(),
+                connection.execute(f"PRAGMA index_info({name})").fetchall(),
+            )
+            for name in names
+        }
+
+
+async def test_a_new_file_is_what_the_migrations_make(tmp_path, open_records):
+    open_records()
+    migrate(f"sqlite:///{tmp_path / 'migrated.db'}")
+
+    created, migrated = schema_of(tmp_path / "records.db"), schema_of(tmp_path / "migrated.db")
+
+    assert {k: v for k, v in created.items() if k != "ledger"} == {k: v for k, v in migrated.items() if k != "ledger"}
+    assert created["ledger"][0] == migrated["ledger"][0]
+    assert migrate(f"sqlite:///{tmp_path / 'records.db'}").endswith("is at schema 2 already")
+
+
+def test_the_number_is_that_of_the_last_step():
+    assert sorted(path.name[1:5] for path in STEPS.glob("r*.py"))[-1] == REVISION
+
+
+async def test_an_older_file_is_migrated_when_it_is_opened(tmp_path, open_records):
+    with contextlib.closing(sqlite3.connect(tmp_path / "records.db")) as old:
+        old.executescript(OLD_SCHEMA)
+
+    records = open_records()
+
+    records.book(entry(scopes=("key:ci",), cost_nanousd=2)._replace(price_version="p1"))
+    assert await records.spent_by_scope() == {"key:ci": 42, "model:m": 42}
+    open_records()
+    with contextlib.closing(sqlite3.connect(tmp_path / "records.db")) as file:
+        assert file.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISION,)]
+        assert file.execute("SELECT price_version FROM ledger ORDER BY price_version").fetchall()[-1] == ("p1",)
+
+
+async def test_an_older_file_that_many_open_at_once_is_migrated_once(tmp_path, open_records):
+    with contextlib.closing(sqlite3.connect(tmp_path / "records.db")) as old:
+        old.executescript(OLD_SCHEMA)
+    url = f"sqlite:///{tmp_path / 'records.db'}"
+
+    said = await asyncio.gather(
+        *(
+            asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, "-m", "hookline.stores.migration", url],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            for _ in range(3)
+        )
+    )
+
+    assert sorted("already" in done.stdout for done in said) == [False, True, True]
+    assert await open_records().spent_by_scope() == {"key:ci": 40, "model:m": 40}
+
+
+async def test_spend_of_a_scope_is_read_by_its_index(tmp_path, open_records):
+    open_records()
+    with contextlib.closing(sqlite3.connect(tmp_path / "records.db")) as file:
+        plan = file.execute("EXPLAIN QUERY PLAN " + sqlite_statements.SUM_SCOPE, ("key:ci", 0, 1)).fetchall()
+
+    assert "USING INDEX spend_scope (scope=? AND quarter>? AND quarter<?)" in plan[0][3]
+
+
 async def test_what_is_committed_survives_kill_9(tmp_path, open_records):
     code = f"""
 import asyncio, os, signal
 from hookline.stores.sqlite import SqliteRecords
-from hookline.testing.store_contracts import entry
+from hookline.testing.record_contract import entry
 async def main():
     records = SqliteRecords({str(tmp_path / "records.db")!r})
     for _ in range(100):
@@ -67,7 +158,7 @@ asyncio.run(main())
     ended = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], check=False)
     assert ended.returncode == -signal.SIGKILL
 
-    assert await open_records().spent_by_scope() == {"key:ci": 300}
+    assert await open_records().spent_in("key:ci") == 300
 
 
 async def test_rows_are_committed_without_being_asked(tmp_path, open_records):
@@ -97,7 +188,7 @@ async def test_a_locked_database_keeps_the_rows_and_says_so(tmp_path, open_recor
     await records.flush()
 
     assert records.readiness is None
-    assert await records.spent_by_scope() == {"key:ci": 3}
+    assert await records.spent_in("key:ci") == 3
 
 
 async def test_a_full_queue_says_so_and_counts_what_it_loses(tmp_path, monkeypatch):
@@ -114,7 +205,7 @@ async def test_a_full_queue_says_so_and_counts_what_it_loses(tmp_path, monkeypat
     other.execute("ROLLBACK")
     other.close()
     await records.flush()
-    assert await records.spent_by_scope() == {"key:ci": 11}
+    assert await records.spent_in("key:ci") == 11
     await records.aclose()
 
 
@@ -127,7 +218,7 @@ async def test_a_row_that_no_database_takes_does_not_hold_back_the_others(open_r
 
     await records.flush()
 
-    assert await records.spent_by_scope() == {"key:ci": 101}
+    assert await records.spent_in("key:ci") == 101
     assert records.lost_rows == 2
 
 

@@ -141,7 +141,9 @@ class LedgerEntry(NamedTuple):
     """None: no price is known."""
     is_estimated: bool
     scopes: Sequence[str] = ()
-    """Who paid ("key:ci", "tenant:acme", ...): spend is summed by these."""
+    """Who paid ("key:ci", "tenant:acme", ...): spend is summed by these, and by "model:<model>"."""
+    price_version: str | None = None
+    """Which price made the cost; None: not told."""
 
 
 class RecordStore(Protocol):
@@ -161,6 +163,9 @@ class RecordStore(Protocol):
         """Nano-dollars per scope of the entries with `since <= at < until`, exact where both are multiples of 15 minutes.
 
         Between two such moments the whole quarter of an hour that holds `since` counts, and the whole one that holds `until` does not."""
+
+    async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
+        """The same for one scope ("key:ci", "model:gpt-4o"): its cost does not grow with the ledger."""
 
     async def aclose(self) -> None:
         """Commit what waits, then close."""

@@ -1,6 +1,7 @@
 """Records in SQLite: the ledger of one machine.
 
-Lives here: `SqliteRecords`, its one writer thread and its queue. Elsewhere: the tables (tables.py), what a row means (builtins/budget.py).
+Lives here: `SqliteRecords`, its one writer thread and its queue. Elsewhere: the tables (tables.py), how an older file becomes
+this schema (migration.py), what a row means (builtins/budget.py).
 Idea: `book` appends to a queue and nothing more; one thread owns the connection and commits what has come within COMMIT_EVERY_S as one transaction. The
 loop never waits for the disk, and a row costs the writer 2 µs where a transaction of its own would cost 500.
 
@@ -26,7 +27,9 @@ import orjson
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import sqlite_statements as sql
+from hookline.stores.ledger import quarter_of, row_of, sums_of
 from hookline.stores.protocols import LedgerEntry
+from hookline.stores.schema import REVISION, SCHEMA_VERSION, migrate_in_child, refuse_newer
 
 COMMIT_EVERY_S = 0.05
 RETRY_EVERY_S = 0.5
@@ -34,7 +37,6 @@ QUEUE_MAX = 100_000
 BATCH_MAX = 5_000
 CLOSE_WAIT_S = 10.0
 BUSY_TIMEOUT_S = 5.0
-QUARTER_S = 900
 
 T = TypeVar("T")
 log = logging.getLogger("hookline.records")
@@ -80,8 +82,12 @@ class SqliteRecords:
         await self._ask(self._check_written)
 
     async def spent_by_scope(self, *, since: float = 0.0, until: float = float("inf")) -> Mapping[str, int]:
-        bounds = (_quarter(since), _quarter(until))
+        bounds = (quarter_of(since), quarter_of(until))
         return await self._ask(lambda: dict(self._connection.execute(sql.SUM_SPEND, bounds).fetchall()))
+
+    async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
+        bounds = (scope, quarter_of(since), quarter_of(until))
+        return await self._ask(lambda: self._connection.execute(sql.SUM_SCOPE, bounds).fetchone()[0] or 0)
 
     async def aclose(self) -> None:
         self._is_closing = True
@@ -170,14 +176,8 @@ class SqliteRecords:
         try:
             for (id,) in execute(sql.FIND_BOOKED, (orjson.dumps(list(entries)).decode(),)).fetchall():
                 del entries[id]
-            self._connection.executemany(sql.BOOK, [entry[:-1] for entry in entries.values()])
-            sums: dict[tuple[int, str], int] = {}
-            for entry in entries.values():
-                if entry.cost_nanousd:
-                    quarter = _quarter(entry.at)
-                    for scope in entry.scopes:
-                        sums[quarter, scope] = sums.get((quarter, scope), 0) + entry.cost_nanousd
-            self._connection.executemany(sql.ADD_SPEND, [(*row, nanousd) for row, nanousd in sums.items()])
+            self._connection.executemany(sql.BOOK, [row_of(entry) for entry in entries.values()])
+            self._connection.executemany(sql.ADD_SPEND, sums_of(entries.values()))
             execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -198,31 +198,47 @@ def _is_storage_failure(error: Exception) -> bool:
     return type(error) in (sqlite3.OperationalError, sqlite3.InternalError, sqlite3.DatabaseError)
 
 
-def _quarter(at_unix_s: float) -> int:
-    return int(min(at_unix_s, 2**53) // QUARTER_S)
-
-
 def _open(path: str) -> sqlite3.Connection:
     try:
         if path != ":memory:":
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # names and spend are nobody else's
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > sql.SCHEMA_VERSION:
+        connection = _connect(path)
+        version = _version_of(connection)
+        if 0 < version < SCHEMA_VERSION:
             connection.close()
-            raise StartupError(
-                [
-                    f"[state] records: {path} was written by a newer Hookline (schema {version}, this one knows "
-                    f"{sql.SCHEMA_VERSION}); install that version again or name another file"
-                ]
-            )
+            migrate_in_child(f"sqlite:///{path}")
+            log.warning("records: %s was migrated from schema %d to %d", path, version, SCHEMA_VERSION)
+            connection = _connect(path)
+        try:
+            refuse_newer(path, version)
+        except StartupError:
+            connection.close()
+            raise
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        if version < sql.SCHEMA_VERSION:
-            for statement in ("BEGIN IMMEDIATE", sql.CREATE_LEDGER, sql.CREATE_SPEND):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {sql.SCHEMA_VERSION:d}")
-            connection.execute("COMMIT")
+        if version == 0:
+            _create(connection)
     except (OSError, sqlite3.Error) as error:
         raise StartupError([f"[state] records: can't open {path}: {error}"]) from error
     return connection
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """Make what all migrations together make, in one transaction; another process may just have done so."""
+    connection.execute("BEGIN IMMEDIATE")
+    if _version_of(connection) == 0:
+        for statement in sql.CREATE.split(";"):
+            connection.execute(statement)
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.execute("INSERT INTO alembic_version VALUES (?)", (REVISION,))
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION:d}")
+    connection.execute("COMMIT")

@@ -1,15 +1,33 @@
-"""What SQLite is told: the tables of tables.py, compiled beforehand.
+"""What SQLite is told: statements.py, compiled beforehand.
 
-Lives here: text. Elsewhere: its source (tables.py), who runs it (sqlite.py).
-Idea: never edited by hand alone; a test compares each constant with what SQLAlchemy makes of tables.py, white space apart."""
+Lives here: text. Elsewhere: its source (statements.py, tables.py), who runs it (sqlite.py), how an older file becomes this schema (migrations/).
+Idea: never edited by hand alone; a test compares each constant with what SQLAlchemy makes, white space apart, and another what CREATE makes
+with what the migrations make."""
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 1
-"""`PRAGMA user_version` of a database with these tables."""
-
-CREATE_LEDGER = """\
-CREATE TABLE IF NOT EXISTS ledger (
+CREATE = """\
+CREATE TABLE keys (
+    id VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    hash VARCHAR NOT NULL,
+    prefix VARCHAR NOT NULL,
+    tenant VARCHAR NOT NULL,
+    user VARCHAR,
+    models JSON,
+    limits JSON,
+    budget JSON,
+    tags JSON,
+    metadata JSON,
+    created_at DOUBLE NOT NULL,
+    expires_at DOUBLE,
+    revoked_at DOUBLE,
+    rotated_at DOUBLE,
+    PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX keys_hash ON keys (hash);
+CREATE INDEX keys_tenant ON keys (tenant, id);
+CREATE TABLE ledger (
     id VARCHAR NOT NULL,
     call_id VARCHAR NOT NULL,
     at DOUBLE NOT NULL,
@@ -25,32 +43,47 @@ CREATE TABLE IF NOT EXISTS ledger (
     cached_tokens BIGINT NOT NULL,
     cost_nanousd BIGINT,
     is_estimated BOOLEAN NOT NULL,
+    price_version VARCHAR,
     PRIMARY KEY (id)
-)"""
-
-CREATE_SPEND = """\
-CREATE TABLE IF NOT EXISTS spend (
+);
+CREATE INDEX ledger_at ON ledger (at);
+CREATE TABLE owners (
+    object_id VARCHAR NOT NULL,
+    tenant VARCHAR NOT NULL,
+    provider VARCHAR NOT NULL,
+    created_at DOUBLE NOT NULL,
+    PRIMARY KEY (object_id)
+);
+CREATE INDEX owners_tenant ON owners (tenant, object_id);
+CREATE TABLE spend (
     quarter INTEGER NOT NULL,
     scope VARCHAR NOT NULL,
     nanousd BIGINT NOT NULL,
     PRIMARY KEY (quarter, scope)
-)"""
+);
+CREATE INDEX spend_scope ON spend (scope, quarter)"""
 
 FIND_BOOKED = """\
 SELECT ledger.id
 FROM ledger
-WHERE ledger.id IN (SELECT anon_1.value FROM json_each(?) AS anon_1)"""
+WHERE ledger.id IN (SELECT anon_1.value
+FROM json_each(?) AS anon_1)"""
 
 BOOK = """\
-INSERT INTO ledger (id, call_id, at, tenant, key_id, user, model, deployment, endpoint, outcome,
-    input_tokens, output_tokens, cached_tokens, cost_nanousd, is_estimated)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+INSERT INTO ledger (id, call_id, at, tenant, key_id, user, model, deployment, endpoint, outcome, input_tokens,
+    output_tokens, cached_tokens, cost_nanousd, is_estimated, price_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?,
+    ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 ADD_SPEND = """\
-INSERT INTO spend (quarter, scope, nanousd) VALUES (?, ?, ?)
-ON CONFLICT (quarter, scope) DO UPDATE SET nanousd = (spend.nanousd + excluded.nanousd)"""
+INSERT INTO spend (quarter, scope, nanousd) VALUES (?, ?, ?) ON CONFLICT (quarter, scope) DO UPDATE SET
+    nanousd = (spend.nanousd + excluded.nanousd)"""
 
 SUM_SPEND = """\
 SELECT spend.scope, sum(spend.nanousd) AS sum_1
 FROM spend
 WHERE spend.quarter >= ? AND spend.quarter < ? GROUP BY spend.scope"""
+
+SUM_SCOPE = """\
+SELECT sum(spend.nanousd) AS sum_1
+FROM spend
+WHERE spend.scope = ? AND spend.quarter >= ? AND spend.quarter < ?"""

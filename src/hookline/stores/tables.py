@@ -1,29 +1,12 @@
-"""The tables of `records`, as SQLAlchemy Core metadata, and what SQLite is told to make and fill them.
+"""The tables of `records`, as SQLAlchemy Core metadata.
 
-Lives here: the one definition of every column. Elsewhere: the text compiled from it (sqlite_statements.py), who runs it (sqlite.py).
-Idea: SQLAlchemy costs 15 MiB and up to 0.7 s of import, and 4 µs more per row than sqlite3 itself, so nothing that serves imports this module: the few
-statements of the embedded store are compiled beforehand, and a test compares the two."""
+Lives here: the one definition of every column and index, for SQLite and PostgreSQL alike. Elsewhere: what is asked of them (statements.py), the way from an
+older schema to this one (migrations/), who runs it (sqlite.py, postgres.py).
+Idea: SQLAlchemy costs 15 MiB and up to 0.7 s of import, and 4 µs more per row than sqlite3 itself, so nothing that serves imports this module (ADR 0009)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Double,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    bindparam,
-    func,
-    select,
-)
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.schema import CreateTable
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Index, Integer, MetaData, String, Table
 
 METADATA = MetaData()
 
@@ -45,8 +28,10 @@ LEDGER = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("cost_nanousd", BigInteger),
     Column("is_estimated", Boolean, nullable=False),
+    Column("price_version", String),
+    Index("ledger_at", "at"),
 )
-"""One row per paid attempt, written once and never changed."""
+"""One row per paid attempt, written once and never changed. `price_version` says which price made the cost; None where none was known or told."""
 
 SPEND = Table(
     "spend",
@@ -54,30 +39,41 @@ SPEND = Table(
     Column("quarter", Integer, primary_key=True, autoincrement=False),
     Column("scope", String, primary_key=True),
     Column("nanousd", BigInteger, nullable=False),
+    Index("spend_scope", "scope", "quarter"),
 )
-"""The ledger summed per scope and quarter of an hour, which is the grain of all time zones: what has been spent is read here, whatever the ledger's size."""
+"""The ledger summed per scope (those who paid, and `model:NAME`) and quarter of an hour, which is the grain of all time zones: what has been spent is read
+here, whatever the ledger's size."""
 
+KEYS = Table(
+    "keys",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("hash", String, nullable=False),
+    Column("prefix", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("user", String),
+    Column("models", JSON),
+    Column("limits", JSON),
+    Column("budget", JSON),
+    Column("tags", JSON),
+    Column("metadata", JSON),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("rotated_at", Double),
+    Index("keys_hash", "hash", unique=True),
+    Index("keys_tenant", "tenant", "id"),
+)
+"""Virtual keys. The key itself is kept nowhere, only its hash and the first characters by which a person knows it."""
 
-def sqlite_statements() -> Mapping[str, str]:
-    """The constants of sqlite_statements.py, by name."""
-    wanted = func.json_each(bindparam("ids")).table_valued("value")
-    filled, added = sqlite.insert(LEDGER), sqlite.insert(SPEND)
-    within = (SPEND.c.quarter >= bindparam("since")) & (SPEND.c.quarter < bindparam("until"))
-    return {
-        "CREATE_LEDGER": _compiled(CreateTable(LEDGER, if_not_exists=True)),
-        "CREATE_SPEND": _compiled(CreateTable(SPEND, if_not_exists=True)),
-        "FIND_BOOKED": _compiled(select(LEDGER.c.id).where(LEDGER.c.id.in_(select(wanted.c.value)))),
-        "BOOK": _compiled(filled),
-        "ADD_SPEND": _compiled(
-            added.on_conflict_do_update(
-                index_elements=[SPEND.c.quarter, SPEND.c.scope],
-                set_={"nanousd": SPEND.c.nanousd + added.excluded.nanousd},
-            )
-        ),
-        "SUM_SPEND": _compiled(select(SPEND.c.scope, func.sum(SPEND.c.nanousd)).where(within).group_by(SPEND.c.scope)),
-    }
-
-
-def _compiled(statement: ClauseElement) -> str:
-    text = str(statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+OWNERS = Table(
+    "owners",
+    METADATA,
+    Column("object_id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index("owners_tenant", "tenant", "object_id"),
+)
+"""Who made an object that lives at a provider (a file, a response, a batch), and at which."""

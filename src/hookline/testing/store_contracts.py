@@ -1,6 +1,6 @@
 """What every store must do, as pytest classes: inherit one, and say in a fixture how your store is built.
 
-Lives here: `LimitStoreContract`, `ReplyStoreContract`, `RecordStoreContract`. Elsewhere: the protocols in words (stores/protocols.py), what only one implementation promises (its own tests).
+Lives here: `LimitStoreContract`, `ReplyStoreContract`. Elsewhere: records (record_contract.py), the protocols in words (stores/protocols.py), what only one implementation promises (its own tests).
 Idea: time is the `clock` fixture, and each test takes its scopes from `scope`, so that one server can carry a whole run.
 
     class TestMyLimits(LimitStoreContract):
@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from itertools import count
 from typing import TypeVar
 
 import pytest
 
 from hookline.stores.protocols import (
-    LedgerEntry,
     LimitStore,
-    RecordStore,
     Refusal,
     ReplyStore,
     Spend,
@@ -366,84 +364,3 @@ class ReplyStoreContract(_Fixtures):
 
         assert [await store.get(key) for key in keys] == [None, None, b"body"]
         assert await store.delete(tag=scope) == 0
-
-
-MakeRecords = Callable[[], RecordStore]
-
-
-class RecordStoreContract(_Fixtures):
-    """Fixture `open_records`: a function that opens the same database, each time as a new RecordStore; the fixture closes them."""
-
-    async def test_what_is_flushed_is_there_for_the_next_process(self, open_records: MakeRecords, scope: str) -> None:
-        first = open_records()
-        first.book(entry(scopes=(scope, scope + ":b"), cost_nanousd=40))
-        first.book(entry(scopes=(scope,), cost_nanousd=2))
-        await first.flush()
-
-        spent = await open_records().spent_by_scope()
-
-        assert (spent[scope], spent[scope + ":b"]) == (42, 40)
-
-    async def test_closing_commits_what_waits(self, open_records: MakeRecords, scope: str) -> None:
-        first = open_records()
-        first.book(entry(scopes=(scope,), cost_nanousd=7))
-
-        await first.aclose()
-
-        assert (await open_records().spent_by_scope())[scope] == 7
-
-    async def test_booking_twice_counts_once(self, open_records: MakeRecords, scope: str) -> None:
-        records, id = open_records(), _id()
-        for _ in range(2):
-            records.book(entry(id=id, scopes=(scope,), cost_nanousd=5))
-        await records.flush()
-
-        records.book(entry(id=id, scopes=(scope,), cost_nanousd=5))
-
-        assert (await records.spent_by_scope())[scope] == 5
-
-    async def test_reads_see_what_was_booked_before(self, open_records: MakeRecords, scope: str) -> None:
-        records = open_records()
-        for _ in range(1_000):
-            records.book(entry(scopes=(scope,), cost_nanousd=1))
-
-        assert (await records.spent_by_scope())[scope] == 1_000
-
-    async def test_a_correction_is_a_second_entry(self, open_records: MakeRecords, scope: str) -> None:
-        records = open_records()
-        records.book(entry(scopes=(scope,), cost_nanousd=100))
-        records.book(entry(scopes=(scope,), cost_nanousd=-60))
-
-        assert (await records.spent_by_scope())[scope] == 40
-
-    async def test_sums_between_two_moments(self, open_records: MakeRecords, scope: str) -> None:
-        records, midnight = open_records(), 1_700_006_400.0
-        for at, cost in ((midnight - 0.1, 1), (midnight, 10), (midnight + 86_399, 100), (midnight + 86_400, 1_000)):
-            records.book(entry(scopes=(scope,), cost_nanousd=cost, at=at))
-
-        assert (await records.spent_by_scope(since=midnight))[scope] == 1_110
-        assert (await records.spent_by_scope(since=midnight, until=midnight + 86_400))[scope] == 110
-
-    async def test_an_unknown_cost_is_kept_and_not_summed(self, open_records: MakeRecords, scope: str) -> None:
-        records = open_records()
-        records.book(entry(scopes=(scope,), cost_nanousd=None, user=None))
-        await records.flush()
-
-        assert scope not in await records.spent_by_scope()
-
-    async def test_is_ready(self, open_records: MakeRecords) -> None:
-        assert open_records().readiness is None
-
-
-def entry(
-    *,
-    id: str | None = None,
-    at: float = 1_700_000_000.0,
-    cost_nanousd: int | None = 0,
-    scopes: tuple[str, ...] = (),
-    user: str | None = "ann",
-) -> LedgerEntry:
-    """A ledger entry; what is not given is plausible."""
-    return LedgerEntry(
-        id or _id(), "call-1", at, "acme", "ci", user, "m", "up/m", "chat", "ok", 10, 5, 0, cost_nanousd, False, scopes
-    )

@@ -1,0 +1,346 @@
+"""Records in PostgreSQL: one ledger for many processes.
+
+Lives here: `PostgresRecords`, its thread, its small pool, its breaker. Elsewhere: rows on disk (ledger_spool.py), what is asked (postgres_statements.py), the
+tables (migrations/, run by `hookline migrate`).
+Idea: `book` writes the row to the spool and returns; a thread with an event loop of its own commits what has come within COMMIT_EVERY_S as one
+transaction (COPY, and the sums), so an outage is nothing but a commit that takes longer.
+
+The writer's rules
+- Exactly once by ledger id: a batch whose commit may or may not have arrived is sent again, without the rows that are there.
+- The breaker: after a failure only the writer tries again, every RETRY_EVERY_S; all others are refused at once.
+- A row that no database takes (a NUL in a name) is logged and left out, so that it can't hold back the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from hookline.errors import StartupError, Unavailable
+from hookline.stores import postgres_statements as sql
+from hookline.stores.ledger import quarter_of, row_of, sums_of
+from hookline.stores.ledger_spool import MAX_BYTES, LedgerSpool, Mark
+from hookline.stores.protocols import LedgerEntry
+from hookline.stores.schema import SCHEMA_VERSION, NotMigrated, refuse_newer
+
+COMMIT_EVERY_S = 0.05
+RETRY_EVERY_S = 0.5
+CONNECT_TIMEOUT_S = 2.0
+QUESTION_TIMEOUT_S = 2.0
+COMMIT_TIMEOUT_S = 5.0
+CLOSE_WAIT_S = 10.0
+ADOPT_EVERY_S = 5.0
+CONNECTIONS_MAX = 4
+LEDGER_COLUMNS = (*LedgerEntry._fields[:15], "price_version")
+
+T = TypeVar("T")
+log = logging.getLogger("hookline.records")
+
+
+class PostgresRecords:
+    """A `RecordStore` in a PostgreSQL database. Where that can't be reached now, it starts with the spool alone.
+
+    `url` may name the spool's folder: `?spool=/var/spool/hookline`. Raises StartupError when the database says no, or is not migrated."""
+
+    def __init__(self, url: str, *, max_spool_bytes: int = MAX_BYTES) -> None:
+        try:
+            import asyncpg  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise StartupError(
+                ["[state] records: PostgreSQL needs the extra `postgres`: pip install 'hookline[postgres]'"]
+            ) from error
+        self._asyncpg: Any = asyncpg
+        self._dsn, folder = split_spool(url)
+        self._shown = _without_secrets(self._dsn)
+        try:
+            self._spool = LedgerSpool(Path(folder), max_bytes=max_spool_bytes)
+        except OSError as error:
+            raise StartupError([f"[state] records: can't use the spool {folder}: {error}"]) from error
+        self._problem: str | None = None
+        self._spool_problem: str | None = None
+        self._is_checked = False
+        self._is_closing = False
+        self._is_woken = False
+        self._adopt_at = 0.0
+        self.lost_rows = 0
+        """Rows that were not kept, since start."""
+        self._loop = asyncio.new_event_loop()
+        self._work = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._turning = asyncio.Lock()
+        self._pool: Any = None
+        started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(started,), name="hookline-records", daemon=True)
+        self._thread.start()
+        started.result()
+
+    @property
+    def readiness(self) -> str | None:
+        if self._spool_problem is not None:
+            return f"records: the spool {self._spool.folder} can't be written: {self._spool_problem}"
+        if self._spool.is_nearly_full:
+            why = self._problem or "it does not keep up"
+            return (
+                f"records: {self._spool.waiting_bytes >> 20} MiB of ledger rows wait in {self._spool.folder}, "
+                f"of {self._spool.max_bytes >> 20} at most, for {self._shown}: {why}"
+            )
+        return None
+
+    def book(self, entry: LedgerEntry) -> None:
+        if self._is_closing:
+            self._lose(entry, "the store is closed")
+            return
+        try:
+            is_kept = self._spool.append(entry)
+            self._spool_problem = None
+        except OSError as error:
+            self._spool_problem = str(error)
+            self._lose(entry, f"the spool can't be written: {error}")
+            return
+        except TypeError as error:
+            self._lose(entry, f"it can't be written: {error}")
+            return
+        if not is_kept:
+            self._lose(entry, "the spool is full")
+        elif not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._work.set)
+
+    async def flush(self) -> None:
+        await self._ask(self._flush())
+
+    async def spent_by_scope(self, *, since: float = 0.0, until: float = float("inf")) -> Mapping[str, int]:
+        rows = await self._ask(self._fetch(sql.SUM_SPEND, quarter_of(since), quarter_of(until)))
+        return {row[0]: int(row[1]) for row in rows}
+
+    async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
+        rows = await self._ask(self._fetch(sql.SUM_SCOPE, scope, quarter_of(since), quarter_of(until)))
+        return int(rows[0][0] or 0)
+
+    async def aclose(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._loop.call_soon_threadsafe(self._wake)
+        await asyncio.to_thread(self._thread.join, CLOSE_WAIT_S)
+
+    async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
+        """Have the thread's loop answer."""
+        if self._is_closing:
+            question.close()
+            raise Unavailable(f"records: {self._shown} is closed")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._loop))
+
+    # What follows runs in the thread.
+
+    def _run(self, started: Future[None]) -> None:
+        try:
+            self._loop.run_until_complete(self._main(started))
+        except BaseException as error:
+            if not started.done():
+                started.set_exception(error)
+            else:
+                log.exception("records: the writer for %s ended", self._shown)
+        finally:
+            self._is_closing = True
+            self._spool.close()
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    def _wake(self) -> None:
+        self._work.set()
+        self._urgent.set()
+
+    async def _main(self, started: Future[None]) -> None:
+        self._pool = self._asyncpg.create_pool(
+            self._dsn,
+            min_size=0,
+            max_size=CONNECTIONS_MAX,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=COMMIT_TIMEOUT_S,
+            server_settings={"application_name": "hookline"},
+        )
+        await self._pool
+        try:
+            await self._try(self._probe())
+            self._adopt()
+            started.set_result(None)
+            while not self._is_closing:
+                await self._wait()
+                self._work.clear()
+                self._urgent.clear()
+                self._is_woken = False
+                self._adopt()
+                await self._try(self._turn())
+            await self._try(self._turn())
+        finally:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            self._pool.terminate()
+
+    async def _wait(self) -> None:
+        """Until there is work, and then as long as rows may gather; with an open breaker until it may be tried."""
+        if self._problem is not None:
+            await _within(RETRY_EVERY_S, self._urgent)
+            return
+        await _within(ADOPT_EVERY_S, self._work)
+        await _within(COMMIT_EVERY_S, self._urgent)
+
+    def _adopt(self) -> None:
+        if time.monotonic() < self._adopt_at:
+            return
+        self._adopt_at = time.monotonic() + ADOPT_EVERY_S
+        if count := self._spool.adopt():
+            log.warning(
+                "records: %d files of ledger rows were left in %s and are taken over", count, self._spool.folder
+            )
+
+    async def _try(self, step: Coroutine[Any, Any, None]) -> None:
+        """One step of the writer: what keeps it from succeeding is remembered, and opens the breaker."""
+        try:
+            await step
+        except Exception as error:
+            self._trip(error)
+        else:
+            if self._problem is not None:
+                log.warning("records: %s is back", self._shown)
+            self._problem = None
+
+    def _trip(self, error: Exception) -> None:
+        """Open the breaker. At start, what only a person can put right is raised as StartupError."""
+        is_starting = not self._is_checked and self._problem is None
+        if isinstance(error, StartupError):
+            if is_starting:
+                raise error
+            self._fail(error.problems[0])
+            return
+        pg = self._asyncpg
+        if is_starting and isinstance(
+            error, (pg.InvalidAuthorizationSpecificationError, pg.InvalidCatalogNameError, ValueError)
+        ):
+            raise StartupError([f"[state] records: {self._shown}: {_said(error)}"]) from error
+        if not isinstance(error, (OSError, TimeoutError, pg.PostgresError, pg.InterfaceError)):
+            log.error("records: the writer failed", exc_info=error)
+        self._fail(_said(error))
+
+    def _fail(self, why: str) -> None:
+        if self._problem is None:
+            log.error("records: %s can't be used: %s; ledger rows wait in %s", self._shown, why, self._spool.folder)
+        self._problem = why
+
+    async def _probe(self) -> None:
+        """See whether the database answers and has our schema."""
+        async with self._pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+            await self._check(connection)
+
+    async def _check(self, connection: Any) -> None:
+        try:
+            version = int(await connection.fetchval("SELECT version_num FROM alembic_version"))
+        except self._asyncpg.UndefinedTableError:
+            version = 0
+        refuse_newer(self._shown, version)
+        if version < SCHEMA_VERSION:
+            raise NotMigrated(self._shown, version)
+        self._is_checked = True
+
+    async def _turn(self, mark: Mark | None = None) -> None:
+        """Commit what waits (up to `mark`); where the breaker is open, see first whether it may close."""
+        async with self._turning:
+            if self._problem is not None:
+                await self._probe()
+            while (mark is None or not self._spool.is_done(mark)) and (read := self._spool.read()):
+                segment, entries, end = read
+                await self._commit(entries)
+                self._spool.done(segment, end)
+
+    async def _flush(self) -> None:
+        mark = self._spool.mark()
+        if self._problem is not None:
+            raise self._unavailable()
+        await self._try(self._turn(mark))
+        if not self._spool.is_done(mark):
+            raise self._unavailable()
+
+    async def _fetch(self, statement: str, *arguments: object) -> list[Any]:
+        """Ask after everything booked so far."""
+        await self._flush()
+        try:
+            async with self._pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+                rows: list[Any] = await connection.fetch(statement, *arguments, timeout=QUESTION_TIMEOUT_S)
+                return rows
+        except Exception as error:
+            self._trip(error)
+            raise self._unavailable() from error
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(f"records: {self._shown} can't be used: {self._problem}", retry_after_s=RETRY_EVERY_S)
+
+    async def _commit(self, entries: Sequence[LedgerEntry]) -> None:
+        """Write rows. Raises when the database is out of order, and then they still wait."""
+        try:
+            try:
+                await self._write(entries)
+            except self._asyncpg.UniqueViolationError:  # another process has just booked one of them: it is found now
+                await self._write(entries)
+        except Exception as error:
+            if not self._is_rows_fault(error):
+                raise
+            if len(entries) == 1:
+                self._lose(entries[0], f"it can't be written: {_said(error)}")
+                return
+            middle = len(entries) // 2  # halves: one bad row of 4,000 costs 24 tries
+            await self._commit(entries[:middle])
+            await self._commit(entries[middle:])
+
+    def _is_rows_fault(self, error: Exception) -> bool:
+        pg = self._asyncpg
+        return isinstance(error, (pg.DataError, pg.NotNullViolationError, UnicodeEncodeError, OverflowError, TypeError))
+
+    async def _write(self, entries: Sequence[LedgerEntry]) -> None:
+        by_id = {entry.id: entry for entry in entries}
+        async with self._pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection, connection.transaction():
+            for (id,) in await connection.fetch(sql.FIND_BOOKED, list(by_id)):
+                del by_id[id]
+            if not by_id:
+                return
+            rows = [row_of(entry) for entry in by_id.values()]
+            await connection.copy_records_to_table("ledger", records=rows, columns=LEDGER_COLUMNS)
+            await connection.executemany(sql.ADD_SPEND, sums_of(by_id.values()))
+
+    def _lose(self, entry: LedgerEntry, why: str) -> None:
+        self.lost_rows += 1
+        if self.lost_rows & (self.lost_rows - 1) == 0:  # the 1st, 2nd, 4th, ...: a full spool must not flood the log
+            log.critical(
+                "records: ledger row %r (%s nano-USD) is lost, %s; %d so far",
+                entry.id, entry.cost_nanousd, why, self.lost_rows,
+            )  # fmt: skip
+
+
+async def _within(timeout_s: float, event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def split_spool(url: str) -> tuple[str, str]:
+    """A URL as asyncpg and Alembic take it, and the spool's folder."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    folder = options.pop("spool", "hookline-spool")
+    return urlunsplit(parts._replace(query=urlencode(options))), folder
+
+
+def _without_secrets(dsn: str) -> str:
+    parts = urlsplit(dsn)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _said(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,76 @@
+"""Real servers for the store tests, started once per test process and stopped with it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from hookline.stores.migration import migrate
+
+ROOT = Path(__file__).resolve().parents[2]
+_numbers = itertools.count(1)
+
+
+class PostgresServer:
+    """A PostgreSQL of our own. `stop` is the failure of a machine; `start` brings back what was committed."""
+
+    def __init__(self) -> None:
+        answer = self._run("install_postgres && start_postgres && echo $SERVICES_DIR $POSTGRES_DSN", None)
+        self._folder, self.dsn = answer.split()
+
+    def stop(self) -> None:
+        self._run("stop_postgres", self._folder)
+
+    def start(self) -> None:
+        self._run("start_postgres", self._folder)
+
+    def end(self) -> None:
+        self._run("stop_services", self._folder)
+
+    def make_database(self, *, is_migrated: bool = True) -> str:
+        """A new database; its URL."""
+        name = f"test_{next(_numbers)}"
+        asyncio.run(self._create(name))
+        url = f"{self.dsn.rpartition('/')[0]}/{name}"
+        if is_migrated:
+            migrate(url)
+        return url
+
+    async def _create(self, name: str) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    def _run(self, script: str, folder: str | None) -> str:
+        done = subprocess.run(
+            ["bash", "-c", f"source {ROOT}/scripts/services.sh; {script}"],
+            env={**os.environ, "SERVICES_DIR": folder or ""},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    server = PostgresServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def postgres_url(postgres):
+    return postgres.make_database()
+
+
+@pytest.fixture(scope="module")
+def shared_url(postgres):
+    """One database for a whole suite whose tests keep to scopes of their own."""
+    return postgres.make_database()
