@@ -67,7 +67,8 @@ class State(_Table):
     """`[state]`: where keys, money and limits are kept."""
 
     records: str = Field(
-        default="sqlite:///hookline.db", description="Keys, ledger, request log; relative to this file."
+        default="sqlite:///hookline.db",
+        description="Keys, ledger, request log: a file relative to this one, or postgresql://...",
     )
     shared: str = Field(default="memory", description="Limits, money in flight, breaker votes, response cache.")
     queue: str = Field(default="embedded", description="How jobs reach workers.")

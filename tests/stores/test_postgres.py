@@ -216,6 +216,40 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert await open_at(postgres_url).spent_in("key:ci") == 5_000
 
 
+async def test_a_database_that_does_not_answer_is_given_up_and_tried_again(postgres_url, open_at, monkeypatch):
+    monkeypatch.setattr("hookline.stores.postgres.QUESTION_TIMEOUT_S", 0.05)
+    records = open_at(postgres_url)
+    other = await asyncpg.connect(postgres_url)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+    records.book(entry(scopes=("key:ci",), cost_nanousd=7))
+
+    with pytest.raises(Unavailable, match="no answer in time"):
+        await records.spent_in("key:ci")
+    await transaction.rollback()
+    await other.close()
+    monkeypatch.setattr("hookline.stores.postgres.QUESTION_TIMEOUT_S", 5)
+
+    assert await eventually(records.spent_in("key:ci"), lambda: records.spent_in("key:ci")) == 7
+
+
+async def test_closing_does_not_wait_for_a_database_that_does_not_answer(postgres_url, open_at, monkeypatch):
+    monkeypatch.setattr("hookline.stores.postgres.CLOSE_COMMIT_S", 0.05)
+    records = open_at(postgres_url)
+    other = await asyncpg.connect(postgres_url)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("LOCK TABLE ledger IN EXCLUSIVE MODE")
+    records.book(entry(scopes=("key:ci",), cost_nanousd=7))
+
+    await records.aclose()
+    await transaction.rollback()
+    await other.close()
+
+    assert await open_at(postgres_url).spent_in("key:ci") == 7, "the next process found it in the spool"
+
+
 async def test_starts_without_the_database_and_catches_up(running, open_at):
     url = await asyncio.to_thread(running.make_database)
     await asyncio.to_thread(running.stop)

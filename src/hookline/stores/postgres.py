@@ -34,6 +34,7 @@ RETRY_EVERY_S = 0.5
 CONNECT_TIMEOUT_S = 2.0
 QUESTION_TIMEOUT_S = 2.0
 COMMIT_TIMEOUT_S = 5.0
+CLOSE_COMMIT_S = 2.0
 CLOSE_WAIT_S = 10.0
 ADOPT_EVERY_S = 5.0
 CONNECTIONS_MAX = 4
@@ -75,6 +76,7 @@ class PostgresRecords:
         self._urgent = asyncio.Event()
         self._turning = asyncio.Lock()
         self._pool: Any = None
+        self._writer: asyncio.Task[Any] | None = None
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="hookline-records", daemon=True)
         self._thread.start()
@@ -126,7 +128,7 @@ class PostgresRecords:
     async def aclose(self) -> None:
         if not self._is_closing:
             self._is_closing = True
-            self._loop.call_soon_threadsafe(self._wake)
+            self._loop.call_soon_threadsafe(self._begin_to_close)
         await asyncio.to_thread(self._thread.join, CLOSE_WAIT_S)
 
     async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
@@ -141,6 +143,8 @@ class PostgresRecords:
     def _run(self, started: Future[None]) -> None:
         try:
             self._loop.run_until_complete(self._main(started))
+        except asyncio.CancelledError:
+            log.error("records: closed with rows left in %s for the next process", self._spool.folder)
         except BaseException as error:
             if not started.done():
                 started.set_exception(error)
@@ -152,11 +156,15 @@ class PostgresRecords:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
-    def _wake(self) -> None:
+    def _begin_to_close(self) -> None:
+        """Have the writer do its last turn now, and end without it if the database takes too long: the rows are on disk."""
         self._work.set()
         self._urgent.set()
+        if self._writer is not None:
+            self._loop.call_later(CLOSE_COMMIT_S, self._writer.cancel)
 
     async def _main(self, started: Future[None]) -> None:
+        self._writer = asyncio.current_task()
         self._pool = self._asyncpg.create_pool(
             self._dsn,
             min_size=0,
@@ -268,11 +276,14 @@ class PostgresRecords:
 
     async def _fetch(self, statement: str, *arguments: object) -> list[Any]:
         """Ask after everything booked so far."""
-        await self._flush()
         try:
-            async with self._pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
-                rows: list[Any] = await connection.fetch(statement, *arguments, timeout=QUESTION_TIMEOUT_S)
-                return rows
+            async with asyncio.timeout(QUESTION_TIMEOUT_S):
+                await self._flush()
+                async with self._pool.acquire() as connection:
+                    rows: list[Any] = await connection.fetch(statement, *arguments)
+                    return rows
+        except Unavailable:
+            raise
         except Exception as error:
             self._trip(error)
             raise self._unavailable() from error
@@ -343,4 +354,6 @@ def _without_secrets(dsn: str) -> str:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     return str(error).strip().split("\n")[0] or type(error).__name__
