@@ -64,6 +64,7 @@ class PostgresRecords:
         except OSError as error:
             raise StartupError([f"[state] records: can't use the spool {folder}: {error}"]) from error
         self._problem: str | None = None
+        self._refusal: str | None = None
         self._spool_problem: str | None = None
         self._is_checked = False
         self._is_closing = False
@@ -84,6 +85,8 @@ class PostgresRecords:
 
     @property
     def readiness(self) -> str | None:
+        if self._refusal is not None:  # its schema is not ours, which does not mend itself
+            return f"records: {self._refusal}; rows wait in {self._spool.folder}; see `hookline migrate`"
         if self._spool_problem is not None:
             return f"records: the spool {self._spool.folder} can't be written: {self._spool_problem}"
         if self._spool.is_nearly_full:
@@ -217,7 +220,7 @@ class PostgresRecords:
         else:
             if self._problem is not None:
                 log.warning("records: %s is back", self._shown)
-            self._problem = None
+            self._problem = self._refusal = None
 
     def _trip(self, error: Exception) -> None:
         """Open the breaker. At start, what only a person can put right is raised as StartupError."""
@@ -225,7 +228,8 @@ class PostgresRecords:
         if isinstance(error, StartupError):
             if is_starting:
                 raise error
-            self._fail(error.problems[0])
+            self._refusal = error.problems[0]
+            self._fail(self._refusal)
             return
         pg = self._asyncpg
         if is_starting and isinstance(
