@@ -69,7 +69,10 @@ class State(_Table):
     records: str = Field(
         default="sqlite:///hookline.db", description="Keys, ledger, request log; relative to this file."
     )
-    shared: str = Field(default="memory", description="Limits, money in flight, breaker votes, response cache: `memory`, or `redis://host:6379/0` (rediss:// with TLS) for several processes.")
+    shared: str = Field(
+        default="memory",
+        description="Limits, money in flight, breaker votes, response cache: `memory`, or `redis://host:6379/0` (rediss:// with TLS) for several processes.",
+    )
     queue: str = Field(default="embedded", description="How jobs reach workers.")
 
 

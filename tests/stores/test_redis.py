@@ -16,7 +16,14 @@ from hookline.stores.redis_client import FAILURES_TO_OPEN, OPEN_S, RedisClient
 from hookline.stores.redis_limits import RedisLimits
 from hookline.stores.redis_replies import RedisReplies, TwoLevelReplies
 from hookline.testing.clock import FakeClock
+from hookline.testing.redis import RedisServer
 from hookline.testing.store_contracts import LimitStoreContract, ReplyStoreContract
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory):
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 class TestRedisLimits(LimitStoreContract):

@@ -70,6 +70,7 @@ class RedisClient:
             from redis import exceptions
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
+            from redis.maint_notifications import MaintNotificationsConfig
         except ImportError:
             raise StartupError(['[state] shared: redis:// needs the extra: pip install "hookline[redis]"']) from None
         address, self.options = read_options(url)
@@ -84,6 +85,8 @@ class RedisClient:
                 socket_connect_timeout=self.options.connect_timeout_s,
                 socket_timeout=self.options.command_timeout_s,
                 retry=Retry(NoBackoff(), 0),
+                # With them, redis-py does not look whether a pooled connection has ended meanwhile.
+                maint_notifications_config=MaintNotificationsConfig(enabled=False),
             )
         except ValueError as error:
             raise StartupError([f"[state] shared: {error}"]) from error
