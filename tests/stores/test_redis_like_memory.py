@@ -107,9 +107,20 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
                 name = data.draw(st.sampled_from(self.reserved))
                 self.ask("settle", name, amount)
 
-        @rule(seconds=st.sampled_from([0.25, 1.0, 1.5, 9.0, 31.0, 61.0, 300.0, 620.0]))
+        @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 9.0, 58.5, 59.0, 59.5, 540.0, 599.0]))
         def advance(self, seconds):
             self.clock.advance(seconds)
+
+        @rule(
+            gaps=st.lists(st.sampled_from([0.25, 0.5, 1.0, 1.25]), max_size=4),
+            pause_s=st.sampled_from([57.5, 59.0, 59.5]),
+        )
+        def ripple(self, gaps, pause_s):
+            """Takes close together, and one when some of them leave: which of them share an entry shows."""
+            for gap_s in (*gaps, pause_s):
+                self.take(chosen=[0, 1], size=1)
+                self.clock.advance(gap_s)
+            self.take(chosen=[0, 1], size=3)
 
         @rule()
         def spent(self):
