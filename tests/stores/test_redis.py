@@ -216,6 +216,18 @@ async def test_cancelled_calls_leave_nothing_and_every_answer_belongs_to_its_que
     assert store.in_flight == 0
 
 
+async def test_an_answer_that_comes_too_late_is_nobody_elses(open_limits, redis_server):
+    slow, other = open_limits(query="?connections=1&command_timeout_s=0.05"), open_limits()
+    client = slow._client
+    await other._client.send("CLIENT PAUSE", 400)
+
+    with pytest.raises(Unavailable):
+        await client.send("ECHO", "late")
+    await other._client.send("PING")  # answered when the pause has ended
+
+    assert await client.send("ECHO", "mine") == b"mine"
+
+
 async def test_a_purge_elsewhere_takes_hold_within_l1s_time(redis_server, clock):
     here, there = (
         TwoLevelReplies(
