@@ -22,6 +22,12 @@ install_postgres() {
   [ -x "$(_postgres_bin)/initdb" ] || _apt postgresql
 }
 
+install_redis() { # tests start their own servers (hookline.testing.redis)
+  local missing=()
+  command -v redis-server >/dev/null || missing+=(redis-server)
+  _apt "${missing[@]}"
+}
+
 install_node() { # for the npm SDK's tests; Debian 12's own Node 18 will do
   local missing=()
   command -v node >/dev/null || missing+=(nodejs)

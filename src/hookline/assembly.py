@@ -73,6 +73,20 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
 
         return MemoryReplies(clock, max_bytes=REPLIES_MAX_BYTES)
 
+    def redis_limits(url: str, clock: Clock) -> Any:
+        from hookline.stores.redis_client import RedisClient
+        from hookline.stores.redis_limits import RedisLimits
+
+        return RedisLimits(RedisClient(url, monotonic=clock.monotonic))
+
+    def redis_replies(url: str, clock: Clock) -> Any:
+        from hookline.stores.redis_client import RedisClient
+        from hookline.stores.redis_replies import RedisReplies, TwoLevelReplies
+
+        client = RedisClient(url, monotonic=clock.monotonic)  # one of its own: a breaker per store
+        l2 = RedisReplies(client, clock)
+        return TwoLevelReplies(l2, clock, l1_ttl_s=client.options.l1_ttl_s, l1_max_bytes=REPLIES_MAX_BYTES)
+
     def records(url: str, clock: Clock) -> Any:
         from hookline.stores.sqlite import SqliteRecords
 
@@ -85,6 +99,9 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
 
     add("memory", limits, store="limits")
     add("memory", replies, store="replies")
+    for scheme in ("redis", "rediss"):
+        add(scheme, redis_limits, store="limits")
+        add(scheme, redis_replies, store="replies")
     add("sqlite", records, store="records")
     add("postgresql", shared_records, store="records")
 

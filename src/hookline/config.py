@@ -70,7 +70,10 @@ class State(_Table):
         default="sqlite:///hookline.db",
         description="Keys, ledger, request log: a file relative to this one, or postgresql://...",
     )
-    shared: str = Field(default="memory", description="Limits, money in flight, breaker votes, response cache.")
+    shared: str = Field(
+        default="memory",
+        description="Limits, money in flight, breaker votes, response cache: `memory`, or `redis://host:6379/0` (rediss:// with TLS) for several processes.",
+    )
     queue: str = Field(default="embedded", description="How jobs reach workers.")
 
 

@@ -154,6 +154,7 @@ class Plugin:
                     attempt.lower_output_cap(output_tokens)
                     refusal = await self._limits.reserve(name, plan.spends, amount, expires_s=self._expires_s)
         except Unavailable as error:
+            self._plans.pop(id(call.principal), None)  # a store that came back empty is told anew what was spent
             raise Rejected(error) from error
         if refusal is not None:
             told = self._refuse(refusal, plan)
@@ -201,7 +202,7 @@ class Plugin:
                 continue
             for window, since in open_windows(payer, budget, now):
                 try:
-                    spent = (await self._records.spent_by_scope(since=since)).get(payer, 0)
+                    spent = await self._records.spent_in(payer, since=since)
                     await self._limits.restore(window.spend, [(now, spent)] if spent else [])
                 except Unavailable as error:
                     raise Rejected(error) from error

@@ -1,0 +1,15 @@
+-- KEYS: the window. ARGV: now, span_us, resets_us, line, then at_us, amount of each charge. A window that is known stays as it is.
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local key, now, span, line = KEYS[1], clock(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
+keep_budget(key, span, tonumber(ARGV[3]), now)
+for i = 5, #ARGV, 2 do
+  local at, amount = tonumber(ARGV[i]), tonumber(ARGV[i + 1])
+  if span > 0 then
+    local m = redis.call('HMGET', key, 'u', 'a', 'z') -- as they come: what is too old leaves when the window is read
+    add({ key = key, span = span, u = tonumber(m[1] or 0), a = tonumber(m[2] or 0), z = tonumber(m[3] or 0) }, at, amount)
+  else
+    redis.call('HINCRBY', key, 's', text(amount))
+  end
+end
+if line >= 0 and spent_in(key, span, now) >= line then redis.call('HSET', key, 'l', '1') end
+return 1

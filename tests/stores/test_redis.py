@@ -1,0 +1,298 @@
+"""The stores in Redis, on a real server: the contracts, and what only a remote store must show."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hookline.errors import Unavailable
+from hookline.stores.protocols import Refusal, Spend, SpendRefusal, Take
+from hookline.stores.redis_client import FAILURES_TO_OPEN, OPEN_S, RedisClient
+from hookline.stores.redis_limits import RedisLimits
+from hookline.stores.redis_replies import RedisReplies, TwoLevelReplies
+from hookline.testing.clock import FakeClock
+from hookline.testing.redis import RedisServer
+from hookline.testing.store_contracts import LimitStoreContract, ReplyStoreContract
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory):
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+class TestRedisLimits(LimitStoreContract):
+    @pytest.fixture
+    async def store(self, clock, redis_server):
+        store = RedisLimits(RedisClient(redis_server.url, monotonic=clock.monotonic), clock)
+        yield store
+        await store.aclose()
+
+
+class TestRedisReplies(ReplyStoreContract):
+    @pytest.fixture
+    async def store(self, clock, redis_server):
+        store = RedisReplies(RedisClient(redis_server.url, monotonic=clock.monotonic), clock)
+        yield store
+        await store.aclose()
+
+
+class TestTwoLevelReplies(ReplyStoreContract):
+    @pytest.fixture
+    async def store(self, clock, redis_server):
+        l2 = RedisReplies(RedisClient(redis_server.url, monotonic=clock.monotonic), clock)
+        store = TwoLevelReplies(l2, clock, l1_ttl_s=1.0, l1_max_bytes=2**20)
+        yield store
+        await store.aclose()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+NEVER = float("inf")
+SHARED = Spend("key:ci/total", 1_000, NEVER)
+
+
+@pytest.fixture
+async def open_limits(clock, redis_server):
+    """Stores as several workers have them, on an empty server and its own time."""
+    opened = []
+
+    def make(given: FakeClock | None = None, query: str = "") -> RedisLimits:
+        opened.append(RedisLimits(RedisClient(redis_server.url + query, monotonic=time.monotonic), given))
+        return opened[-1]
+
+    first = make()
+    await first._client.send("FLUSHALL")
+    yield make
+    for store in opened:
+        await store.aclose()
+
+
+async def test_workers_share_windows_slots_and_money(open_limits):
+    one, other = open_limits(), open_limits()
+    takes = (Take("key:ci/requests", 2, 60.0), Take("key:ci/parallel", 1, 0.0))
+
+    await one.take("a", takes, (1, 1), expires_s=60)
+    refused = await other.take("b", takes, (1, 1), expires_s=60)
+    await one.give_back("a", (1, 0))
+    levels = await other.take("c", takes, (1, 1), expires_s=60)
+    await one.reserve("r", (SHARED,), 700, expires_s=60)
+
+    assert isinstance(refused, Refusal)
+    assert refused.take == takes[1]
+    assert [level.remaining for level in levels] == [0, 0]
+    assert await other.reserve("s", (SHARED,), 301, expires_s=60) == SpendRefusal(SHARED, 0, 700, 301)
+
+
+async def test_a_dead_workers_money_is_charged_whole_and_its_slots_come_free(open_limits, clock):
+    dead, next_one = open_limits(clock), open_limits(clock)
+    slot = (Take("key:ci/parallel", 1, 0.0),)
+    await dead.reserve("r", (SHARED,), 700, expires_s=30)
+    await dead.take("t", slot, (1,), expires_s=30)
+
+    clock.advance(31)
+
+    assert await next_one.reserve("s", (SHARED,), 301, expires_s=30) == SpendRefusal(SHARED, 700, 700, 301)
+    assert not isinstance(await next_one.take("u", slot, (1,), expires_s=30), Refusal)
+
+
+@pytest.mark.parametrize("loss", ["SCRIPT", "restart"])
+async def test_scripts_that_the_server_has_forgotten_are_sent_again(open_limits, redis_server, loss):
+    store, takes = open_limits(), (Take("model:m/requests", 100, 60.0),)
+    await store.take("before", takes, (1,), expires_s=60)
+    if loss == "SCRIPT":
+        await store._client.send("SCRIPT FLUSH")
+    else:
+        await asyncio.to_thread(redis_server.stop)  # meanwhile the loop sees the connections end
+        await asyncio.to_thread(redis_server.start)
+    trips = store._client.round_trips
+
+    answers = await asyncio.gather(*(store.take(f"after{n}", takes, (1,), expires_s=60) for n in range(5)))
+
+    assert not any(isinstance(answer, Refusal) for answer in answers)
+    assert store._client.round_trips - trips == 2
+
+
+async def test_commands_of_one_tick_are_one_round_trip(open_limits):
+    store, takes = open_limits(), (Take("model:m/requests", 1_000, 60.0),)
+    await store.take("first", takes, (1,), expires_s=60)
+    trips = store._client.round_trips
+
+    await asyncio.gather(*(store.take(f"t{n}", takes, (1,), expires_s=60) for n in range(100)))
+
+    assert store._client.round_trips - trips == 1
+
+
+async def test_every_key_has_an_end(open_limits):
+    store = open_limits()
+    await store.take("t", (Take("a/requests", 9, 60.0), Take("a/parallel", 9, 0.0)), (1, 1), expires_s=60)
+    windows = (SHARED, Spend("a/day", 100, time.time() + 5), Spend("a/rolling", 100, NEVER, window_s=3600))
+    await store.reserve("r", windows, 5, expires_s=60)
+    await store.settle("r", 5)
+    await store.reserve("s", windows, 5, expires_s=60)
+
+    client = store._client
+    left = {key: await client.send("TTL", key) for key in await client.send("KEYS", "*")}
+    assert [key for key, ttl_s in left.items() if ttl_s < 0] == [b"{hookline}:epoch"]
+    assert len(left) == 8
+
+
+async def test_a_server_that_came_back_empty_grants_no_money_before_it_is_told_what_was_spent(
+    open_limits, redis_server
+):
+    store = open_limits()
+    await store.reserve("r", (SHARED,), 900, expires_s=60)
+    await store.settle("r", 900)
+    await asyncio.to_thread(redis_server.stop)
+    await asyncio.to_thread(redis_server.start)
+
+    for attempt in range(2):
+        with pytest.raises(Unavailable):
+            await store.reserve(f"s{attempt}", (SHARED,), 200, expires_s=60)
+    await store.restore(SHARED, [(time.time(), 900)])
+
+    assert await store.reserve("t", (SHARED,), 200, expires_s=60) == SpendRefusal(SHARED, 900, 900, 200)
+    assert await store.reserve("u", (SHARED,), 100, expires_s=60) is None
+
+
+async def test_a_server_that_is_away_is_unavailable_at_once_and_asked_again_soon(open_limits, redis_server, clock):
+    store = RedisLimits(RedisClient(redis_server.url, monotonic=clock.monotonic))
+    takes = (Take("model:m/requests", 100, 60.0),)
+    redis_server.stop()
+    for n in range(FAILURES_TO_OPEN):
+        with pytest.raises(Unavailable):
+            await store.take(f"t{n}", takes, (1,), expires_s=60)
+    trips = store._client.round_trips
+    with pytest.raises(Unavailable, match="several times"):
+        await store.take("refused", takes, (1,), expires_s=60)
+    assert store._client.round_trips == trips
+
+    redis_server.start()
+    clock.advance(OPEN_S)
+
+    assert not isinstance(await store.take("again", takes, (1,), expires_s=60), Refusal)
+    assert not store._client.is_open
+    await store.aclose()
+
+
+async def test_cancelled_calls_leave_nothing_and_every_answer_belongs_to_its_question(open_limits):
+    store = open_limits(query="?connections=2")
+    takes = (Take("key:ci/parallel", 1_000, 0.0),)
+    client, dice = store._client, random.Random(5)
+
+    async def echo(n: int) -> None:
+        assert await client.send("ECHO", f"question {n}") == f"question {n}".encode()
+
+    async def call(n: int) -> None:
+        if not isinstance(await store.take(f"t{n}", takes, (1,), expires_s=60), Refusal):
+            await store.give_back(f"t{n}", (0,))
+        await store.reserve(f"r{n}", (SHARED,), 1, expires_s=60)
+        await store.settle(f"r{n}", 0)
+
+    for round in range(20):
+        doomed = [asyncio.ensure_future(call(round * 100 + n)) for n in range(100)]
+        echoes = [asyncio.ensure_future(echo(n)) for n in range(20)]
+        for _ in range(dice.randrange(12)):
+            await asyncio.sleep(0)
+        for task in doomed:
+            if dice.random() < 0.7:
+                task.cancel()
+        await asyncio.gather(*echoes)
+        await asyncio.gather(*doomed, return_exceptions=True)
+    while store._undoing:
+        await asyncio.wait(store._undoing)
+
+    assert await client.send("ZCARD", "{hookline}:w:key:ci/parallel") == 0
+    assert await client.send("ZCARD", "{hookline}:in-flight") == 0
+    assert list(await store.spent((SHARED.scope,))) == [0]
+    assert store.in_flight == 0
+
+
+async def test_an_answer_that_comes_too_late_is_nobody_elses(open_limits, redis_server):
+    slow, other = open_limits(query="?connections=1&command_timeout_s=0.05"), open_limits()
+    client = slow._client
+    await other._client.send("CLIENT PAUSE", 400)
+
+    with pytest.raises(Unavailable):
+        await client.send("ECHO", "late")
+    await other._client.send("PING")  # answered when the pause has ended
+
+    assert await client.send("ECHO", "mine") == b"mine"
+
+
+async def test_a_purge_elsewhere_takes_hold_within_l1s_time(redis_server, clock):
+    here, there = (
+        TwoLevelReplies(
+            RedisReplies(RedisClient(redis_server.url, monotonic=clock.monotonic), clock),
+            clock,
+            l1_ttl_s=1.0,
+            l1_max_bytes=2**20,
+        )
+        for _ in range(2)
+    )
+    here.put(b"shared", b"body", ttl_s=60, tags=("tenant:acme",))
+    await here.delete(tag="nothing")  # waits for what is on its way
+    assert await there.get(b"shared") == b"body"
+
+    await here.delete(tag="tenant:acme")
+    assert await here.get(b"shared") is None
+    clock.advance(1.0)
+
+    assert await there.get(b"shared") is None
+    await here.aclose()
+    await there.aclose()
+
+
+WORKER = """
+import asyncio, sys, time
+from hookline.stores.protocols import Refusal, Spend, Take
+from hookline.stores.redis_client import RedisClient
+from hookline.stores.redis_limits import RedisLimits
+
+async def main(url, name):
+    store = RedisLimits(RedisClient(url, monotonic=time.monotonic))
+    takes = (Take("race/requests", 100, 600.0), Take("race/parallel", 7, 0.0))
+    spend = Spend("race/total", 1_000, float("inf"))
+    granted = peak = 0
+    async def call(n):
+        nonlocal granted, peak
+        if not isinstance(await store.take(f"{name}.{n}", takes, (1, 1), expires_s=600), Refusal):
+            granted += 1
+            held = await store._client.send("ZCARD", "{hookline}:w:race/parallel")
+            assert held <= 7, held
+            await store.give_back(f"{name}.{n}", (1, 0))
+        if await store.reserve(f"{name}.r{n}", (spend,), 30, expires_s=600) is None:
+            peak = max(peak, (await store.spent((spend.scope,)))[0])
+            await store.settle(f"{name}.r{n}", 10)
+    sys.stdin.readline()
+    for round in range(30):
+        await asyncio.gather(*(call(round * 20 + n) for n in range(20)))
+    await store.aclose()
+    print(granted, peak)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_several_processes_never_exceed_by_one(open_limits, redis_server):
+    workers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WORKER, redis_server.url, f"w{n}", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for n in range(4)
+    ]
+
+    said = [await worker.communicate(b"go\n") for worker in workers]
+
+    answers = [tuple(map(int, out.split())) for out, _ in said]
+    assert sum(granted for granted, _ in answers) == 100
+    assert all(peak <= 1_000 for _, peak in answers)
+    assert 1_000 - 30 < (await open_limits().spent(("race/total",)))[0] <= 1_000
