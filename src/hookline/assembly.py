@@ -130,7 +130,7 @@ def plugin_entries(settings: Settings) -> list[PluginEntry]:
             PluginEntry(
                 name=entry.name,
                 path=(source.directory / entry.path).absolute() if entry.path is not None else None,
-                options={**settings.plugins.get(entry.name, {}), **entry.options},
+                options=settings.options_of(entry),
                 options_by_model=by_model,
                 where=source.at(("chain", "plugins", index)),
             )
@@ -293,9 +293,9 @@ def tenant_names(settings: Settings) -> set[str]:
 
 
 def auth_options(settings: Settings) -> dict[str, Any]:
-    """What `auth` is given: its table, and what stands beside its name in [chain]."""
-    beside = (entry.options for entry in settings.chain.plugins if entry.name == "auth")
-    return {**settings.plugins.get("auth", {}), **next(beside, {})}
+    """What `auth` is given; its table where it is not in [chain]."""
+    active = (settings.options_of(entry) for entry in settings.chain.plugins if entry.name == "auth")
+    return next(active, settings.plugins.get("auth", {}))
 
 
 def _auth_keys(settings: Settings) -> Iterator[Mapping[str, Any]]:

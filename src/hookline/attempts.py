@@ -34,7 +34,7 @@ from hookline.errors import (
 from hookline.guards import Waiting
 from hookline.host import Clock
 from hookline.money import Usage
-from hookline.openai_wire import usage_of
+from hookline.openai_wire import member_of, usage_of
 from hookline.peek import PeekedBody, close_body, peek
 from hookline.reply import Reply, Source
 from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled, settled
@@ -280,7 +280,7 @@ class AttemptLoop:
                 attempt.is_complete = True
                 if call.method == "POST":
                     told = reply.json()
-                    attempt.usage = usage_of(_member(told, "usage"))
+                    attempt.usage = usage_of(member_of(told, "usage"))
                     if told is None and reply.status == 200 and is_json_due(call, reply):
                         raise UpstreamError(f"{deployment.id} answered 200 with what is no JSON", kind="garbage")
             elif reply.is_event_stream:
@@ -437,7 +437,3 @@ def _stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
 def is_json_due(call: Call, reply: Reply) -> bool:
     """Whether the reply must be JSON: on the endpoints that know nothing else, unless it is compressed and so can't be read."""
     return call.endpoint not in ("relay", "models") and "content-encoding" not in reply.headers
-
-
-def _member(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None

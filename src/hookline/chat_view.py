@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_LIMITS_IN_ORDER = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-_LIMITS = frozenset(_LIMITS_IN_ORDER)
+_LIMITS = frozenset({"max_completion_tokens", "max_output_tokens", "max_tokens"})
 _MULTIPLIERS = frozenset({"n", "best_of", "prompt"})
 
 
@@ -38,7 +37,7 @@ class ChatView:
         payload = self._payload
         if _LIMITS.isdisjoint(payload):
             return None
-        limits = [payload.get(name) for name in _LIMITS_IN_ORDER]
+        limits = [payload.get(name) for name in _LIMITS]
         return max((limit for limit in limits if type(limit) is int and limit >= 0), default=None)
 
     @property

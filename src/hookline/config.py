@@ -228,6 +228,10 @@ class Settings(_Table):
         """Where it was read: for problems found later."""
         return self._source
 
+    def options_of(self, entry: ChainEntry) -> dict[str, Any]:
+        """What a plugin in [chain] is given, unchecked: its table, and what stands beside its name."""
+        return {**self.plugins.get(entry.name, {}), **entry.options}
+
     @property
     def is_embedded_default(self) -> bool:
         """There was no proxy.toml."""

@@ -28,8 +28,7 @@ def exposure_problems(settings: Settings, *, has_other_authentication: bool, hos
     """A host that others can reach is refused while everyone would be let in."""
     if is_loopback(host) or settings.server.open or has_other_authentication:
         return
-    active = next((entry for entry in settings.chain.plugins if entry.name == "auth"), None)
-    auth = {} if active is None else {**settings.plugins.get("auth", {}), **active.options}
+    auth = next((settings.options_of(entry) for entry in settings.chain.plugins if entry.name == "auth"), {})
     if auth.get("keys") and auth.get("open") is not True:
         return
     yield settings.source.problem(

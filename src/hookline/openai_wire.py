@@ -292,7 +292,7 @@ def _says_something(data: dict[str, Any]) -> bool:
     """Whether a chunk has choices other than those that an error ended."""
     choices = data.get("choices")
     return (
-        any(_member(choice, "finish_reason") != "error" for choice in choices) if isinstance(choices, list) else False
+        any(member_of(choice, "finish_reason") != "error" for choice in choices) if isinstance(choices, list) else False
     )
 
 
@@ -307,12 +307,13 @@ def _digest(start: bytes, end: bytes) -> bytes:
     return b"data: %b" % orjson.dumps({"choices": [choice], "usage": usage})
 
 
-def _member(of: Any, name: str) -> Any:
+def member_of(of: Any, name: str) -> Any:
+    """A member of what may be no object."""
     return of.get(name) if isinstance(of, dict) else None
 
 
 def _count(of: Any, name: str) -> int:
-    value = _member(of, name)
+    value = member_of(of, name)
     return value if type(value) is int and value > 0 else 0
 
 

@@ -231,9 +231,7 @@ class Plugin:
             return
         deployment = attempt.target.deployment.id
         circuit = self._circuits.get(deployment) or self._add(deployment)
-        options: BreakerOptions = (
-            self._options_by_model.get(call.model or "", self._options) if self._options_by_model else self._options
-        )
+        options: BreakerOptions = self._options_by_model.get(call.model or "", self._options)
         now = attempt.ended_at if attempt.ended_at is not None else self._clock.monotonic()
         event = circuit.event_of(vote, attempt, now, options)
         if event is None:

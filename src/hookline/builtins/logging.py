@@ -87,9 +87,7 @@ class Plugin:
             self._dropped.inc()
             return
         record = describe(call, result, self._time_text(call.started_time))
-        options: LoggingOptions = (
-            self._options_by_model.get(call.model or "", self._options) if self._options_by_model else self._options
-        )
+        options: LoggingOptions = self._options_by_model.get(call.model or "", self._options)
         if options.prompts:
             is_short = len(call.body) <= options.max_prompt_bytes
             record["request"] = call.payload if is_short else {"bytes": len(call.body)}

@@ -77,9 +77,7 @@ class Plugin:
         if len(targets) < 2:
             return targets
         qualified = qualify(call, targets)
-        options: SelectionOptions = (
-            self._options_by_model.get(call.model or "", self._options) if self._options_by_model else self._options
-        )
+        options: SelectionOptions = self._options_by_model.get(call.model or "", self._options)
         strategy = options.strategy
         if strategy == "auto":
             strategy = "weighted" if have_different_weights(qualified) else "listed"

@@ -1,13 +1,16 @@
 """Ledger rows as they are summed: quarters of an hour, scopes.
 
-Lives here: what one batch adds to `spend`. Elsewhere: the columns (tables.py), who commits batches (sqlite.py, postgres.py).
+Lives here: what one batch adds to `spend`, and what is said of a row that is lost. Elsewhere: the columns (tables.py), who commits batches (sqlite.py, postgres.py).
 Idea: a batch of a thousand rows touches a few dozen sums, so the sums cost a row next to nothing."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from hookline.stores.protocols import LedgerEntry
+
+log = logging.getLogger("hookline.records")
 
 QUARTER_S = 900
 _LAST_QUARTER = 2**31 - 1
@@ -39,3 +42,10 @@ def sums_of(entries: Iterable[LedgerEntry]) -> list[tuple[int, str, int]]:
 def row_of(entry: LedgerEntry) -> tuple[object, ...]:
     """What `ledger` keeps of an entry, in the order of its columns: all but the scopes."""
     return entry[:15] + entry[16:]
+
+
+def tell_lost(entry: LedgerEntry, why: str, lost_rows: int) -> None:
+    """Log a row that is not kept, the 1st, 2nd, 4th, ... of a process: a full queue must not flood the log."""
+    if lost_rows & (lost_rows - 1) == 0:
+        told = "records: ledger row %s (%s nano-USD) is lost, %s; %d so far"
+        log.critical(told, entry.id, entry.cost_nanousd, why, lost_rows)

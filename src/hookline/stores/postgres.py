@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import postgres_statements as sql
-from hookline.stores.ledger import quarter_of, row_of, sums_of
+from hookline.stores.ledger import quarter_of, row_of, sums_of, tell_lost
 from hookline.stores.ledger_spool import MAX_BYTES, LedgerSpool, Mark
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.schema import SCHEMA_VERSION, NotMigrated, refuse_newer
@@ -329,11 +329,7 @@ class PostgresRecords:
 
     def _lose(self, entry: LedgerEntry, why: str) -> None:
         self.lost_rows += 1
-        if self.lost_rows & (self.lost_rows - 1) == 0:  # the 1st, 2nd, 4th, ...: a full spool must not flood the log
-            log.critical(
-                "records: ledger row %r (%s nano-USD) is lost, %s; %d so far",
-                entry.id, entry.cost_nanousd, why, self.lost_rows,
-            )  # fmt: skip
+        tell_lost(entry, why, self.lost_rows)
 
 
 async def _within(timeout_s: float, event: asyncio.Event) -> None:

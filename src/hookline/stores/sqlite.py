@@ -27,7 +27,7 @@ import orjson
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import sqlite_statements as sql
-from hookline.stores.ledger import quarter_of, row_of, sums_of
+from hookline.stores.ledger import quarter_of, row_of, sums_of, tell_lost
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.schema import REVISION, SCHEMA_VERSION, migrate_in_child, refuse_newer
 
@@ -186,11 +186,7 @@ class SqliteRecords:
 
     def _lose(self, entry: LedgerEntry, why: str) -> None:
         self.lost_rows += 1
-        if self.lost_rows & (self.lost_rows - 1) == 0:  # the 1st, 2nd, 4th, ...: a full queue must not flood the log
-            log.critical(
-                "records: ledger row %s (%s nano-USD) is lost, %s; %d so far",
-                entry.id, entry.cost_nanousd, why, self.lost_rows,
-            )  # fmt: skip
+        tell_lost(entry, why, self.lost_rows)
 
 
 def _is_storage_failure(error: Exception) -> bool:
