@@ -316,7 +316,7 @@ class _Run:
                     if impl.index < maker:
                         layers.setdefault(impl.index, Layer(impl.plugin, [])).edit = impl.run
             if layers:
-                reply.body = with_layers(reply.body, self.call, [layers[index] for index in sorted(layers, reverse=True)])
+                reply.body = with_layers(reply.body, self.call, layers)
         self._status = reply.status
         return reply
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,12 +206,13 @@ def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bo
         attempt.usage = Usage(len(call.body), min(watch.output_bytes, most), is_estimated=True)
 
 
-def with_layers(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]) -> RelayedBody | Body:
-    """`body` through `layers`, innermost first. Taps alone need no stage of their own: the relay feeds them."""
-    if isinstance(body, RelayedBody) and all(layer.edit is None for layer in layers):
-        body.layers = layers
+def with_layers(body: AsyncIterator[bytes], call: Call, layers: Mapping[int, Layer]) -> RelayedBody | Body:
+    """`body` through the layers of plugins, by place in the chain. Taps alone need no stage of their own: the relay feeds them."""
+    inner_first = [layers[index] for index in sorted(layers, reverse=True)]
+    if isinstance(body, RelayedBody) and all(layer.edit is None for layer in inner_first):
+        body.layers = inner_first
         return body
-    return _edited(body, call, layers)
+    return _edited(body, call, inner_first)
 
 
 async def _edited(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]) -> Body:
