@@ -54,7 +54,6 @@ def in_pieces(data: bytes, size: int) -> list[bytes]:
     "last",
     [
         chunk("a", finish="stop"),
-        chunk('","finish_reason":"stop"').replace(b'\\"', b'"'),
         b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n',
         DONE,
     ],
