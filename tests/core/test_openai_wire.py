@@ -67,7 +67,7 @@ def test_an_end_is_seen_after_any_number_of_plain_events(last):
 
 def test_an_error_with_as_many_quotes_as_plain_events_is_seen():
     plain = chunk("a")
-    told = b'data: {"error":{"message":"m","type":"t","code":"c","param":"p"}}\n\n'
+    told = b'data: {"error":{"message":"m","type":"t","code":"c","p":1}}\n\n'
     assert plain.count(b'"') == told.count(b'"')
 
     seen, left, _ = watch("chat", [plain, plain, told])
