@@ -10,12 +10,20 @@ import re
 import zoneinfo
 from collections.abc import Iterable, Iterator, Sequence
 
-from hookline.config import PROVIDER_NAME, DeploymentTable, Settings
+from hookline.config import PROVIDER_NAME, DeploymentTable, LimitTable, Settings
 from hookline.config_locator import Path
 from hookline.config_problems import nearest
 
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
-_SAME_ID_SAME = ("provider", "model", "api_key", "mode", "context_tokens", "max_output_tokens", "requests_per_minute")
+_SAME_ID_SAME = (
+    "provider",
+    "model",
+    "api_key",
+    "mode",
+    "context_tokens",
+    "max_output_tokens",
+    *LimitTable.model_fields,
+)
 
 
 def rule_problems(settings: Settings) -> list[str]:

@@ -64,7 +64,20 @@ class BudgetTable(_Table):
         return name
 
 
-class KeyTable(_Table):
+class LimitTable(_Table):
+    """Ceilings on calls. Windows slide: an hour is the last 60 minutes, a day the last 24 hours."""
+
+    requests_per_second: Count | None = None
+    requests_per_minute: Count | None = None
+    requests_per_hour: Count | None = None
+    requests_per_day: Count | None = None
+    tokens_per_minute: Count | None = Field(default=None, description="Input and output together.")
+    tokens_per_hour: Count | None = None
+    tokens_per_day: Count | None = None
+    max_parallel: Count | None = Field(default=None, description="Calls at the same time.")
+
+
+class KeyTable(LimitTable):
     """One `[[plugins.auth.keys]]`."""
 
     name: str = Field(
@@ -74,9 +87,9 @@ class KeyTable(_Table):
     tenant: str = Field("default", min_length=1, max_length=200)
     user: str | None = Field(None, min_length=1, max_length=200)
     models: list[str] = Field(["*"], description="Globs over the model names it may ask for.")
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    max_parallel: Count | None = None
+    limits_by_model: dict[str, LimitTable] = Field(
+        {}, description="Further ceilings by glob: all models that one matches draw on them together."
+    )
     budget: BudgetTable | None = None
 
     @field_validator("key")
