@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from hookline import (
     Attempt,
     Call,
+    Deployment,
     Host,
     Level,
     Principal,
@@ -31,7 +32,7 @@ from hookline import (
     bound_output,
     hookimpl,
 )
-from hookline.builtins.rate_limit.hold import Hold, foreseen_tokens
+from hookline.builtins.rate_limit.hold import AttemptHold, Hold, foreseen_tokens
 from hookline.builtins.rate_limit.options import RateLimitOptions
 from hookline.builtins.rate_limit.plans import HEADERS, MINUTE_S, Plan, Scopes
 from hookline.builtins.rate_limit.queue import Queue, Waiter
@@ -41,8 +42,8 @@ PLANS_MAX = 4_096
 """Principals times models whose ceilings are remembered; model names may come from clients."""
 WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60)
 
-STANDING: Slot[tuple[Plan, Sequence[Level], int]] = Slot("rate limit standing")
-"""Where a call's ceilings stood when it was decided on, and the tokens reserved for it."""
+STANDING: Slot[tuple[Plan, Sequence[Level], int, Hold | None]] = Slot("rate limit standing")
+"""Where a call's ceilings stood when it was decided on, the tokens reserved for it, and what it holds."""
 WAITED: Slot[tuple[int, float]] = Slot("rate limit wait")
 """A call's place in the queue when it joined, and how long it waited (seconds)."""
 
@@ -104,24 +105,22 @@ class Plugin:
         else:
             answer = await self._ask_or_wait(call, queue, plan, amounts, name)
         if isinstance(answer, Refusal):
-            call[STANDING] = (plan, answer.levels, 0)
+            call[STANDING] = (plan, answer.levels, 0, None)
             raise Rejected(self._refuse(answer, plan, amounts, call))
-        call[STANDING] = (plan, answer, amounts[plan.tokens_at[0]] if plan.tokens_at else 0)
-        return Hold(self._store, name, plan, amounts, queue)
+        hold = Hold(self._store, name, plan, amounts, queue)
+        call[STANDING] = (plan, answer, amounts[plan.tokens_at[0]] if plan.tokens_at else 0, hold)
+        return hold
 
     @hookimpl
-    async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Hold | None:
+    async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> AttemptHold | None:
         deployment = target.deployment
-        if self._options.cap_output and not call.is_dry_run:
+        standing = call.slots.get(STANDING)
+        of_call = standing[3] if standing is not None else None
+        if self._options.cap_output and standing is not None and standing[2]:
             self._cap_output(call, attempt)
-        plan = self._deployment_plans.get(deployment.id)
-        if plan is None:
-            plan = self._scopes.of_deployment(deployment.id, deployment.limits)
-            if len(self._deployment_plans) >= PLANS_MAX:
-                self._deployment_plans.clear()
-            self._deployment_plans[deployment.id] = plan
+        plan = self._deployment_plans.get(deployment.id) or self._plan_deployment(deployment)
         if not plan.takes:
-            return None
+            return AttemptHold(None, of_call, call.attempts) if of_call is not None else None
         amounts = self._amounts(plan, call)
         if call.is_dry_run:
             answer, name = await self._look(plan, amounts), ""
@@ -130,7 +129,9 @@ class Plugin:
         if isinstance(answer, Refusal):
             error = self._refuse(answer, plan, amounts, call)
             raise Skip(error.message, error)
-        return Hold(self._store, name, plan, amounts, None) if name else None
+        if call.is_dry_run:
+            return None
+        return AttemptHold(Hold(self._store, name, plan, amounts, None), of_call, call.attempts)
 
     @hookimpl
     def edit_reply(self, call: Call, reply: Reply) -> Reply:
@@ -141,7 +142,7 @@ class Plugin:
         if HEADERS in " ".join(headers).lower():
             for name in [name for name in headers if name.lower().startswith(HEADERS)]:
                 del headers[name]
-        plan, levels, reserved = standing
+        plan, levels, reserved, _ = standing
         unused = 0
         if reserved and (used := foreseen_tokens(call, reply)) is not None:
             unused = reserved - used
@@ -235,10 +236,8 @@ class Plugin:
         return amounts
 
     def _cap_output(self, call: Call, attempt: Attempt) -> None:
-        """Make what was assumed true, where a token limit stands on it."""
-        standing = call.find(STANDING)
-        has_output = bound_output(call, default_tokens=1) > 0
-        if standing is not None and standing[2] and has_output and call.chat.max_output_tokens is None:
+        """Make what was assumed true, for a token limit stands on it."""
+        if call.chat.max_output_tokens is None and bound_output(call, default_tokens=1):
             attempt.lower_output_cap(self._options.assumed_output_tokens)
 
     def _find_plan(self, call: Call) -> Plan:
@@ -250,6 +249,13 @@ class Plugin:
         if len(self._plans) >= PLANS_MAX:
             self._plans.clear()
         self._plans[key] = (call.principal, plan)
+        return plan
+
+    def _plan_deployment(self, deployment: Deployment) -> Plan:
+        plan = self._scopes.of_deployment(deployment.id, deployment.limits)
+        if len(self._deployment_plans) >= PLANS_MAX:
+            self._deployment_plans.clear()
+        self._deployment_plans[deployment.id] = plan
         return plan
 
     def _refuse(self, refusal: Refusal, plan: Plan, amounts: Sequence[int], call: Call) -> RateLimited:

@@ -1,13 +1,16 @@
 """Holds: what a call or an attempt drew on its ceilings.
 
 Lives here: the ticket, and what it settles to. Elsewhere: what was drawn (the plugin), the windows (the limits store).
-Idea: requests stay, parallel slots end, tokens become what was used. Where nobody knows what was used (no usage, a call cut off) the bound stands."""
+Idea: requests stay, parallel slots end, tokens become what was used. Where nobody knows what was used (no usage, a call cut off) the bound stands. What a call
+drew is settled with the attempt that answered it, before its client sees the end: who has a reply in hand finds its slot free and its tokens counted, also at
+another process. A call that ends in any other way settles after it, as every ticket does."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 
-from hookline import Call, LimitStore, Reply, Result
+from hookline import Attempt, Call, LimitStore, Reply, Result
 from hookline.builtins.rate_limit.plans import Plan
 from hookline.builtins.rate_limit.queue import Queue
 
@@ -15,7 +18,7 @@ from hookline.builtins.rate_limit.queue import Queue
 class Hold:
     """A ticket. `queue` hears of what comes free."""
 
-    __slots__ = ("_amounts", "_name", "_plan", "_queue", "_store")
+    __slots__ = ("_amounts", "_is_settled", "_name", "_plan", "_queue", "_store")
 
     def __init__(self, store: LimitStore, name: str, plan: Plan, amounts: Sequence[int], queue: Queue | None) -> None:
         self._store = store
@@ -23,8 +26,12 @@ class Hold:
         self._plan = plan
         self._amounts = amounts
         self._queue = queue
+        self._is_settled = False
 
     def settle(self, result: Result) -> Awaitable[None] | None:
+        if self._is_settled:
+            return None
+        self._is_settled = True
         amounts, plan = self._amounts, self._plan
         if plan.tokens_at and (used := used_tokens(result)) is not None:
             amounts = [*amounts]  # the store has the other list
@@ -38,6 +45,32 @@ class Hold:
         if self._queue.lines:
             self._queue.freed(plan.takes)
         return None
+
+
+class AttemptHold:
+    """What an attempt drew on its deployment's ceilings (None: there are none), and its call's hold, which it settles if it is the one that answers."""
+
+    __slots__ = ("_attempts", "_of_call", "_own")
+
+    def __init__(self, own: Hold | None, of_call: Hold | None, attempts: Sequence[Attempt]) -> None:
+        self._own = own
+        self._of_call = of_call
+        self._attempts = attempts
+
+    def settle(self, result: Result) -> Awaitable[None] | None:
+        own = self._own.settle(result) if self._own is not None else None
+        if self._of_call is None or result.outcome != "ok":
+            return own
+        if len(self._attempts) > 1 and any(a.usage is not None and a is not result.attempt for a in self._attempts):
+            return own  # a stream that was continued: the call's usage is the sum of both
+        of_call = self._of_call.settle(result)
+        if own is None or of_call is None:
+            return own or of_call
+        return _both(own, of_call)
+
+
+async def _both(one: Awaitable[None], other: Awaitable[None]) -> None:
+    await asyncio.gather(one, other)
 
 
 async def _tell_later(pending: Awaitable[None], queue: Queue, plan: Plan) -> None:
