@@ -5,11 +5,13 @@ The scripted provider holds every call until the test lets it go, so what frees 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from hookline import Call
 from hookline.builtins.rate_limit import Plugin
 from hookline.builtins.rate_limit.queue import Line, Waiter
 from hookline.pipeline_settings import PipelineSettings
@@ -350,3 +352,27 @@ async def test_hundreds_wait_and_everybody_is_served_or_gone() -> None:
     assert [call.delivered.status for call in calls].count(0) == len(calls[7::3])
     assert {call.delivered.status for call in calls} == {0, 200}
     queued.assert_empty()
+
+
+@pytest.mark.parametrize("parallel", [1, 100])
+async def test_calls_that_left_are_gone_without_the_garbage_collector(parallel: int) -> None:
+    """From the queue, or from the upstream. What forms a cycle stays for a long time: the collector runs rarely in a gateway."""
+    queued = Queued(**{"global": {"max_parallel": parallel}})
+    running = queued.start()
+    await queued.slots.wait_for(1)
+    known = {id(thing) for thing in gc.get_objects() if type(thing) is Call}
+    gc.disable()
+    try:
+        calls = [queued.start() for _ in range(50)]
+        await queued.until(lambda: queued.length + len(queued.slots.running) == 51)
+        for call in calls:
+            call.leave()
+        await asyncio.gather(*(call.done() for call in calls))
+        queued.kit.providers["up"].sent.clear()
+        del calls, call
+
+        assert [thing for thing in gc.get_objects() if type(thing) is Call and id(thing) not in known] == []
+    finally:
+        gc.enable()
+    running.leave()
+    await running.done()
