@@ -37,8 +37,12 @@ class ChatView:
         payload = self._payload
         if _LIMITS.isdisjoint(payload):
             return None
-        limits = [payload.get(name) for name in _LIMITS]
-        return max((limit for limit in limits if type(limit) is int and limit >= 0), default=None)
+        largest = -1
+        for name in _LIMITS:  # asked several times a call: no comprehension, no max()
+            limit = payload.get(name)
+            if type(limit) is int and limit > largest:
+                largest = limit
+        return None if largest < 0 else largest
 
     @property
     def choices(self) -> int:

@@ -57,9 +57,10 @@ class MemoryLimits:
         fits = True
         for (scope, limit, window_s), amount in zip(takes, amounts, strict=True):
             window = known.get(scope) or self._keep(known, scope, Window(window_s))
-            window.window_s = window_s  # a reload may have changed it
-            if window.entries and window.entries[0].last_s <= now_s - window_s:
-                window.expire(now_s)
+            if window_s:
+                window.window_s = window_s  # a reload may have changed it
+                if (entries := window.entries) and entries[0].last_s <= now_s - window_s:
+                    window.expire(now_s)
             left = limit - window.used - amount
             if left < 0:
                 fits = False
@@ -67,9 +68,9 @@ class MemoryLimits:
             levels.append(_new(Level, (left, window_s if amount else window.reset_s(now_s))))
         if not fits:
             return _refusal(takes, amounts, windows, now_s)
-        entries = list(map(Window.add, windows, repeat(now_s), amounts))
+        held = list(map(Window.add, windows, repeat(now_s), amounts))
         expires_at_s = now_s + expires_s
-        self._holds[id] = _new(_Hold, (windows, entries, amounts, expires_at_s))
+        self._holds[id] = _new(_Hold, (windows, held, amounts, expires_at_s))
         if expires_at_s < self._next_expiry_s:
             self._next_expiry_s = expires_at_s
         return levels

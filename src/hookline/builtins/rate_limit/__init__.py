@@ -32,7 +32,7 @@ from hookline import (
     bound_output,
     hookimpl,
 )
-from hookline.builtins.rate_limit.hold import AttemptHold, Hold, foreseen_tokens
+from hookline.builtins.rate_limit.hold import Both, Hold, foreseen_tokens
 from hookline.builtins.rate_limit.options import RateLimitOptions
 from hookline.builtins.rate_limit.plans import HEADERS, MINUTE_S, Plan, Scopes
 from hookline.builtins.rate_limit.queue import Queue, Waiter
@@ -104,15 +104,15 @@ class Plugin:
             answer = await self._ask(plan, amounts, name)
         else:
             answer = await self._ask_or_wait(call, queue, plan, amounts, name)
-        if isinstance(answer, Refusal):
+        if type(answer) is Refusal:
             call[STANDING] = (plan, answer.levels, 0, None)
             raise Rejected(self._refuse(answer, plan, amounts, call))
         hold = Hold(self._store, name, plan, amounts, queue)
-        call[STANDING] = (plan, answer, amounts[plan.tokens_at[0]] if plan.tokens_at else 0, hold)
+        call.slots[STANDING] = (plan, answer, amounts[plan.tokens_at[0]] if plan.tokens_at else 0, hold)
         return hold
 
     @hookimpl
-    async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> AttemptHold | None:
+    async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Hold | Both | None:
         deployment = target.deployment
         standing = call.slots.get(STANDING)
         of_call = standing[3] if standing is not None else None
@@ -120,7 +120,7 @@ class Plugin:
             self._cap_output(call, attempt)
         plan = self._deployment_plans.get(deployment.id) or self._plan_deployment(deployment)
         if not plan.takes:
-            return AttemptHold(None, of_call, call.attempts) if of_call is not None else None
+            return of_call.for_attempt() if of_call is not None else None
         amounts = self._amounts(plan, call)
         if call.is_dry_run:
             answer, name = await self._look(plan, amounts), ""
@@ -131,7 +131,8 @@ class Plugin:
             raise Skip(error.message, error)
         if call.is_dry_run:
             return None
-        return AttemptHold(Hold(self._store, name, plan, amounts, None), of_call, call.attempts)
+        own = Hold(self._store, name, plan, amounts, None)
+        return own if of_call is None else Both(own, of_call.for_attempt())
 
     @hookimpl
     def edit_reply(self, call: Call, reply: Reply) -> Reply:

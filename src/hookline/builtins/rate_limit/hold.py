@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 
-from hookline import Attempt, Call, LimitStore, Reply, Result
+from hookline import Call, LimitStore, Reply, Result
 from hookline.builtins.rate_limit.plans import Plan
 from hookline.builtins.rate_limit.queue import Queue
 
 
 class Hold:
-    """A ticket. `queue` hears of what comes free."""
+    """A ticket, of its call and of each of the call's attempts. `queue` hears of what comes free."""
 
-    __slots__ = ("_amounts", "_is_settled", "_name", "_plan", "_queue", "_store")
+    __slots__ = ("_amounts", "_is_continued", "_name", "_owed", "_plan", "_queue", "_store")
 
     def __init__(self, store: LimitStore, name: str, plan: Plan, amounts: Sequence[int], queue: Queue | None) -> None:
         self._store = store
@@ -26,44 +26,53 @@ class Hold:
         self._plan = plan
         self._amounts = amounts
         self._queue = queue
-        self._is_settled = False
+        self._owed = 1
+        """How often it will yet be settled; 0 when it has been given back."""
+        self._is_continued = False
+        """An attempt that did not answer had usage: the call's is the sum of several."""
+
+    def for_attempt(self) -> Hold:
+        """The ticket of one more attempt."""
+        self._owed += 1
+        return self
 
     def settle(self, result: Result) -> Awaitable[None] | None:
-        if self._is_settled:
+        """With the attempt that answers, else with the call, whose end comes last."""
+        owed = self._owed
+        if owed == 0:
             return None
-        self._is_settled = True
+        if owed > 1 and (result.outcome != "ok" or self._is_continued):
+            self._owed = owed - 1
+            self._is_continued = self._is_continued or result.usage is not None
+            return None
+        self._owed = 0
         amounts, plan = self._amounts, self._plan
         if plan.tokens_at and (used := used_tokens(result)) is not None:
             amounts = [*amounts]  # the store has the other list
             for index in plan.tokens_at:
                 amounts[index] = used
         pending = self._store.give_back(self._name, amounts)
-        if self._queue is None:
+        queue = self._queue
+        if queue is None:
             return pending
         if pending is not None:
-            return _tell_later(pending, self._queue, plan)
-        if self._queue.lines:
-            self._queue.freed(plan.takes)
+            return _tell_later(pending, queue, plan)
+        if queue.lines:
+            queue.freed(plan.takes)
         return None
 
 
-class AttemptHold:
-    """What an attempt drew on its deployment's ceilings (None: there are none), and its call's hold, which it settles if it is the one that answers."""
+class Both:
+    """Two tickets of one attempt: its deployment's and its call's."""
 
-    __slots__ = ("_attempts", "_of_call", "_own")
+    __slots__ = ("_of_call", "_own")
 
-    def __init__(self, own: Hold | None, of_call: Hold | None, attempts: Sequence[Attempt]) -> None:
+    def __init__(self, own: Hold, of_call: Hold) -> None:
         self._own = own
         self._of_call = of_call
-        self._attempts = attempts
 
     def settle(self, result: Result) -> Awaitable[None] | None:
-        own = self._own.settle(result) if self._own is not None else None
-        if self._of_call is None or result.outcome != "ok":
-            return own
-        if len(self._attempts) > 1 and any(a.usage is not None and a is not result.attempt for a in self._attempts):
-            return own  # a stream that was continued: the call's usage is the sum of both
-        of_call = self._of_call.settle(result)
+        own, of_call = self._own.settle(result), self._of_call.settle(result)
         if own is None or of_call is None:
             return own or of_call
         return _both(own, of_call)
