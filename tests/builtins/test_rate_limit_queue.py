@@ -61,9 +61,7 @@ class Slots:
 class Queued:
     """A kit whose calls wait, and its upstream."""
 
-    def __init__(
-        self, settings: PipelineSettings | None = None, hook_timeout_s: float = 5.0, **options: Any
-    ) -> None:
+    def __init__(self, settings: PipelineSettings | None = None, hook_timeout_s: float = 5.0, **options: Any) -> None:
         self.slots = Slots()
         clock = FakeClock()
         self.kit = PipelineKit(

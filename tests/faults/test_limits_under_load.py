@@ -54,8 +54,17 @@ tokens_per_minute = {TOKENS}
 MESSAGES = [{"role": "user", "content": "hi"}]
 USED = 25
 CHAT_USAGE = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": USED}
-RESPONSE = {"id": "r", "object": "response", "status": "completed", "output": [], "usage": {"input_tokens": 20, "output_tokens": 5}}
-DELTA, FINISH = '{"choices":[{"index":0,"delta":{"content":"ho"}}]}', '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+RESPONSE = {
+    "id": "r",
+    "object": "response",
+    "status": "completed",
+    "output": [],
+    "usage": {"input_tokens": 20, "output_tokens": 5},
+}
+DELTA, FINISH = (
+    '{"choices":[{"index":0,"delta":{"content":"ho"}}]}',
+    '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
+)
 TEXT, TEXT_END = '{"choices":[{"index":0,"text":"ho"}]}', '{"choices":[{"index":0,"text":"","finish_reason":"stop"}]}'
 USAGE = orjson.dumps({"choices": [], "usage": CHAT_USAGE}).decode()
 LAST = orjson.dumps({"type": "response.completed", "response": RESPONSE}).decode()
@@ -219,7 +228,9 @@ async def check_tokens(ports: Sequence[int], flights: Flights, used_now: Callabl
         if reply.status == 200:
             used += len(orjson.dumps({"model": "m", **ROUTES[kind][0]})) + 8 if kind == "moderations" else USED
         else:
-            taken, need = map(int, re.findall(r"(\d+) used or reserved; this call may need (\d+)", message_of(reply))[0])
+            taken, need = map(
+                int, re.findall(r"(\d+) used or reserved; this call may need (\d+)", message_of(reply))[0]
+            )
             assert TOKENS - need < taken <= TOKENS, "refused although it fits, or one too many"
     assert used <= TOKENS
     assert used_now is None or used_now() == used
