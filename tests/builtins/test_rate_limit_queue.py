@@ -124,7 +124,7 @@ async def test_tenants_take_turns_however_many_calls_each_has() -> None:
     calls = [first]
     for tenant, count in (("greedy", 8), ("modest", 2), ("late", 1)):
         calls += [queued.start(tenant) for _ in range(count)]
-        await queued.until(lambda: queued.length == len(calls) - 1)
+        await queued.until(lambda expected=len(calls) - 1: queued.length == expected)
 
     await queued.serve(12)
     seen = [await call.done() for call in calls]
