@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hookline.builtins import cache
+from hookline.builtins import cache, fallback
 from hookline.builtins.rate_limit import Plugin
 from hookline.builtins.rate_limit.plans import MINUTE_S, Scopes
 from hookline.builtins.rate_limit.telling import MINUTE_RESET, format_reset
@@ -17,7 +17,7 @@ from hookline.plugin_host import Stores
 from hookline.principal import Limits, Principal
 from hookline.stores.memory import MemoryLimits, MemoryReplies
 from hookline.testing.clock import FakeClock
-from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider, answer, stream
+from hookline.testing.kit import CHAT, Delivered, PipelineKit, ScriptedProvider, answer, stream
 
 HOST = {"tenants": {}, "users": {}, "global": {}, "server": {}, "models": []}
 
@@ -439,3 +439,69 @@ async def test_what_a_request_only_refers_to_is_assumed() -> None:
     served = await make_kit({"assumed_input_tokens": 500}).call(payload, principal=key(tokens_per_minute=5_000))
 
     assert (refused.status, served.status) == (429, 200)
+
+
+class Watched(Delivered):
+    """Notes how many holds there are whenever bytes leave."""
+
+    def __init__(self, kit: PipelineKit) -> None:
+        super().__init__()
+        self.limits: Any = kit.workshop.stores.limits
+        self.holds: list[int] = []
+
+    async def _write(self, chunk: bytes) -> None:
+        self.holds.append(self.limits.in_flight)
+        await super()._write(chunk)
+
+
+DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"ho"}}]}\n\n'
+STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("options", [{}, {"per_deployment": {"max_parallel": 5}}, {"max_wait_s": 1}])
+async def test_who_has_the_end_of_a_reply_in_hand_finds_its_slot_free(options: dict[str, Any]) -> None:
+    """Else a client of two processes on one Redis is refused because of its own last call."""
+    provider = ScriptedProvider(
+        answer,
+        lambda: stream(DELTA, STOP, USAGE, DONE),
+        UpstreamError("no", kind="connect", is_written=False),
+        answer,
+    )
+    kit, ci = make_kit(options, provider=provider), key(max_parallel=1, tokens_per_minute=10_000)
+    seen = []
+    for payload in (CHAT, {**CHAT, "stream": True}, CHAT, CHAT):
+        seen.append(await kit.run(kit.make_call(payload, principal=ci), Watched(kit)))
+
+    whole, streamed, _, again = seen
+    assert [d.status for d in seen] == [200, 200, 502, 200]
+    assert (whole.holds, again.holds) == ([0], [0])
+    assert (streamed.holds[0] > 0, streamed.holds[-1]) == (True, 0)
+    assert kit.workshop.stores.limits.in_flight == 0  # type: ignore[attr-defined]
+    assert again.headers["x-ratelimit-remaining-tokens"] == str(10_000 - 3 * 15)
+
+
+async def test_an_attempt_that_failed_before_the_next_answers_leaves_the_slot_taken() -> None:
+    most = 0
+
+    async def second(call: Any, attempt: Any) -> Any:
+        nonlocal most
+        most = kit.workshop.stores.limits.in_flight  # type: ignore[attr-defined]
+        return answer()
+
+    clock = FakeClock()
+    kit = PipelineKit(
+        Plugin,
+        fallback.Plugin,
+        providers=[ScriptedProvider(UpstreamError("no", kind="reset"), name="a"), ScriptedProvider(second, name="b")],
+        deployments={"m": ["a/m", "b/m"]},
+        stores=Stores(MemoryLimits(clock), None, None),  # type: ignore[arg-type]
+        host_settings=HOST,
+        clock=clock,
+    )
+
+    delivered = await kit.call({**CHAT, "model": "m"}, principal=key(max_parallel=1))
+
+    assert (delivered.status, delivered.headers["x-hookline-deployment"], most) == (200, "b/m", 1)
+    assert kit.workshop.stores.limits.in_flight == 0  # type: ignore[attr-defined]

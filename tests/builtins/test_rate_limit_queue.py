@@ -87,6 +87,9 @@ class Queued:
         while not holds():  # noqa: ASYNC110 - ends by what the test has set going, or by the test's timeout
             await asyncio.sleep(0)
 
+    async def until_waiting(self, number: int) -> None:
+        await self.until(lambda: self.length == number)
+
     async def serve(self, count: int) -> None:
         """Let everybody have a turn, one after the other."""
         for number in range(1, count + 1):
@@ -103,7 +106,7 @@ async def test_calls_wait_for_a_slot_in_the_order_they_came_and_are_told_their_p
     queued = Queued(**{"global": {"max_parallel": 1}})
     calls = [queued.start() for _ in range(5)]
     await queued.slots.wait_for(1)
-    await queued.until(lambda: queued.length == 4)
+    await queued.until_waiting(4)
 
     await queued.serve(5)
     seen = [await call.done() for call in calls]
@@ -124,7 +127,7 @@ async def test_tenants_take_turns_however_many_calls_each_has() -> None:
     calls = [first]
     for tenant, count in (("greedy", 8), ("modest", 2), ("late", 1)):
         calls += [queued.start(tenant) for _ in range(count)]
-        await queued.until(lambda expected=len(calls) - 1: queued.length == expected)
+        await queued.until_waiting(len(calls) - 1)
 
     await queued.serve(12)
     seen = [await call.done() for call in calls]
@@ -156,9 +159,9 @@ async def test_nobody_overtakes_a_large_call_with_small_ones() -> None:
     running = queued.start(payload={**CHAT, "max_tokens": 600})
     await queued.slots.wait_for(1)
     large = queued.start(payload={**CHAT, "max_tokens": 500})
-    await queued.until(lambda: queued.length == 1)
+    await queued.until_waiting(1)
     small = [queued.start(payload={**CHAT, "max_tokens": 1}) for _ in range(3)]
-    await queued.until(lambda: queued.length == 4)
+    await queued.until_waiting(4)
     assert len(queued.slots.order) == 1, "small ones would fit, but somebody waits"
 
     await queued.serve(5)
@@ -172,7 +175,7 @@ async def test_a_full_queue_is_a_429_at_once() -> None:
     queued = Queued(max_queue=2, **{"global": {"max_parallel": 1}})
     calls = [queued.start() for _ in range(3)]
     await queued.slots.wait_for(1)
-    await queued.until(lambda: queued.length == 2)
+    await queued.until_waiting(2)
 
     refused = await queued.start().done()
 
@@ -222,7 +225,7 @@ async def test_calls_wait_until_requests_leave_their_window() -> None:
     queued = Queued(max_wait_s=30, **{"global": {"requests_per_second": 2}})
     calls = [queued.start() for _ in range(4)]
     await queued.slots.wait_for(2)
-    await queued.until(lambda: queued.length == 2)
+    await queued.until_waiting(2)
     queued.kit.clock.advance(1.1)  # the timer is the loop's and comes a second later
 
     await queued.serve(4)
@@ -235,11 +238,11 @@ async def test_whoever_leaves_is_out_at_once_and_the_turn_goes_on() -> None:
     queued = Queued(**{"global": {"max_parallel": 1}})
     calls = [queued.start() for _ in range(6)]
     await queued.slots.wait_for(1)
-    await queued.until(lambda: queued.length == 5)
+    await queued.until_waiting(5)
 
     calls[1].leave()  # it stands first
     calls[3].leave()
-    await queued.until(lambda: queued.length == 3)
+    await queued.until_waiting(3)
     await queued.serve(4)
     await asyncio.gather(*(call.done() for call in calls))
 
@@ -253,7 +256,7 @@ async def test_a_call_that_leaves_just_when_its_turn_comes_holds_nobody_up(ticks
     queued = Queued(**{"global": {"max_parallel": 1}})
     running, leaving, last = (queued.start() for _ in range(3))
     await queued.slots.wait_for(1)
-    await queued.until(lambda: queued.length == 2)
+    await queued.until_waiting(2)
 
     queued.slots.end_one()
     for _ in range(ticks):
@@ -274,7 +277,7 @@ async def test_the_deadline_of_a_call_ends_its_wait() -> None:
     queued = Queued(**{"global": {"max_parallel": 1}})
     running, late = queued.start(), queued.start()
     await queued.slots.wait_for(1)
-    await queued.until(lambda: queued.length == 1)
+    await queued.until_waiting(1)
 
     queued.kit.expire(late.call)
 
@@ -302,9 +305,9 @@ async def test_whoever_is_refused_elsewhere_moves_there_and_lets_others_pass() -
     x1 = queued.start("x")
     await queued.slots.wait_for(2)
     a2 = queued.start("a", max_parallel=1)
-    await queued.until(lambda: queued.length == 1)
+    await queued.until_waiting(1)
     b1 = queued.start("b")
-    await queued.until(lambda: queued.length == 2)
+    await queued.until_waiting(2)
 
     queued.slots.running[1].set()  # x1 ends: the free slot is no use to a2
     await queued.slots.wait_for(3)
@@ -337,7 +340,7 @@ async def test_hundreds_wait_and_everybody_is_served_or_gone() -> None:
     queued = Queued(max_queue=1_000, **{"global": {"max_parallel": 7}})
     calls = [queued.start(f"tenant-{n % 5}") for n in range(400)]
     await queued.slots.wait_for(7)
-    await queued.until(lambda: queued.length == 393)
+    await queued.until_waiting(393)
     for call in calls[7::3]:
         call.leave()
 
