@@ -43,6 +43,8 @@ class Window:
             entry = entries.popleft()
             entry.is_counted = False
             self.used -= entry.amount
+        if not entries:
+            self._joined_until_s = float("-inf")  # a clock that was set back must not look for the youngest
 
     def add(self, now_s: float, amount: int) -> Entry | None:
         """Count `amount` from now on; the entry returned is where it can be corrected."""
