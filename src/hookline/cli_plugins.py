@@ -24,7 +24,7 @@ def find_plugin_command(args: list[str]) -> tuple[Any, list[str]]:
     """The command named by `args[0]` and the arguments that are its own; `--config` among them is ours. Raises StartupError."""
     config, rest = _take_config(args[1:])
     settings = load(config)
-    process = Process(settings.server.host)
+    process = Process("localhost")  # nothing listens: the first key of a host that others reach is made here
     functions: dict[str, Callable[..., Any]] = {}
     compile_settings(settings, process, add_command=lambda name, function: functions.update({name: function}))
     function = functions.get(args[0])
@@ -32,6 +32,7 @@ def find_plugin_command(args: list[str]) -> tuple[Any, list[str]]:
         return None, rest
     if isinstance(function, typer.Typer):
         group = typer.main.get_group(function)
+        _close_after(group, process)
         return group, rest
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     single.command(args[0])(_run_whole(function, process))
@@ -50,6 +51,17 @@ def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
         else:
             rest.append(argument)
     return Path(config) if config else None, rest
+
+
+def _close_after(group: Any, process: Process) -> None:
+    """Have a group close what its commands use, when one has ended."""
+    invoke = group.invoke
+
+    def invoke_and_close(context: Any) -> Any:
+        context.call_on_close(lambda: asyncio.run(process.aclose()))
+        return invoke(context)
+
+    group.invoke = invoke_and_close
 
 
 def _run_whole(function: Callable[..., Any], process: Process) -> Callable[..., Any]:

@@ -62,7 +62,8 @@ class KeyStoreContract:
 
         changed = await other.change(key.id, lambda key: key._replace(name="renamed", revoked_at=5.0))
 
-        assert changed == key._replace(name="renamed", revoked_at=5.0, changed=(changed and changed.changed))
+        assert changed is not None
+        assert changed == key._replace(name="renamed", revoked_at=5.0, changed=changed.changed)
         assert changed.changed > key.changed
         assert await first.get(key.id) == changed
         assert await first.changes(key.changed, limit=100) == (changed.changed, [changed])
