@@ -55,13 +55,12 @@ class KeyDesk:
             status = status_of(key, now)
             if status in ("revoked", "expired"):
                 raise Conflict(f"key {id} {_IS[status]}, so it can't be rotated", code=f"key_{status}")
-            old_hash, old_until = (key.hash, now + overlap_s) if overlap_s > 0 else (None, None)
             return key._replace(
                 hash=hash_secret(secret),
                 prefix=secret[:SHOWN_CHARS],
                 rotated_at=now,
-                old_hash=old_hash,
-                old_until=old_until,
+                old_hash=key.hash,  # kept where it ends at once, too: whoever shows it is told why
+                old_until=now + overlap_s,
             )
 
         return self._existing(id, await self._find_store().change(id, edit)), secret
