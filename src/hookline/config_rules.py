@@ -34,7 +34,7 @@ def exposure_problems(settings: Settings, *, has_other_authentication: bool, hos
     yield settings.source.problem(
         ("server", "host"),
         f'{host or "every address of this machine"} can be reached by others, and nobody is asked for a key; add [[plugins.auth.keys]] (and "auth" to '
-        "[chain] plugins), or `open = true` to [server] to serve everyone",
+        "[chain] plugins), or make one by `hookline keys create`, or add `open = true` to [server] to serve everyone",
     )
 
 

@@ -144,7 +144,7 @@ async def test_a_good_token_is_let_in_as_what_its_claims_say(make_kit):
         claims={
             "tenant": "https://claims.example/org",
             "models": "access.models",
-            "requests_per_minute": "rpm",
+            "limits": {"requests_per_minute": "rpm"},
             "tags": "groups",
         },
         tokens_per_minute=1_000,
@@ -275,7 +275,7 @@ async def test_a_bad_token_is_401_and_says_why(make_kit, token, why):
     ],
 )
 async def test_a_claim_that_is_not_as_it_should_be_is_named(make_kit, claims, why):
-    kit = make_kit(claims={"tenant": "org", "models": "models", "requests_per_minute": "rpm"})
+    kit = make_kit(claims={"tenant": "org", "models": "models", "limits": {"requests_per_minute": "rpm"}})
 
     assert told(await call(kit, make_token(**claims))) == why
 
@@ -487,6 +487,7 @@ BASE = {"name": "corp", "issuer": ISSUER, "audience": "hookline"}
         ({"issuer": "id.example"}, "must be an https:// URL"),
         ({"audience": []}, "at least 1"),
         ({"audence": "x"}, "Extra inputs"),
+        ({"claims": {"limits": {"requests_per_minut": "rpm"}}}, 'there is no limit "requests_per_minut"'),
     ],
 )
 def test_a_table_that_would_not_be_safe_is_refused_at_start(table, problem):

@@ -54,7 +54,6 @@ def _statements() -> Mapping[str, ClauseElement]:
         .where(_C.changed > bindparam("after", type_=BigInteger))
         .order_by(_C.changed)
         .limit(bindparam("limit", type_=Integer)),
-        "KEY_TENANTS": select(_C.tenant).distinct().order_by(_C.tenant).limit(bindparam("limit", type_=Integer)),
         "LOCK_KEYS": text("LOCK TABLE keys IN SHARE ROW EXCLUSIVE MODE"),
     }
 

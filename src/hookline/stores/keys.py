@@ -25,8 +25,8 @@ class StoredKey(NamedTuple):
     tenant: str = "default"
     user: str | None = None
     models: tuple[str, ...] = ("*",)
-    limits: Mapping[str, int] = {}
-    """`requests_per_minute`, `tokens_per_minute`, `max_parallel`: those that are set."""
+    limits: Mapping[str, Any] = {}
+    """Those that are set, as `Limits.from_table` takes them."""
     budget: Mapping[str, Any] | None = None
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, str] = {}
@@ -87,9 +87,6 @@ class KeyStore(Protocol):
 
     async def changes(self, after: int, *, limit: int) -> KeyChanges:
         """At most `limit` keys that were changed after change number `after`."""
-
-    async def tenants(self, *, limit: int) -> Sequence[str]:
-        """At most `limit` names of tenants that have or had keys, in order."""
 
 
 def to_row(key: StoredKey) -> list[Any]:

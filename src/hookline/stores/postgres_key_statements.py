@@ -53,10 +53,5 @@ FROM keys
 WHERE keys.changed > $1::BIGINT ORDER BY keys.changed
 LIMIT $2::INTEGER"""
 
-KEY_TENANTS = """\
-SELECT DISTINCT keys.tenant
-FROM keys ORDER BY keys.tenant
-LIMIT $1::INTEGER"""
-
 LOCK_KEYS = """\
 LOCK TABLE keys IN SHARE ROW EXCLUSIVE MODE"""

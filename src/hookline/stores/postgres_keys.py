@@ -79,12 +79,6 @@ class PostgresKeys:
 
         return await self._ask(job)
 
-    async def tenants(self, *, limit: int) -> Sequence[str]:
-        async def job(connection: Any) -> list[str]:
-            return [row[0] for row in await connection.fetch(sql.KEY_TENANTS, limit)]
-
-        return await self._ask(job)
-
     async def _one(self, statement: str, argument: str) -> StoredKey | None:
         found = await self._ask(lambda connection: _fetch(connection, statement, argument))
         return found[0] if found else None

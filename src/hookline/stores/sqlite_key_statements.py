@@ -50,8 +50,3 @@ SELECT keys.id, keys.name, keys.hash, keys.prefix, keys.tenant, keys.user, keys.
 FROM keys
 WHERE keys.changed > ? ORDER BY keys.changed
 LIMIT ? OFFSET ?"""
-
-KEY_TENANTS = """\
-SELECT DISTINCT keys.tenant
-FROM keys ORDER BY keys.tenant
-LIMIT ? OFFSET ?"""

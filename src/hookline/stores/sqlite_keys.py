@@ -79,9 +79,6 @@ class SqliteKeys:
 
         return await self._ask(job)
 
-    async def tenants(self, *, limit: int) -> Sequence[str]:
-        return await self._ask(lambda: [row[0] for row in self._connection.execute(sql.KEY_TENANTS, (limit, 0))])
-
     # What follows runs in the writer's thread.
 
     def _fetch(self, statement: str, *arguments: object) -> list[StoredKey]:

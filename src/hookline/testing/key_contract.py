@@ -139,16 +139,6 @@ class KeyStoreContract:
         assert await keys.page(limit=9, tenant=tenant, is_revoked=False) == [ann]
         assert await keys.page(limit=9, tenant=tenant, user="carl") == []
 
-    async def test_tenants_are_named_once(self, open_records: MakeRecords) -> None:
-        keys, tenant = open_records().keys, f"tenant-{secrets.token_hex(6)}"
-        for _ in range(2):
-            await keys.add(stored_key(tenant=tenant))
-
-        found = await keys.tenants(limit=10_000)
-
-        assert list(found).count(tenant) == 1
-        assert len(await keys.tenants(limit=1)) == 1
-
 
 def new_hash() -> str:
     """The hash of a secret that nobody has."""

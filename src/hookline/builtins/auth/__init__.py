@@ -27,6 +27,7 @@ from hookline import (
     Call,
     Host,
     KeyStore,
+    NotFound,
     Principal,
     Rejected,
     StartupError,
@@ -38,7 +39,7 @@ from hookline.builtins.auth.credentials import cannot_tell, find_key, refusal
 from hookline.builtins.auth.end_user import PayingUsers, find_end_user
 from hookline.builtins.auth.key_desk import KeyDesk
 from hookline.builtins.auth.options import AuthOptions
-from hookline.builtins.auth.recorded_keys import SECRET_PREFIX, RecordedKeys
+from hookline.builtins.auth.recorded_keys import SECRET_PREFIX, RecordedKeys, to_principal
 from hookline.builtins.auth.tokens import Tokens
 
 __all__ = ["AuthOptions", "Plugin"]
@@ -111,6 +112,16 @@ class Plugin:
             await self._recorded.aclose()
         if self._tokens is not None:
             await self._tokens.aclose()
+
+    async def find_principal(self, key: str) -> Principal | None:
+        """Who calls with the key of this name or id; None if nobody does. Raises ApiError where records can't answer, or the name is that of several."""
+        for known in self._configured.values():
+            if known.principal.key_name == key:
+                return known.principal
+        try:
+            return to_principal(await KeyDesk(self._find_store, self._host.clock).find(key))
+        except NotFound:
+            return None
 
     @hookimpl
     async def authenticate(self, call: Call) -> Principal | None:

@@ -34,6 +34,7 @@ Models = Annotated[
 RequestsPerMinute = Annotated[int | None, typer.Option(show_default=False)]
 TokensPerMinute = Annotated[int | None, typer.Option(show_default=False)]
 MaxParallel = Annotated[int | None, typer.Option(show_default=False)]
+Limits = Annotated[list[str] | None, typer.Option("--limit", help="Any limit: NAME=NUMBER; may be repeated.")]
 DailyUsd = Annotated[float | None, typer.Option(help="Its budget of a day.", show_default=False)]
 MonthlyUsd = Annotated[float | None, typer.Option(help="Its budget of a month.", show_default=False)]
 TotalUsd = Annotated[float | None, typer.Option(help="Its budget for ever.", show_default=False)]
@@ -94,6 +95,7 @@ def _create(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         requests_per_minute: RequestsPerMinute = None,
         tokens_per_minute: TokensPerMinute = None,
         max_parallel: MaxParallel = None,
+        limits: Limits = None,
         daily_usd: DailyUsd = None,
         monthly_usd: MonthlyUsd = None,
         total_usd: TotalUsd = None,
@@ -107,7 +109,7 @@ def _create(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         fields = _fields(
             {"tenant": tenant, "user": user, "models": models, "tags": tags}
             | {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-            | {"max_parallel": max_parallel},
+            | {"max_parallel": max_parallel, **_pairs(limits, "limit")},
             budget=_budget(budget, {"daily_usd": daily_usd, "monthly_usd": monthly_usd, "total_usd": total_usd}),
             expires=expires,
             metadata=metadata,
@@ -158,6 +160,7 @@ def _update(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         requests_per_minute: RequestsPerMinute = None,
         tokens_per_minute: TokensPerMinute = None,
         max_parallel: MaxParallel = None,
+        limits: Limits = None,
         daily_usd: DailyUsd = None,
         monthly_usd: MonthlyUsd = None,
         total_usd: TotalUsd = None,
@@ -179,7 +182,7 @@ def _update(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         fields = _fields(
             {"name": name, "tenant": tenant, "user": user, "models": models, "tags": tags, "disabled": is_disabled}
             | {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-            | {"max_parallel": max_parallel},
+            | {"max_parallel": max_parallel, **_pairs(limits, "limit")},
             budget=_budget(budget, amounts, before=found.budget),
             expires=expires,
             metadata=metadata,
@@ -233,11 +236,15 @@ def _fields(
         is_duration = re.fullmatch(r"[0-9.]+[a-z]", expires) is not None
         fields |= {"expires_in_s": _duration(expires, "expires")} if is_duration else {"expires_at": expires}
     if metadata:
-        pairs = [pair.partition("=") for pair in metadata]
-        if not all(separator for _, separator, _ in pairs):
-            raise BadRequest("--metadata must read NAME=TEXT")
-        fields["metadata"] = {name: text for name, _, text in pairs}
+        fields["metadata"] = _pairs(metadata, "metadata")
     return fields
+
+
+def _pairs(given: Sequence[str] | None, option: str) -> dict[str, Any]:
+    pairs = [pair.partition("=") for pair in given or ()]
+    if not all(separator for _, separator, _ in pairs):
+        raise BadRequest(f"--{option} must read {'NAME=NUMBER' if option == 'limit' else 'NAME=TEXT'}")
+    return {n: int(text) if option == "limit" and text.isdecimal() else text for n, _, text in pairs}
 
 
 def _budget(

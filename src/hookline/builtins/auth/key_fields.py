@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from hookline import BadRequest, StoredKey
-from hookline.builtins.auth.options import BudgetTable, Count, Name, Table
+from hookline.builtins.auth.options import BudgetTable, LimitTable, Name, Table
 
 EXPIRES_MAX = 253_402_300_799.0
 """The end of the year 9999 in Unix seconds."""
@@ -43,15 +43,12 @@ MetadataKey = Annotated[Name, Field(max_length=64)]
 MetadataText = Annotated[str, Field(max_length=512)]
 
 
-class KeyFields(Table):
+class KeyFields(LimitTable):
     """What may be set when a key is made, and later."""
 
     tenant: Name = "default"
     user: Name | None = None
     models: list[Glob] = Field(["*"], min_length=1, max_length=500)
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    max_parallel: Count | None = None
     budget: BudgetTable | None = None
     tags: list[Name] = Field([], max_length=50)
     metadata: dict[MetadataKey, MetadataText] = Field({}, max_length=50)
@@ -102,7 +99,7 @@ class Listing(Table):
     revoked: Literal["true", "false"] | None = None
 
 
-LIMITS = ("requests_per_minute", "tokens_per_minute", "max_parallel")
+LIMITS = tuple(LimitTable.model_fields)
 
 
 def apply(fields: KeyFields, key: StoredKey, now: float) -> StoredKey:

@@ -72,7 +72,15 @@ class BudgetTable(Table):
         return name
 
 
-class KeyTable(Table):
+class LimitTable(Table):
+    """Ceilings on calls."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    max_parallel: Count | None = None
+
+
+class KeyTable(LimitTable):
     """One `[[plugins.auth.keys]]`."""
 
     name: str = Field(
@@ -82,9 +90,6 @@ class KeyTable(Table):
     tenant: str = Field("default", min_length=1, max_length=200)
     user: str | None = Field(None, min_length=1, max_length=200)
     models: list[str] = Field(["*"], description="Globs over the model names it may ask for.")
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    max_parallel: Count | None = None
     budget: BudgetTable | None = None
     tags: list[Name] = Field([], max_length=50, description="For logs and ledgers.")
 
@@ -118,13 +123,23 @@ class ClaimsTable(Table):
     user: str | None = "sub"
     models: str | None = Field(default=None, description="Globs: a list, or text with spaces between.")
     tags: str | None = None
-    requests_per_minute: str | None = None
-    tokens_per_minute: str | None = None
-    max_parallel: str | None = None
+    limits: dict[str, str] = Field(
+        default={},
+        description='As in { requests_per_minute = "rpm" }; a limit that the token does not name is the issuer\'s.',
+    )
+
+    @field_validator("limits")
+    @classmethod
+    def _check_limits(cls, limits: dict[str, str]) -> dict[str, str]:
+        for name in limits:
+            if name not in LimitTable.model_fields:
+                raise ValueError(f'there is no limit "{name}"; there are {", ".join(LimitTable.model_fields)}')
+        return limits
 
 
-class IssuerTable(Table):
-    """One `[[plugins.auth.issuers]]`: whose tokens (JWT) are taken as keys. The extra `oidc` brings what reads them."""
+class IssuerTable(LimitTable):
+    """One `[[plugins.auth.issuers]]`: whose tokens (JWT) are taken as keys. Limits and budget are those of each user. The extra `oidc` brings what reads
+    tokens."""
 
     name: str = Field(min_length=1, max_length=100, description="Begins the key's name in logs, metrics and scopes.")
     issuer: str = Field(min_length=1, description="What the claim `iss` must be, character by character.")
@@ -139,10 +154,7 @@ class IssuerTable(Table):
     claims: ClaimsTable = ClaimsTable()
     tenant: str | None = Field(None, min_length=1, max_length=200, description="For tokens that name none.")
     models: list[str] = Field(["*"], description="For tokens that name none.")
-    requests_per_minute: Count | None = Field(None, description="Of each user, as the other limits.")
-    tokens_per_minute: Count | None = None
-    max_parallel: Count | None = None
-    budget: BudgetTable | None = Field(None, description="Of each user.")
+    budget: BudgetTable | None = None
     leeway_s: float = Field(0.0, ge=0, le=300, description="How far clocks may differ.")
     refresh_s: float = Field(300.0, ge=1, le=86_400, description="How often its public keys are fetched.")
     timeout_s: float = Field(3.0, gt=0, le=30)

@@ -144,14 +144,9 @@ def principal_of(claims: Mapping[str, Any], issuer: IssuerTable) -> Principal:
     user = _text(claims, names.user) if names.user is not None else None
     subject = user or _text(claims, "sub")
     models = _texts(claims, names.models)
-    limits = {
-        name: _count(claims, claim) or getattr(issuer, name)
-        for name, claim in (
-            ("requests_per_minute", names.requests_per_minute),
-            ("tokens_per_minute", names.tokens_per_minute),
-            ("max_parallel", names.max_parallel),
-        )
-    }
+    limits = issuer.model_dump()
+    for name, claim in names.limits.items():
+        limits[name] = _count(claims, claim) or limits[name]
     key = issuer.name if subject is None else f"{issuer.name}:{subject}"
     return Principal(
         key_id=key,
