@@ -19,12 +19,15 @@ from hookline.cli import CONFIG_VARIABLE
 from hookline.compilation import Process, compile_settings
 from hookline.config_loading import load
 
+HELP = frozenset({"--help", "-h"})
+
 
 def find_plugin_command(args: list[str]) -> tuple[Any, list[str]]:
     """The command named by `args[0]` and the arguments that are its own; `--config` among them is ours. Raises StartupError."""
     config, rest = _take_config(args[1:])
     settings = load(config)
-    process = Process("localhost")  # nothing listens: the first key of a host that others reach is made here
+    # Nothing listens: the first key of a host that others reach is made by a command. And help leaves no database behind.
+    process = Process("localhost", opens_stores=not HELP.intersection(rest))
     functions: dict[str, Callable[..., Any]] = {}
     compile_settings(settings, process, add_command=lambda name, function: functions.update({name: function}))
     function = functions.get(args[0])

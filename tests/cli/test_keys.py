@@ -29,6 +29,15 @@ key = "{admin}"
 [providers.demo]
 kind = "demo"
 default = true
+[tenants.narrow]
+models = ["demo/echo", "demo/lorem"]
+[users.bob]
+models = ["demo/echo", "demo/slow"]
+[global]
+models = ["demo/*"]
+[prices."demo/echo"]
+input = 1.0
+output = 1.0
 """
 
 
@@ -260,6 +269,39 @@ def test_nobody_but_the_admin_gets_at_keys(proxy):
         assert ask(proxy, "GET", "/admin/keys", key=stranger).status == 403
         assert ask(proxy, "POST", "/admin/keys", {"name": "x"}, key=stranger).status == 403
     assert chat(proxy, ADMIN).status == 401
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({}, ["demo/echo", "demo/lorem", "demo/tools"]),
+        ({"models": ["demo/l*"]}, ["demo/lorem"]),
+        ({"tenant": "narrow"}, ["demo/echo", "demo/lorem"]),
+        ({"tenant": "narrow", "user": "bob"}, ["demo/echo"]),
+        ({"tenant": "narrow", "user": "bob", "models": ["demo/lorem"]}, []),
+    ],
+)
+def test_key_user_tenant_and_everyone_must_all_allow_a_model(proxy, fields, allowed):
+    key = make(proxy, **fields)["key"]
+    models = ["demo/echo", "demo/lorem", "demo/tools"]
+
+    answers = {model: chat(proxy, key, model=model) for model in models}
+
+    assert [model for model, answer in answers.items() if answer.status == 200] == allowed
+    assert {a.error["code"] for a in answers.values() if a.status != 200} <= {"model_not_allowed"}
+    assert chat(proxy, key, model="gpt-4o").status == 403
+
+
+def test_limits_and_budget_of_a_virtual_key_hold_and_can_be_raised(proxy):
+    limited, paying = make(proxy, requests_per_minute=2), make(proxy, budget={"daily_usd": 0})
+
+    assert [chat(proxy, limited["key"]).status for _ in range(3)] == [200, 200, 429]
+    assert chat(proxy, paying["key"]).error["code"] == "insufficient_quota"
+
+    ask(proxy, "PATCH", f"/admin/keys/{limited['id']}", {"requests_per_minute": 5})
+    ask(proxy, "PATCH", f"/admin/keys/{paying['id']}", {"budget": None})
+    assert [chat(proxy, limited["key"]).status for _ in range(3)] == [200, 200, 200]
+    assert chat(proxy, paying["key"]).status == 200
 
 
 def test_an_openai_client_uses_a_virtual_key(proxy):

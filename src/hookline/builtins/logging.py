@@ -133,6 +133,8 @@ def describe(call: Call, result: Result, time_text: str) -> dict[str, Any]:
         record["end_user"] = end_user
     if principal.tags:
         record["tags"] = principal.tags
+    if principal.key_id != principal.key_name:  # a virtual key: others may have its name
+        record["key_id"] = principal.key_id
     if call.endpoint == "relay":
         record["method"], record["path"] = call.method, call.path[:TEXT_MAX_CHARS]
     if error is not None:
