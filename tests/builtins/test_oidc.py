@@ -77,6 +77,10 @@ class IssuerServer:
             await self.gate.wait()
         if request.path.endswith("/.well-known/openid-configuration"):
             return web.json_response({"issuer": self.issuer, "jwks_uri": f"{self.url}/jwks"})
+        if self.status == 302 and request.path != "/good":
+            return web.Response(status=302, headers={"location": "/good"})
+        if request.path == "/good":
+            return web.json_response({"keys": [jwk(RSA["one"], kid="one"), jwk(RSA["two"], kid="two")]})
         if self.body is not None:
             return web.Response(status=self.status, body=self.body)
         return web.json_response({"keys": self.keys}, status=self.status)
@@ -372,7 +376,7 @@ async def test_invented_key_names_are_asked_for_seldom(make_kit, server, clock):
     "failure",
     [
         {"status": 500},
-        {"status": 302, "body": b""},
+        {"status": 302},
         {"body": b"<html>"},
         {"body": b'{"keys": 1}'},
         {"body": b'{"keys": ["' + b"x" * 600_000 + b'"]}'},

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from hookline import ANONYMOUS, Budget, KeyChanges, Limits, Principal, StartupError, StoredKey, Unavailable, hookimpl
+from hookline import (
+    ANONYMOUS,
+    END_USER,
+    Budget,
+    KeyChanges,
+    Limits,
+    Principal,
+    StartupError,
+    StoredKey,
+    Unavailable,
+    hookimpl,
+)
 from hookline.builtins.auth import Plugin as Auth
 from hookline.builtins.auth import recorded_keys
 from hookline.builtins.auth.key_desk import KeyDesk
@@ -40,6 +51,8 @@ class Records:
         self.is_down = False
         self.asked: list[str] = []
         self.gate: asyncio.Event | None = None
+        self.after_find: list[Any] = []
+        """Coroutine functions, one run after each reading and before its answer arrives."""
 
     async def _pass(self, what: str) -> None:
         self.asked.append(what)
@@ -51,6 +64,8 @@ class Records:
     async def find(self, hash: str) -> StoredKey | None:
         found = None if self.is_down else await self._records.keys.find(hash)
         await self._pass("find")
+        if self.after_find:
+            await self.after_find.pop(0)()
         return found
 
     async def changes(self, after: int, *, limit: int) -> KeyChanges:
@@ -267,6 +282,24 @@ async def test_a_key_revoked_while_it_is_looked_for_does_not_stay(make_gateway, 
     assert await gateway.status(secret) == 401
 
 
+async def test_an_answer_that_changes_have_overtaken_twice_is_given_and_not_kept(make_gateway, desk):
+    (key, secret), (other, _) = await desk.create(new()), await desk.create(new())
+    gateway = await make_gateway()
+
+    async def change_another() -> None:
+        await desk.update(other.id, KeyUpdate(tenant="acme"))
+        await gateway.follow()
+
+    async def revoke() -> None:
+        await desk.revoke(key.id)
+        await gateway.follow()
+
+    gateway.records.after_find = [change_another, revoke]
+
+    assert await gateway.status(secret) == 200  # it was good when it was read
+    assert await gateway.status(secret) == 401
+
+
 async def test_without_any_key_everyone_is_anonymous_until_the_first_one(make_gateway, desk):
     gateways = [await make_gateway() for _ in range(2)]
     assert [await gateway.status(key) for gateway in gateways for key in (None, "whatever", "sk-hk-x")] == [200] * 6
@@ -288,11 +321,14 @@ async def test_without_any_key_everyone_is_anonymous_until_the_first_one(make_ga
 
 
 async def test_open_lets_strangers_in_although_there_are_keys(make_gateway, desk):
-    _, secret = await desk.create(new())
+    key, secret = await desk.create(new())
     gateway = await make_gateway(open=True)
 
     assert [await gateway.status(key) for key in (None, "whatever", secret)] == [200] * 3
     assert gateway.last.key_name == "ci"
+    await desk.revoke(key.id)
+    await gateway.follow()
+    assert [await gateway.status(key) for key in (None, "whatever", secret)] == [200, 200, 401]
 
 
 async def test_records_unreadable_at_start_is_closed_and_says_503(make_gateway, desk):
@@ -334,6 +370,29 @@ async def test_records_down_keys_seen_in_the_last_minute_go_on(make_gateway, des
     assert await gateway.status(idle) == 200
 
 
+async def test_a_change_to_a_key_is_not_a_use_of_it(make_gateway, desk, clock):
+    key, secret = await desk.create(new())
+    gateway = await make_gateway()
+    assert await gateway.status(secret) == 200
+    clock.advance(50)
+    await desk.update(key.id, KeyUpdate(tenant="acme"))
+    await gateway.follow()
+    gateway.records.is_down = True
+    clock.advance(9)
+    assert await gateway.status(secret) == 200
+
+    key, idle = await desk.create(new())
+    gateway.records.is_down = False
+    assert await gateway.status(idle) == 200
+    clock.advance(50)
+    await desk.update(key.id, KeyUpdate(tenant="acme"))
+    await gateway.follow()
+    gateway.records.is_down = True
+    clock.advance(10)
+
+    assert await gateway.status(idle) == 503
+
+
 async def test_a_key_that_was_none_before_the_outage_is_503_during_it(make_gateway, desk, clock):
     await desk.create(new())
     gateway = await make_gateway()
@@ -342,6 +401,18 @@ async def test_a_key_that_was_none_before_the_outage_is_503_during_it(make_gatew
     clock.advance(3)
 
     assert await gateway.status("sk-hk-none") == 503
+
+
+async def test_records_that_hang_are_503_in_their_time_and_nothing_for_known_keys(make_gateway, desk, monkeypatch):
+    monkeypatch.setattr(recorded_keys, "ANSWER_S", 0.05)
+    (_, used), (_, unseen) = await desk.create(new()), await desk.create(new())
+    gateway = await make_gateway()
+    assert await gateway.status(used) == 200
+    gateway.records.gate = asyncio.Event()
+
+    await gateway.follow()
+
+    assert [await gateway.status(key) for key in (used, unseen, "sk-hk-none", None)] == [200, 503, 503, 401]
 
 
 async def test_what_is_no_key_is_asked_for_once_in_a_while(make_gateway, desk, clock):
@@ -400,8 +471,9 @@ async def test_records_that_came_back_older_are_believed(make_gateway, desk, tmp
     key, secret = await desk.create(new())
     gateway = await make_gateway()
     assert await gateway.status(secret) == 200
-    assert await desk.revoke(key.id)
+    await desk.update(key.id, KeyUpdate(tenant="acme"))
     await gateway.follow()
+    assert await gateway.status(secret) == 200
     fresh = Records(tmp_path / "restored.db")
     restored = KeyDesk(lambda: fresh._records.keys, clock)
     _, other = await restored.create(new())
@@ -448,6 +520,28 @@ async def test_a_store_of_records_that_keeps_no_keys_will_do(make_gateway, clock
     await gateway.kit.chain.start()
 
     assert [await gateway.status(key) for key in ("sk-old", "sk-hk-x", None)] == [200, 401, 401]
+
+
+@pytest.mark.parametrize(
+    ("headers", "payload", "expected"),
+    [
+        ({}, {}, None),
+        ({}, {"user": "eve"}, "eve"),
+        ({}, {"user": "eve", "safety_identifier": "s-1"}, "s-1"),
+        ({"x-end-user": "hans"}, {"user": "eve"}, "hans"),
+        ({}, {"user": 7}, None),
+        ({}, {"user": ["eve"]}, None),
+        ({}, {"user": "a\nb"}, None),
+        ({}, {"user": "x" * 300}, "x" * 200),
+    ],
+)
+async def test_the_end_user_is_what_the_client_says(make_gateway, headers, payload, expected):
+    gateway = await make_gateway(end_user_header="X-End-User")
+    call = gateway.kit.make_call({"model": "up/m", "messages": [], **payload}, headers=headers)
+
+    await gateway.kit.run(call)
+
+    assert call.find(END_USER) == expected
 
 
 def names(seen: Sequence[Principal]) -> list[str | None]:

@@ -138,7 +138,7 @@ class Plugin:
             if found is not None:
                 return found
         if tokens is not None and key.count(".") == 2:
-            return tokens.find(digest, call.started_time) or await self._verify(tokens, key, digest)
+            return tokens.find(digest, call.started_time) or await self._verify(call, tokens, key, digest)
         return await self._look_up(call, key, digest)
 
     @hookimpl
@@ -160,9 +160,9 @@ class Plugin:
                 raise Rejected(cannot_tell("the gateway's records can't be read"))
         raise Rejected(refusal(call.headers, None))
 
-    async def _verify(self, tokens: Tokens, token: str, digest: bytes) -> Principal:
+    async def _verify(self, call: Call, tokens: Tokens, token: str, digest: bytes) -> Principal:
         try:
-            return await tokens.verify(token, digest)
+            return await call.wait(tokens.verify(token, digest))  # bounded by the issuer's `timeout_s`
         except Unavailable as error:
             raise Rejected(error) from error
 
@@ -172,7 +172,7 @@ class Plugin:
         found: Principal | str | None = None
         if recorded is not None and (key.startswith(SECRET_PREFIX) or not recorded.is_fresh(call.started_at)):
             try:
-                found = await recorded.look_up(digest)
+                found = await call.wait(recorded.look_up(digest))  # bounded by ANSWER_S
             except Unavailable as error:
                 if key.startswith(SECRET_PREFIX) or not self._is_open():
                     raise Rejected(error) from error
