@@ -171,6 +171,18 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
     return lambda clock: Stores(limits(clock), replies(clock), open_records(clock))
 
 
+def may_hold_keys(settings: Settings) -> bool:
+    """Whether `auth` is active and `records` may hold virtual keys; False only where it is known to have held none."""
+    if not any(entry.name == "auth" for entry in settings.chain.plugins) or auth_options(settings).get("open") is True:
+        return False
+    url = records_url(settings)
+    if not url.startswith("sqlite:"):
+        return True
+    from hookline.stores.sqlite import may_hold_keys as file_may_hold_keys
+
+    return file_may_hold_keys(url.removeprefix("sqlite:///"))
+
+
 def records_url(settings: Settings) -> str:
     """`[state] records` with absolute paths: `sqlite:///hookline.db` and `?spool=` are relative to the file they stand in."""
     source, url = settings.source, settings.state.records
