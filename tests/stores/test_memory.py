@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hookline.errors import Unavailable
 from hookline.stores.memory import ENTRY_OVERHEAD_BYTES, SWEEP_FROM_SCOPES, MemoryLimits, MemoryReplies
 from hookline.stores.protocols import Refusal, Spend, Take
-from hookline.stores.windows import GRAINS
+from hookline.stores.windows import GRAINS, Window
 from hookline.testing.clock import FakeClock
 from hookline.testing.store_contracts import LimitStoreContract, ReplyStoreContract
 
