@@ -140,6 +140,10 @@ class Plugin:
             self._known[digest] = _Known(digest, table.to_principal())
         self.is_open = options.open or not options.keys
 
+    def find_principal(self, key: str) -> Principal | None:
+        """Who calls with the key of this name: see `Host.find_principal`."""
+        return next((known.principal for known in self._known.values() if known.principal.key_name == key), None)
+
     @hookimpl
     def authenticate(self, call: Call) -> Principal | None:
         key = find_key(call.headers)
