@@ -6,7 +6,8 @@ never below the bill and sums are exact in any order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -23,6 +24,12 @@ class Usage(NamedTuple):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     is_estimated: bool = False
+    audio_input_tokens: int = 0
+    """Of `input_tokens`; priced apart."""
+    audio_output_tokens: int = 0
+    """Of `output_tokens`; priced apart."""
+    tool_calls: tuple[tuple[str, int], ...] = ()
+    """(hosted tool, how often the provider ran it): they may cost money of their own."""
 
     @property
     def total_tokens(self) -> int:
@@ -42,37 +49,82 @@ class Price:
     call_nanousd: int = 0
     tiers: tuple[tuple[int, Price], ...] = ()
     """(above this many input tokens, the price that then holds for every token), ascending."""
+    audio_input_picousd: int | None = None
+    audio_output_picousd: int | None = None
+    """What audio tokens cost; None: not known, which is not the same as the price of text."""
+    tools: tuple[tuple[str, int], ...] = ()
+    """(hosted tool, nano-dollars per call of it)."""
+    source: str = field(default="", compare=False)
+    """Who says so: "proxy.toml", or the built-in table and its day."""
+    version: str = field(default="", init=False, compare=False)
+    """A short hash of numbers and source, kept with every ledger row."""
+
+    def __post_init__(self) -> None:
+        numbers = (*(getattr(self, name) for name in _NUMBERS), self.source)
+        version = hashlib.blake2b(repr(numbers).encode(), digest_size=6).hexdigest()
+        object.__setattr__(self, "version", version)
 
     def cost_nanousd(self, usage: Usage) -> int:
-        """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known."""
+        """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known, audio as text."""
         for above_tokens, price in reversed(self.tiers):
             if usage.input_tokens > above_tokens:
                 return price.cost_nanousd(usage)
         cached = self.input_picousd if self.cached_picousd is None else self.cached_picousd
         written = self.input_picousd if self.cache_write_picousd is None else self.cache_write_picousd
-        plain_tokens = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
-        pico = (
+        plain_tokens, output_tokens = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens, usage.output_tokens
+        pico = 0
+        if usage.audio_input_tokens or usage.audio_output_tokens:
+            heard, spoken = usage.audio_input_tokens, usage.audio_output_tokens
+            pico += heard * (self.input_picousd if self.audio_input_picousd is None else self.audio_input_picousd)
+            pico += spoken * (self.output_picousd if self.audio_output_picousd is None else self.audio_output_picousd)
+            plain_tokens, output_tokens = plain_tokens - heard, max(output_tokens - spoken, 0)
+        pico += (
             max(plain_tokens, 0) * self.input_picousd
             + usage.cached_tokens * cached
             + usage.cache_write_tokens * written
-            + usage.output_tokens * self.output_picousd
+            + output_tokens * self.output_picousd
         )
-        return -(-pico // PICO_PER_NANO) + self.call_nanousd
+        nano = -(-pico // PICO_PER_NANO) + self.call_nanousd
+        if usage.tool_calls:
+            nano += sum(times * (self.tool_nanousd(tool) or 0) for tool, times in usage.tool_calls)
+        return nano
 
-    def bound_nanousd(self, input_tokens: int, output_tokens: int) -> int:
-        """The most that at most this many tokens can cost, whichever of them are cached and whichever tier they reach."""
+    def bound_nanousd(self, input_tokens: int, output_tokens: int, *, has_audio: bool = False) -> int:
+        """The most that at most this many tokens can cost, whichever of them are cached, written to a cache or audio, and whichever tier they reach."""
         dearest_input, dearest_output, call_nanousd = _dearest_input(self), self.output_picousd, self.call_nanousd
         for above_tokens, price in self.tiers:
             if input_tokens > above_tokens:
                 dearest_input = max(dearest_input, _dearest_input(price))
                 dearest_output = max(dearest_output, price.output_picousd)
                 call_nanousd = max(call_nanousd, price.call_nanousd)
+        if has_audio:
+            prices = (self, *(price for _, price in self.tiers))
+            dearest_input = max(dearest_input, *(price.audio_input_picousd or 0 for price in prices))
+            dearest_output = max(dearest_output, *(price.audio_output_picousd or 0 for price in prices))
         pico = input_tokens * dearest_input + output_tokens * dearest_output
         return -(-pico // PICO_PER_NANO) + call_nanousd
+
+    def tool_nanousd(self, tool: str) -> int | None:
+        """What one call of a hosted tool costs; None if nobody said. "web_search" is the price of "web_search_preview" too, and the other way round."""
+        found = [nano for name, nano in self.tools if tool.startswith(name) or name.startswith(tool)]
+        return max(found, default=None)
+
+    def with_tools(self, tools: tuple[tuple[str, int], ...]) -> Price:
+        """This price, knowing what hosted tools cost."""
+        if not tools:
+            return self
+        tiers = tuple((above, replace(price, tools=tools)) for above, price in self.tiers)
+        return replace(self, tools=tools, tiers=tiers)
 
     @property
     def has_token_price(self) -> bool:
         return bool(self.input_picousd or self.output_picousd)
+
+
+_NUMBERS = (
+    "input_picousd", "output_picousd", "cached_picousd", "cache_write_picousd", "call_nanousd", "tiers",
+    "audio_input_picousd", "audio_output_picousd", "tools",
+)  # fmt: skip
 
 
 def _dearest_input(price: Price) -> int:

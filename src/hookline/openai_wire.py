@@ -15,6 +15,7 @@ Content after what looked like the end: it was none, what was held is let go."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ GIANT_END_BYTES = 64 * 1024
 HELD_BYTES_MAX = 1 << 20
 """More than this after the end began is no end: it is let go."""
 
+OWN_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "apply_patch_call"})
+"""Output items of tools that the client runs itself."""
 _RESPONSES_END = ("response.completed", "response.incomplete", "response.failed")
 _SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
 _TEXT = b'"content":"'
@@ -58,7 +61,22 @@ def usage_of(usage: Any) -> Usage | None:
         return None
     cached = count(of_inputs, "cached_tokens") if of_inputs else 0
     written = count(of_inputs, "cache_write_tokens") if of_inputs else 0
-    return Usage(inputs, outputs, cached, written, count(of_outputs, "reasoning_tokens") if of_outputs else 0)
+    told = Usage(inputs, outputs, cached, written, count(of_outputs, "reasoning_tokens") if of_outputs else 0)
+    heard = of_inputs and count(of_inputs, "audio_tokens")
+    spoken = of_outputs and count(of_outputs, "audio_tokens")
+    if heard or spoken:
+        return told._replace(audio_input_tokens=heard or 0, audio_output_tokens=spoken or 0)
+    return told
+
+
+def usage_in(reply: Any) -> Usage | None:
+    """The usage of a whole reply or response object, hosted tools that ran included."""
+    usage = usage_of(member_of(reply, "usage"))
+    if usage is None or "output" not in reply or not isinstance(reply["output"], list):
+        return usage
+    kinds = [kind for item in reply["output"] if isinstance(kind := member_of(item, "type"), str)]
+    ran = Counter(kind[:-5] for kind in kinds if kind.endswith("_call") and kind not in OWN_CALLS)
+    return usage._replace(tool_calls=tuple(ran.items())) if ran else usage
 
 
 def error_event(endpoint: Endpoint, told: Mapping[str, Any], sequence_number: int) -> bytes:
@@ -298,7 +316,7 @@ class StreamWatch:
         self.has_failed = kind == "response.failed"
         response = data.get("response")
         if isinstance(response, dict):
-            self.usage = usage_of(response.get("usage"))
+            self.usage = usage_in(response)
         return True, False
 
 
