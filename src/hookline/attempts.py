@@ -188,6 +188,8 @@ class AttemptLoop:
     @property
     def cost_nanousd(self) -> int | None:
         """What the attempts that have ended cost together; None where that of one is not known."""
+        if len(self.results) == 1:
+            return cost_of(self.results[0])[0]
         costs = [cost_of(end)[0] for end in self.results]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
@@ -284,7 +286,7 @@ class AttemptLoop:
         deployment = attempt.deployment
         try:
             reply = await self._providers[deployment.provider].send(call, attempt)
-            attempt.status = reply.status
+            attempt.reply, attempt.status = reply, reply.status
             body = reply.body
             if not isinstance(body, bytes):
                 self._bodies.append(body)
@@ -295,8 +297,6 @@ class AttemptLoop:
                 if call.method == "POST":
                     told = reply.json()
                     attempt.usage = usage_in(told)
-                    if attempt.usage is None and told is not None:
-                        attempt.output_bytes = len(body)
                     if told is None and reply.status == 200 and is_json_due(call, reply):
                         raise UpstreamError(f"{deployment.id} answered 200 with what is no JSON", kind="garbage")
             elif reply.is_event_stream:
@@ -335,6 +335,18 @@ class AttemptLoop:
             if step is not None:
                 return step
         return None
+
+
+def named(reply: Reply, call: Call, attempt: Attempt) -> Reply:
+    """`reply`, saying which deployment it is from and how many were asked."""
+    headers = reply.headers
+    headers["x-hookline-deployment"] = attempt.deployment.id
+    headers["x-hookline-attempts"] = str(len(call.attempts))
+    if attempt.output_cap is not None:
+        limit = call.chat.max_output_tokens
+        if limit is None or attempt.output_cap < limit:
+            headers["x-hookline-output-capped"] = str(attempt.output_cap)
+    return reply
 
 
 def no_target_error(skips: Sequence[tuple[Target, Skip]]) -> ApiError:

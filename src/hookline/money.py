@@ -71,7 +71,10 @@ class Price:
                 return price.cost_nanousd(usage)
         cached = self.input_picousd if self.cached_picousd is None else self.cached_picousd
         written = self.input_picousd if self.cache_write_picousd is None else self.cache_write_picousd
-        plain_tokens, output_tokens = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens, usage.output_tokens
+        plain_tokens, output_tokens = (
+            usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens,
+            usage.output_tokens,
+        )
         pico = 0
         if usage.audio_input_tokens or usage.audio_output_tokens:
             heard, spoken = usage.audio_input_tokens, usage.audio_output_tokens

@@ -40,7 +40,7 @@ _TEXT = b'"content":"'
 _BLANK_LINE = (b"\n\n", b"\r\n\r\n")
 _END_TYPE = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete|failed))"')
 _FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
+USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
 _CHUNK_OBJECTS = (None, "error", "chat.completion.chunk", "text_completion")
 
 
@@ -330,7 +330,7 @@ def _says_something(data: dict[str, Any]) -> bool:
 
 def _digest(start: bytes, end: bytes) -> bytes:
     """What an event too large to parse says of the stream's end, as a small event."""
-    usages = _USAGE.findall(end) or _USAGE.findall(start)
+    usages = USAGE_OBJECT.findall(end) or USAGE_OBJECT.findall(start)
     usage = _parsed(b"data: %b" % usages[-1]) if usages else None
     if kind := _END_TYPE.search(start) or _END_TYPE.search(end):
         return b"data: %b" % orjson.dumps({"type": kind[1].decode(), "response": {"usage": usage}})

@@ -26,8 +26,8 @@ def end_of(call: Call, attempt: Attempt, outcome: Outcome) -> Result:
             status = attempt.status
             is_nothing = attempt.is_complete and status is not None and 300 <= status < 400
         else:
-            was_refused = not isinstance(error, UpstreamError) or error.upstream_status is not None
-            is_nothing = outcome == "upstream_error" and (was_refused or not error.is_written)
+            is_sent = isinstance(error, UpstreamError) and error.upstream_status is None and error.is_written
+            is_nothing = outcome == "upstream_error" and not is_sent
         if is_nothing or is_free(call.method, call.path):
             cost = 0
     return Result(
@@ -54,7 +54,9 @@ def cost_of(end: Result) -> tuple[int | None, bool]:
 
 def sum_of(ends: Sequence[Result]) -> Usage | None:
     """The usage of the attempts that were answered: two where a stream was continued."""
-    usages = [end.usage for end in ends if end.usage is not None and end.attempt is not None and not end.attempt.is_loser]
+    usages = [
+        end.usage for end in ends if end.usage is not None and end.attempt is not None and not end.attempt.is_loser
+    ]
     if len(usages) < 2:
         return usages[0] if usages else None
     return Usage(
