@@ -210,7 +210,10 @@ def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bo
         most = min(limits) * call.chat.choices if limits else watch.output_bytes
         attempt.usage = Usage(len(call.body), min(watch.output_bytes, most), is_estimated=True)
         if seen is not None:  # of a cut stream: a count on the way, which more has followed
-            inputs, outputs = max(seen.input_tokens, len(call.body)), max(seen.output_tokens, attempt.usage.output_tokens)
+            inputs, outputs = (
+                max(seen.input_tokens, len(call.body)),
+                max(seen.output_tokens, attempt.usage.output_tokens),
+            )
             attempt.usage = seen._replace(input_tokens=inputs, output_tokens=outputs, is_estimated=True)
 
 

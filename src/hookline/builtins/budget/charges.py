@@ -76,6 +76,11 @@ def may_think(call: Call, result: Result) -> bool:
     """Whether tokens may have been made that no byte was seen of."""
     payload = call.payload or {}
     effort = payload.get("reasoning_effort")
-    if (effort is not None and effort != "none") or payload.get("reasoning") or payload.get("thinking") or payload.get("prediction"):
+    if (
+        (effort is not None and effort != "none")
+        or payload.get("reasoning")
+        or payload.get("thinking")
+        or payload.get("prediction")
+    ):
         return True
     return result.attempt is not None and _THINKS.search(result.attempt.deployment.model) is not None
