@@ -117,7 +117,7 @@ class BudgetRoutes:
     async def check(self, request: RouteRequest) -> Reply:
         """Whether the call `{"key", "path", "request"}` could proceed now."""
         asked = _read(request.body)
-        call = _make_call(asked, self._host)
+        call = _make_call(asked, self._host, spaces=len(request.body) - len(orjson.dumps(asked)))
         if asked.get("key") is not None:
             call.principal = await self._find_principal(str(asked["key"]))
         reply = await self._host.run(call)
@@ -167,7 +167,8 @@ def _read(body: bytes) -> dict[str, Any]:
     return asked
 
 
-def _make_call(asked: dict[str, Any], host: Host) -> Call:
+def _make_call(asked: dict[str, Any], host: Host, *, spaces: int) -> Call:
+    """The call that is asked about. Bytes are bounds, so it is as long as it was written, `spaces` more than it need be."""
     path, method, payload = asked.get("path", "/v1/chat/completions"), asked.get("method", "POST"), asked["request"]
     if not isinstance(path, str) or not path.startswith("/v1/") or "/../" in f"{path}/":
         raise BadRequest('"path" must begin with /v1/', param="path")
@@ -185,7 +186,7 @@ def _make_call(asked: dict[str, Any], host: Host) -> Call:
         surface="admin",
     )
     call.is_dry_run = True
-    call.set_json(orjson.dumps(payload), payload)
+    call.set_json(orjson.dumps(payload) + b" " * max(spaces, 0), payload)
     return call
 
 
