@@ -21,6 +21,7 @@ INLINE_IMAGE_TOKENS = 48_169
 """The most that one image costs at OpenAI: gpt-4o-mini, high detail, 8 tiles (2,833 + 8 x 5,667; their guide to images and vision)."""
 ENDPOINTS_WITH_OUTPUT = frozenset({"chat", "completions", "responses"})
 REFERRING_MEMBERS = ("conversation", "previous_response_id")
+UNUSUAL_MEMBERS = frozenset({*REFERRING_MEMBERS, "prompt", "audio", "tools", "functions"})
 TEXT_PARTS = frozenset(
     {"text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text", "thinking", "redacted_thinking"}
 )
@@ -71,36 +72,36 @@ def measure_input(call: Call) -> InputBound:
     payload = call.payload
     if payload is None:
         return InputBound(0, "file" if call.upload is not None else None)
-    open_field = None
-    for name in REFERRING_MEMBERS:
-        if payload.get(name):
-            open_field = name
-            break
-    prompt = payload.get("prompt")
-    if type(prompt) is dict:
-        open_field = open_field or "prompt"
+    tokens, inputs = len(call.body) + MESSAGE_TOKENS, 1
+    open_field, has_audio, prompt = None, False, None
+    if not UNUSUAL_MEMBERS.isdisjoint(payload):
+        open_field = next((name for name in REFERRING_MEMBERS if payload.get(name)), None)
+        has_audio = payload.get("audio") is not None
+        prompt = payload.get("prompt")
+        if type(prompt) is dict:
+            open_field = open_field or "prompt"
+        if payload.get("tools") or payload.get("functions"):
+            tokens += TOOLS_TOKENS
     items = payload.get("messages")
     if items is None:
         items = payload.get("input")
-    tokens, inputs = len(call.body), 1
-    has_audio = payload.get("audio") is not None
     if type(items) is list:
         tokens += MESSAGE_TOKENS * len(items)
-        reading = _Reading()
+        reading: _Reading | None = None
         for item in items:
-            if type(item) is dict and (type(item.get("content")) is not str or len(item) > 2 or "role" not in item):
+            if type(item) is dict and not (len(item) == 2 and "role" in item and type(item.get("content")) is str):
+                reading = reading or _Reading()
                 reading.read_item(item)
-        tokens += reading.extra_tokens
-        open_field = open_field or reading.open_field
-        has_audio = has_audio or reading.has_audio
+        if reading is not None:
+            tokens += reading.extra_tokens
+            open_field = open_field or reading.open_field
+            has_audio = has_audio or reading.has_audio
     if call.endpoint in _LISTS:
         listed = prompt if call.endpoint == "completions" else items
         if type(listed) is list and listed and type(listed[0]) is not int:
             inputs = len(listed)
             tokens += MESSAGE_TOKENS * inputs if listed is prompt else 0
-    if payload.get("tools") or payload.get("functions"):
-        tokens += TOOLS_TOKENS
-    return InputBound(tokens + MESSAGE_TOKENS, open_field, inputs, has_audio)
+    return InputBound(tokens, open_field, inputs, has_audio)
 
 
 class _Reading:

@@ -71,26 +71,25 @@ class Price:
                 return price.cost_nanousd(usage)
         cached = self.input_picousd if self.cached_picousd is None else self.cached_picousd
         written = self.input_picousd if self.cache_write_picousd is None else self.cache_write_picousd
-        plain_tokens, output_tokens = (
-            usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens,
-            usage.output_tokens,
-        )
-        pico = 0
-        if usage.audio_input_tokens or usage.audio_output_tokens:
-            heard, spoken = usage.audio_input_tokens, usage.audio_output_tokens
-            pico += heard * (self.input_picousd if self.audio_input_picousd is None else self.audio_input_picousd)
-            pico += spoken * (self.output_picousd if self.audio_output_picousd is None else self.audio_output_picousd)
-            plain_tokens, output_tokens = plain_tokens - heard, max(output_tokens - spoken, 0)
-        pico += (
+        plain_tokens = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
+        pico = (
             max(plain_tokens, 0) * self.input_picousd
             + usage.cached_tokens * cached
             + usage.cache_write_tokens * written
-            + output_tokens * self.output_picousd
+            + usage.output_tokens * self.output_picousd
         )
-        nano = -(-pico // PICO_PER_NANO) + self.call_nanousd
-        if usage.tool_calls:
-            nano += sum(times * (self.tool_nanousd(tool) or 0) for tool, times in usage.tool_calls)
-        return nano
+        if usage[_APART:] != _NOTHING_APART:
+            return self._with_what_is_apart(usage, pico)
+        return -(-pico // PICO_PER_NANO) + self.call_nanousd
+
+    def _with_what_is_apart(self, usage: Usage, pico: int) -> int:
+        """The same with audio, whose tokens were counted as text, and with hosted tools."""
+        if self.audio_input_picousd is not None:
+            pico += usage.audio_input_tokens * (self.audio_input_picousd - self.input_picousd)
+        if self.audio_output_picousd is not None:
+            pico += usage.audio_output_tokens * (self.audio_output_picousd - self.output_picousd)
+        of_tools = sum(times * (self.tool_nanousd(tool) or 0) for tool, times in usage.tool_calls)
+        return max(-(-pico // PICO_PER_NANO), 0) + self.call_nanousd + of_tools
 
     def bound_nanousd(self, input_tokens: int, output_tokens: int, *, has_audio: bool = False) -> int:
         """The most that at most this many tokens can cost, whichever of them are cached, written to a cache or audio, and whichever tier they reach."""
@@ -124,6 +123,8 @@ class Price:
         return bool(self.input_picousd or self.output_picousd)
 
 
+_APART = Usage._fields.index("audio_input_tokens")
+_NOTHING_APART = Usage()[_APART:]
 _NUMBERS = (
     "input_picousd", "output_picousd", "cached_picousd", "cache_write_picousd", "call_nanousd", "tiers",
     "audio_input_picousd", "audio_output_picousd", "tools",

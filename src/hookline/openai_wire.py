@@ -59,14 +59,18 @@ def usage_of(usage: Any) -> Usage | None:
         return Usage(count(usage, "total_tokens"))
     else:
         return None
-    cached = count(of_inputs, "cached_tokens") if of_inputs else 0
-    written = count(of_inputs, "cache_write_tokens") if of_inputs else 0
-    told = Usage(inputs, outputs, cached, written, count(of_outputs, "reasoning_tokens") if of_outputs else 0)
-    heard = of_inputs and count(of_inputs, "audio_tokens")
-    spoken = of_outputs and count(of_outputs, "audio_tokens")
-    if heard or spoken:
-        return told._replace(audio_input_tokens=heard or 0, audio_output_tokens=spoken or 0)
-    return told
+    if not of_inputs and not of_outputs:
+        return Usage(inputs, outputs)
+    return Usage(
+        inputs,
+        outputs,
+        count(of_inputs, "cached_tokens"),
+        count(of_inputs, "cache_write_tokens"),
+        count(of_outputs, "reasoning_tokens"),
+        False,
+        count(of_inputs, "audio_tokens"),
+        count(of_outputs, "audio_tokens"),
+    )
 
 
 def usage_in(reply: Any) -> Usage | None:
@@ -345,7 +349,7 @@ def member_of(of: Any, name: str) -> Any:
 
 
 def _count(of: Any, name: str) -> int:
-    value = member_of(of, name)
+    value = of.get(name) if type(of) is dict else None
     return value if type(value) is int and value > 0 else 0
 
 

@@ -79,7 +79,7 @@ class Plugin:
         self._routes = BudgetRoutes(self, host)
         self._plans: dict[int, tuple[Principal, Plan]] = {}
         self._names = map(f"{uuid.uuid4().hex[:12]}.%d".__mod__, itertools.count())
-        self._total_timeout_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0))
+        self._expires_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0)) + MARGIN_S
         self._refused = host.metrics.counter("hookline_budget_refused_total", "Attempts that did not fit.", ("scope",))
 
     def start(self) -> None:
@@ -112,10 +112,11 @@ class Plugin:
         name = next(self._names)
         if not plan.spends:
             return Payment(self, call, plan, deployment, name, None, now)
-        bound = self._bound(call, deployment, plan)
-        if plan.is_hard and endpoint in ENDPOINTS_WITH_OUTPUT and call.chat.max_output_tokens is None:
+        is_hard = plan.is_hard
+        bound = self._bound(call, deployment, is_hard)
+        if is_hard and endpoint in ENDPOINTS_WITH_OUTPUT and call.chat.max_output_tokens is None:
             attempt.lower_output_cap(self._output_cap(deployment))
-        expires_s = self._expires_s(call)
+        expires_s = self._expires_s if call.deadline is None else self._expires_after(call.deadline)
         try:
             refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
             if refusal is not None and self._may_clamp:
@@ -173,28 +174,26 @@ class Plugin:
         """Who has called since the start, as far as it is remembered."""
         return [principal for principal, _ in self._plans.values()]
 
-    def _bound(self, call: Call, deployment: Deployment, plan: Plan) -> Bound:
+    def _bound(self, call: Call, deployment: Deployment, is_hard: bool) -> Bound:
         """Raises Skip for what a hard budget can't bound."""
         measured = bound_input(call)
-        if plan.is_hard and (problem := find_unbounded(call, deployment, measured)) is not None:
+        if is_hard and (problem := find_unbounded(call, deployment, measured)) is not None:
             raise Skip(problem.message, problem)
-        return bound_of(call, deployment, measured, self._max_output_tokens, is_capped=plan.is_hard)
+        return bound_of(call, deployment, measured, self._max_output_tokens, is_capped=is_hard)
 
     def _output_cap(self, deployment: Deployment) -> int:
         """The completion limit that a hard budget sets."""
         cap = self._max_output_tokens
         return cap if deployment.max_output_tokens is None else min(cap, deployment.max_output_tokens)
 
-    def _expires_s(self, call: Call) -> float:
-        deadline = call.deadline
-        left_s = self._total_timeout_s if deadline is None else max(deadline - self._clock.monotonic(), 0.0)
-        return left_s + MARGIN_S
+    def _expires_after(self, deadline: float) -> float:
+        return max(deadline - self._clock.monotonic(), 0.0) + MARGIN_S
 
     async def _check(self, call: Call, deployment: Deployment, plan: Plan) -> None:
         """A dry run: what would be reserved and where it would not fit. Takes nothing. Raises Skip as the real one."""
         check = Check(deployment, plan)
         call.slots.setdefault(CHECKS, []).append(check)
-        bound = check.bound = self._bound(call, deployment, plan)
+        bound = check.bound = self._bound(call, deployment, plan.is_hard)
         try:
             check.held_nanousd = list(await self.limits.spent([spend.scope for spend in plan.spends]))
         except Unavailable as error:

@@ -54,7 +54,7 @@ class Alerts:
 
     async def stop(self) -> None:
         """Wait a little for what is queued."""
-        if self._webhook is not None and not self._queue.empty():
+        if self._webhook is not None:
             try:
                 async with asyncio.timeout(LAST_WAIT_S):
                     await self._queue.join()

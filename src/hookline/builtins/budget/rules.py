@@ -14,7 +14,7 @@ from hookline import BadRequest, Call, Deployment, InputBound, bound_output
 ENDPOINTS_WITH_OUTPUT = frozenset({"chat", "completions", "responses"})
 OWN_TOOLS = frozenset({"function", "custom", "local_shell", "apply_patch"})
 """Tools that the client runs itself."""
-COUNTS = ("max_completion_tokens", "max_output_tokens", "max_tokens", "n", "best_of", "max_tool_calls")
+COUNTS = frozenset({"max_completion_tokens", "max_output_tokens", "max_tokens", "n", "best_of", "max_tool_calls"})
 """What multiplies the cost. A laxer reader than ours takes "100000" and 100.0 for numbers."""
 CHARGED_APART = {
     "background": "its cost is known only after the reply",
@@ -122,16 +122,19 @@ def hosted_tools(payload: Mapping[str, Any]) -> list[str]:
 
 
 def _find_costly(payload: Mapping[str, Any], deployment: Deployment, call: Call) -> BadRequest | None:
-    for name in COUNTS:
-        count = payload.get(name)
-        if count is not None and (type(count) is not int or count < 0):
-            told = f'"{name}" on a hard budget must be a whole number, not negative: nothing else bounds the cost'
-            return BadRequest(told, code="unbounded_cost", param=name)
-    for name, why in CHARGED_APART.items():
-        if payload.get(name) not in HARMLESS:
-            return _unpriced(name, why, f"send it without {name}")
-    if "tools" in payload and (tools := hosted_tools(payload)):
-        return _find_unbounded_tool(payload, tools, deployment, call)
+    for name in payload.keys() & COSTLY:
+        value = payload[name]
+        if name in COUNTS:
+            if value is not None and (type(value) is not int or value < 0):
+                told = f'"{name}" on a hard budget must be a whole number, not negative: nothing else bounds the cost'
+                return BadRequest(told, code="unbounded_cost", param=name)
+        elif name in CHARGED_APART:
+            if value not in HARMLESS:
+                return _unpriced(name, CHARGED_APART[name], f"send it without {name}")
+        elif tools := hosted_tools(payload):
+            problem = _find_unbounded_tool(payload, tools, deployment, call)
+            if problem is not None:
+                return problem
     return None
 
 

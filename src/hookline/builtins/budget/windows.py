@@ -181,7 +181,7 @@ def open_windows(payer: str, budget: Budget, now: float) -> list[tuple[Window, f
 
     def add(scope: str, limit: int | None, since: float, resets_at: float, what: str, window_s: float = 0.0) -> None:
         if limit is not None:
-            line = int(limit * budget.alert_at)
+            line = max(int(limit * budget.alert_at), 1)  # nothing spent is no reason for an alert
             spend = Spend(f"{payer}/{scope}", limit, resets_at, budget.mode == "hard", window_s, line)
             found.append((Window(spend, f"{who} ({kind}, {what})"), since))
 
