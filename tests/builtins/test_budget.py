@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hookline.builtins.budget import Plugin, open_windows
+from hookline.builtins.budget import open_windows
 from hookline.errors import UpstreamError
-from hookline.money import Price, to_nanousd
-from hookline.plugin_host import Stores
+from hookline.money import to_nanousd
 from hookline.principal import Budget, Principal
-from hookline.stores.memory import MemoryLimits
-from hookline.stores.sqlite import SqliteRecords
-from hookline.testing.clock import FakeClock
-from hookline.testing.kit import CHAT, PRICE, PipelineKit, ScriptedProvider, answer, stream
+from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider, answer, stream
 
 MakeKit = Callable[..., PipelineKit]
 """`make_kit` is in conftest.py."""

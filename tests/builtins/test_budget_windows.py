@@ -103,10 +103,11 @@ async def test_a_rolling_window_is_restored_as_it_was_spent_and_not_as_of_now(ma
 
 async def test_a_call_under_way_when_its_budget_comes_counts_in_it_once(make_kit: MakeKit) -> None:
     """A reload: another plugin on the same stores. What was under way ends in the old one."""
-    go_on, clock = asyncio.Event(), FakeClock()
+    asked, go_on, clock = asyncio.Event(), asyncio.Event(), FakeClock()
     limits = MemoryLimits(clock)
 
     async def slow(call: Any, attempt: Any) -> Any:
+        asked.set()
         await go_on.wait()
         return answer()
 
@@ -114,8 +115,7 @@ async def test_a_call_under_way_when_its_budget_comes_counts_in_it_once(make_kit
     old = make_kit(provider=ScriptedProvider(answer, slow), limits=limits, clock=clock)
     await old.call(ASKED, principal=before)
     running = old.start(old.make_call(ASKED, principal=before))
-    while len(old.providers["up"].sent) < 2:
-        await asyncio.sleep(0)
+    await asked.wait()
     await old.workshop.stores.records.flush()
     new = make_kit(limits=limits, clock=clock)
 
@@ -123,17 +123,18 @@ async def test_a_call_under_way_when_its_budget_comes_counts_in_it_once(make_kit
     counted = list(await limits.spent([DAY]))
     go_on.set()
     await running.task
-    while old.workshop.tasks:
-        await asyncio.sleep(0)
+    await asyncio.gather(*old.workshop.tasks)
 
     assert counted == [2 * ANSWER_NANOUSD]
     assert list(await limits.spent([DAY])) == [3 * ANSWER_NANOUSD]
 
 
 async def test_a_call_over_midnight_is_paid_by_the_day_it_began_in_and_by_no_other(make_kit: MakeKit) -> None:
-    ci, clock, go_on = Principal(key_id="ci", budget=Budget(daily_nanousd=10**9)), FakeClock(), asyncio.Event()
+    ci, clock = Principal(key_id="ci", budget=Budget(daily_nanousd=10**9)), FakeClock()
+    asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(call: Any, attempt: Any) -> Any:
+        asked.set()
         await go_on.wait()
         return answer()
 
@@ -141,8 +142,7 @@ async def test_a_call_over_midnight_is_paid_by_the_day_it_began_in_and_by_no_oth
     midnight = datetime(2023, 11, 15, tzinfo=UTC).timestamp()
     clock.advance(midnight - 5 - clock.time())
     running = kit.start(kit.make_call(ASKED, principal=ci))
-    while not kit.providers["up"].sent:
-        await asyncio.sleep(0)
+    await asked.wait()
     clock.advance(10)
     another = kit.start(kit.make_call(ASKED, principal=ci))
     go_on.set()
@@ -157,7 +157,7 @@ async def test_a_call_over_midnight_is_paid_by_the_day_it_began_in_and_by_no_oth
 
 async def test_a_reservation_lives_as_long_as_its_call_may(make_kit: MakeKit) -> None:
     """A deadline that a plugin set further away must not end the reservation of a call that still runs."""
-    clock, go_on = FakeClock(), asyncio.Event()
+    clock, asked, go_on = FakeClock(), asyncio.Event(), asyncio.Event()
 
     class Patient:
         @hookimpl
@@ -165,13 +165,13 @@ async def test_a_reservation_lives_as_long_as_its_call_may(make_kit: MakeKit) ->
             call.deadline = clock.monotonic() + 10_000
 
     async def slow(call: Any, attempt: Any) -> Any:
+        asked.set()
         await go_on.wait()
         return answer()
 
     kit = make_kit(provider=ScriptedProvider(slow), clock=clock, plugins=[Patient])
     running = kit.start(kit.make_call(ASKED, principal=Principal(key_id="ci", budget=Budget(total_nanousd=10**9))))
-    while not kit.providers["up"].sent:
-        await asyncio.sleep(0)
+    await asked.wait()
     clock.advance(5_000)
     go_on.set()
     await running.task
