@@ -118,7 +118,12 @@ class Plugin:
             attempt.lower_output_cap(self._output_cap(deployment))
         expires_s = self._expires_s if call.deadline is None else self._expires_after(call.deadline)
         try:
-            refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
+            try:
+                refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
+            except Unavailable:
+                # A store that came back empty is told anew what was spent; one that is away refuses that, and the plan stays with what is leased for it.
+                plan = await self.make_plan(call.principal, now)
+                refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
             if refusal is not None and self._may_clamp:
                 clamped = _clamp(call, deployment, refusal, bound)
                 if clamped is not None:
@@ -126,7 +131,6 @@ class Plugin:
                     attempt.lower_output_cap(output_tokens)
                     refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
         except Unavailable as error:
-            self._plans.pop(id(call.principal), None)  # a store that came back empty is told anew what was spent
             raise Rejected(error) from error
         if refusal is not None:
             self._refused(refusal.spend.scope.split(":", 1)[0].split("/", 1)[0]).inc()
@@ -158,9 +162,19 @@ class Plugin:
         with self.open.adding(opened):
             try:
                 for one in opened:
-                    await self.limits.restore(one.window.spend, await self._charges_of(one, now))
+                    await self._restore(one, now)
             except Unavailable as error:
                 raise Rejected(error) from error
+
+    async def _restore(self, opened: Opened, now: float) -> None:
+        """Once more where the store says that it waited for rows to reach the ledger. Raises Unavailable."""
+        for is_last in (False, True):
+            charges = await self._charges_of(opened, now)
+            try:
+                return await self.limits.restore(opened.window.spend, charges)
+            except Unavailable:
+                if is_last:
+                    raise
 
     async def _charges_of(self, opened: Opened, now: float) -> list[tuple[float, int]]:
         spend = opened.window.spend

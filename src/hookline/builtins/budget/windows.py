@@ -66,8 +66,10 @@ class OpenWindows:
         self._is_whole.set()
 
     @classmethod
-    def of(cls, limits: LimitStore) -> OpenWindows:
-        """Those that stand in this store."""
+    def of(cls, limits: LimitStore | None) -> OpenWindows:
+        """Those that stand in this store; where there is none (a plugin that is only described), some of their own."""
+        if limits is None:
+            return cls()
         found = cls._by_store.get(limits)
         if found is None:
             found = cls._by_store[limits] = cls()
