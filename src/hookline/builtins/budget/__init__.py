@@ -171,7 +171,8 @@ class Plugin:
         for is_last in (False, True):
             charges = await self._charges_of(opened, now)
             try:
-                return await self.limits.restore(opened.window.spend, charges)
+                await self.limits.restore(opened.window.spend, charges)
+                return
             except Unavailable:
                 if is_last:
                     raise
