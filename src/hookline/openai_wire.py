@@ -34,6 +34,8 @@ HELD_BYTES_MAX = 1 << 20
 
 OWN_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "apply_patch_call"})
 """Output items of tools that the client runs itself."""
+UNREAD_CALLS = (("unread", 0),)
+"""In a usage whose reply was too large to look for hosted tools in it."""
 _RESPONSES_END = ("response.completed", "response.incomplete", "response.failed")
 _SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
 _TEXT = b'"content":"'
@@ -321,6 +323,8 @@ class StreamWatch:
         response = data.get("response")
         if isinstance(response, dict):
             self.usage = usage_in(response)
+            if self.usage is not None and "output" not in response:  # too large to be read
+                self.usage = self.usage._replace(tool_calls=UNREAD_CALLS)
         return True, False
 
 

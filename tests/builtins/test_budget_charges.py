@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from hookline import Budget, Price, Principal, Reply, Retry, UpstreamError, hookimpl
+from hookline import Budget, Price, Principal, Reply, Retry, Target, UpstreamError, hookimpl
 from hookline.testing.kit import CHAT, PRICE, PipelineKit, ScriptedProvider, answer, stream
 
 MakeKit = Callable[..., PipelineKit]
@@ -196,3 +197,65 @@ async def test_whole_cache_hit_says_zero_in_its_header(make_kit: MakeKit) -> Non
     delivered = await make_kit(plugins=[Keep]).call(ASKED, principal=PAYER)
 
     assert delivered.headers["x-hookline-cost-usd"] == "0.00"
+
+
+TOOLS = PRICE.with_tools((("web_search", 10_000_000),))
+SEARCHES = {"id": "r", "usage": {"input_tokens": 10, "output_tokens": 5}, "output": [{"type": "web_search_call"}] * 2}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_hosted_tools_are_charged_as_often_as_they_ran(make_kit: MakeKit, tmp_path: Any, is_stream: bool) -> None:
+    end = b"data: %b\n\n" % orjson.dumps({"type": "response.completed", "sequence_number": 1, "response": SEARCHES})
+    kit = make_kit(
+        provider=ScriptedProvider(lambda: stream(end) if is_stream else answer(orjson.dumps(SEARCHES))), price=TOOLS
+    )
+    payload = {
+        "model": "up/m",
+        "input": "x",
+        "tools": [{"type": "web_search"}],
+        "stream": is_stream,
+        "max_output_tokens": 10,
+    }
+    soft = Principal(key_id="ci", budget=Budget(daily_nanousd=10**12, mode="soft"))
+
+    refused = await kit.call(payload, path="/v1/responses", principal=PAYER)
+    await kit.call({**payload, "max_tool_calls": 5}, path="/v1/responses", principal=soft)
+
+    assert (refused.status, refused.json()["error"]["param"]) == (400, "max_tool_calls")
+    assert await booked(kit, tmp_path) == [Row(EXACT + 2 * 10_000_000, False)]
+
+
+async def test_audio_is_charged_at_its_own_price(make_kit: MakeKit, tmp_path: Any) -> None:
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"audio_tokens": 4},
+        "completion_tokens_details": {"audio_tokens": 3},
+    }
+    price = Price(1_000_000, 2_000_000, audio_input_picousd=30_000_000, audio_output_picousd=60_000_000)
+    kit = make_kit(provider=ScriptedProvider(answer(orjson.dumps({"choices": [], "usage": usage}))), price=price)
+
+    await kit.call(ASKED, principal=PAYER)
+
+    assert await booked(kit, tmp_path) == [Row(6 * 1_000 + 4 * 30_000 + 2 * 2_000 + 3 * 60_000, False)]
+
+
+async def test_a_hedge_that_lost_is_charged_its_reservation(make_kit: MakeKit, tmp_path: Any) -> None:
+    never = asyncio.Event()
+
+    async def slow(call: Any, attempt: Any) -> Reply:
+        await never.wait()
+        return answer()
+
+    class Hedge:
+        @hookimpl
+        def select(self, call: Any, targets: Any) -> Any:
+            targets[0].hedge_after_s = 0.001
+            return [*targets, Target(targets[0].deployment)]
+
+    kit = make_kit(provider=ScriptedProvider(slow, answer), plugins=[Hedge])
+
+    delivered = await kit.call(ASKED, principal=PAYER)
+
+    assert sorted(await booked(kit, tmp_path)) == sorted([Row(RESERVATION, True), Row(EXACT, False)])
+    assert round(float(delivered.headers["x-hookline-cost-usd"]) * 10**9) == RESERVATION + EXACT

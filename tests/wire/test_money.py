@@ -440,3 +440,29 @@ async def test_a_client_that_leaves_pays_what_was_made_as_far_as_it_is_known(
         assert row["cost_nanousd"] == TOKENS_USD * 10**9
     else:
         assert TOKENS_USD * 10**9 < row["cost_nanousd"] <= 50 * 2_000 + 300_000
+
+
+async def test_forms_pictures_and_sound_have_a_price_per_call(
+    serve: Serve, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    upstream.always(lambda request: bytes_reply(b"hello", headers={"content-type": "text/plain"}))
+    more = '[prices."POST /v1/images/*"]\ncall = 0.25\n[prices."POST /v1/images/edits"]\ncall = 0.5\n'
+    proxy = serve(config(upstream, "{ daily_usd = 1.0 }", more=more))
+    form = {"model": "whisper-1", "file": b"\x00" * 100}
+
+    async with client_of(proxy) as client:
+        for path in ("/v1/audio/transcriptions", "/v1/images/edits", "/v1/images/variations", "/v1/images/edits"):
+            data = aiohttp.FormData()
+            data.add_field("model", form["model"])
+            data.add_field("file", form["file"], filename="a.mp3")
+            async with client.session.post(
+                proxy.base_url + path, data=data, headers={"authorization": "Bearer sk-ci"}
+            ) as reply:
+                status, error = reply.status, await reply.text()
+        windows = (await client.admin("GET", "/admin/budgets"))["data"]
+    await end(proxy)
+
+    assert status == 429  # 0.0004 + 0.5 + 0.25, and 0.5 does not fit
+    assert "may cost up to 0.50 USD" in error
+    assert [row["cost_nanousd"] for row in ledger(tmp_path)] == [400_000, 500_000_000, 250_000_000]
+    assert [(w["scope"].split("/")[0], w["used_usd"]) for w in windows] == [("key:ci", 0.7504)]

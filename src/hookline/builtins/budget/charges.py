@@ -23,6 +23,10 @@ from hookline.builtins.budget.rules import Bound
 _THINKS = re.compile(r"(?:^|/)(?:o\d|gpt-5|gpt-oss|.*(?:reason|think|deepseek-r))", re.IGNORECASE)
 
 
+UNREAD_CALLS = (("unread", 0),)
+"""What a usage says of hosted tools where nobody could count them."""
+
+
 class Charge(NamedTuple):
     """Nano-dollars, None where no price is known; `is_estimated`: a bound and not the bill."""
 
@@ -46,6 +50,8 @@ def charge_of(call: Call, result: Result, price: Price | None, bound: Bound | No
     if price is None:
         return UNKNOWN
     if not usage.is_estimated:
+        if usage.tool_calls == UNREAD_CALLS and bound is not None and known is not None and bound.tool_nanousd:
+            return Charge(known + bound.tool_nanousd, True)
         return Charge(known, False)
     if bound is None:
         return Charge(known, True)

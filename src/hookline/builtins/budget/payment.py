@@ -51,7 +51,9 @@ class Payment:
     def settle(self, result: Result) -> Awaitable[None] | None:
         plugin, price = self._plugin, self.deployment.price
         usage = result.usage
-        if price is not None and usage is not None and not usage.is_estimated:  # nearly every attempt
+        if (
+            price is not None and usage is not None and not usage.is_estimated and not usage.tool_calls
+        ):  # nearly every attempt
             cost, is_estimated = result.cost_nanousd, False
         else:
             cost, is_estimated = self._charge(result)
