@@ -17,7 +17,9 @@ from hookline.openai_wire import EVENT_BYTES_MAX, UNREAD_CALLS, StreamWatch
 USAGE = Usage(10, 5)
 COUNTED = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 0}}
 
-members = st.dictionaries(st.text(max_size=8), st.text(max_size=20) | st.integers(-(2**60), 2**60) | st.none(), max_size=4)
+members = st.dictionaries(
+    st.text(max_size=8), st.text(max_size=20) | st.integers(-(2**60), 2**60) | st.none(), max_size=4
+)
 
 
 @given(before=members, after=members, content=st.text(max_size=40), cost=st.integers(0, 10**15), spaces=st.booleans())
