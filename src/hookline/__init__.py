@@ -50,6 +50,7 @@ from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
+from hookline.stores.owners import Owner, OwnerStore
 from hookline.stores.protocols import (
     LedgerEntry,
     Level,
@@ -108,6 +109,8 @@ __all__ = [
     "NotFound",
     "Note",
     "Outcome",
+    "Owner",
+    "OwnerStore",
     "Price",
     "Principal",
     "Provider",
