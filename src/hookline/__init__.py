@@ -47,7 +47,7 @@ from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.openai_wire import usage_in
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
-from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
+from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, MADE_AT, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
 from hookline.stores.owners import Owner, OwnerStore
@@ -71,6 +71,7 @@ __all__ = [
     "ENDPOINTS",
     "END_USER",
     "EXPOSED_HEADERS",
+    "MADE_AT",
     "NANO_PER_USD",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",

@@ -69,12 +69,18 @@ asyncio.run(main())
 """
 
 
-async def test_a_claim_survives_kill_9(tmp_path, opened):
+@pytest.fixture
+def killed_at(tmp_path):
+    """Where a process has claimed an id and was killed at once."""
     path = tmp_path / "records.db"
     done = subprocess.run([sys.executable, "-c", KILLED, os.fspath(path)], check=False)
-    opened.append(SqliteRecords(path))
-
     assert done.returncode == -signal.SIGKILL
+    return path
+
+
+async def test_a_claim_survives_kill_9(killed_at, opened):
+    opened.append(SqliteRecords(killed_at))
+
     assert "file-1" in await opened[0].owners.find(["file-1"])
 
 
@@ -98,7 +104,11 @@ async def test_a_database_that_is_away_is_unavailable_and_comes_back(postgres, p
     await records.owners.claim([owner("file-1")])
     postgres.stop()
     try:
-        for asked in (records.owners.find(["file-1"]), records.owners.claim([owner("file-2")]), records.owners.find([])):
+        for asked in (
+            records.owners.find(["file-1"]),
+            records.owners.claim([owner("file-2")]),
+            records.owners.find([]),
+        ):
             with pytest.raises(Unavailable) as told:
                 await asked
             assert told.value.retry_after_s
