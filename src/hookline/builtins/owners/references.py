@@ -107,7 +107,8 @@ def read_json(body: bytes, found: References) -> None:
                 _read_id(name, value, found)
             for inner_name, inner in value:
                 low = inner_name.lower()
-                if low not in OF_THE_CLIENT:
+                is_judged = low == "id" and isinstance(inner, str) and not is_data  # by _read_id
+                if low not in OF_THE_CLIENT and not is_judged:
                     # An object as `input` is what a model wrote for a tool.
                     waiting.append((low, inner, is_data or low in DATA or (low == "input" and type(inner) is _Pairs)))
         elif isinstance(value, list):
