@@ -63,7 +63,7 @@ from hookline.stores.protocols import (
     SpendRefusal,
     Take,
 )
-from hookline.upload import Upload
+from hookline.upload import FormField, Upload
 
 __all__ = [
     "ANONYMOUS",
@@ -95,6 +95,7 @@ __all__ = [
     "Event",
     "Fallback",
     "Forbidden",
+    "FormField",
     "GiveUp",
     "Host",
     "InputBound",

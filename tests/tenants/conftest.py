@@ -20,7 +20,9 @@ from hookline.testing.upstream import RecordedRequest, Script, ScriptedUpstream,
 ACTIONS = {"cancel", "complete", "pause", "resume", "submit_tool_outputs", "search", "remix"}
 PREFIXES = {"files": "file-", "vector_stores": "vs_", "fine_tuning/jobs": "ftjob-", "chat/completions": "chatcmpl-", "batches": "batch_",
             "responses": "resp_", "conversations": "conv_", "threads": "thread_", "assistants": "asst_", "containers": "cntr_"}  # fmt: skip
-STATIC = re.compile(r"(fine_tuning/jobs|chat/completions|audio/voice_consents|audio/voices|videos/characters|messages/batches|agents/\w+)")
+STATIC = re.compile(
+    r"(fine_tuning/jobs|chat/completions|audio/voice_consents|audio/voices|videos/characters|messages/batches|agents/\w+)"
+)
 
 
 class Keeper(ScriptedUpstream):
@@ -60,7 +62,9 @@ class Keeper(ScriptedUpstream):
 
     def _list(self, path: str, query: str) -> Script:
         asked = {name: values[-1] for name, values in parse_qs(query).items()}
-        found = [o for key, o in self.objects.items() if key.rpartition("/")[0] == path and not o["id"].startswith("ft:")]
+        found = [
+            o for key, o in self.objects.items() if key.rpartition("/")[0] == path and not o["id"].startswith("ft:")
+        ]
         ids = [o["id"] for o in found]
         if asked.get("after") in ids:
             found = found[ids.index(asked["after"]) + 1 :]
@@ -101,7 +105,11 @@ class Keeper(ScriptedUpstream):
             if body.get("store"):
                 self.objects[f"{path}/{made['id']}"] = made
             if body.get("stream"):
-                chunk = {**made, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "ho"}, "finish_reason": "stop"}]}
+                chunk = {
+                    **made,
+                    "object": "chat.completion.chunk",
+                    "choices": [{"index": 0, "delta": {"content": "ho"}, "finish_reason": "stop"}],
+                }
                 return sse_reply(json.dumps(chunk), "[DONE]")
             return json_reply(made)
         if path == "threads/runs":
@@ -118,7 +126,11 @@ class Keeper(ScriptedUpstream):
                 "output": [item], "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
         self.objects[f"{path}/{made['id']}"] = made
         if body.get("stream"):
-            begun = {"type": "response.created", "sequence_number": 0, "response": {**made, "status": "in_progress", "output": []}}
+            begun = {
+                "type": "response.created",
+                "sequence_number": 0,
+                "response": {**made, "status": "in_progress", "output": []},
+            }
             added = {"type": "response.output_item.added", "sequence_number": 1, "output_index": 0, "item": item}
             done = {"type": "response.completed", "sequence_number": 2, "response": made}
             return sse_reply(*(_event(event["type"], event) for event in (begun, added, done)))
@@ -130,7 +142,9 @@ def _event(name: str, value: Any) -> bytes:
 
 
 def _missing(path: str) -> Script:
-    return json_reply({"error": {"message": f"no {path}", "type": "invalid_request_error", "param": None, "code": None}}, status=404)
+    return json_reply(
+        {"error": {"message": f"no {path}", "type": "invalid_request_error", "param": None, "code": None}}, status=404
+    )
 
 
 @pytest.fixture
@@ -147,7 +161,8 @@ async def elsewhere() -> AsyncIterator[Keeper]:
 
 
 KEYS = "".join(
-    f'[[plugins.auth.keys]]\nname = "{tenant}"\nkey = "sk-{tenant}"\ntenant = "{tenant}"\n' for tenant in ("acme", "globex")
+    f'[[plugins.auth.keys]]\nname = "{tenant}"\nkey = "sk-{tenant}"\ntenant = "{tenant}"\n'
+    for tenant in ("acme", "globex")
 )
 
 

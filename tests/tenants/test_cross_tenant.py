@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import openai
-import pytest
 
 USER: Any = [{"role": "user", "content": "hi"}]
 
@@ -16,12 +15,20 @@ async def make_all(client: openai.AsyncOpenAI) -> dict[str, str]:
     made: dict[str, str] = {}
     line = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": USER}})
     made["file"] = (await client.files.create(file=("f.jsonl", line.encode()), purpose="batch")).id
-    made["upload"] = (await client.uploads.create(bytes=1, filename="f", mime_type="text/plain", purpose="assistants")).id
+    made["upload"] = (
+        await client.uploads.create(bytes=1, filename="f", mime_type="text/plain", purpose="assistants")
+    ).id
     made["part"] = (await client.uploads.parts.create(made["upload"], data=b"x")).id
-    made["batch"] = (await client.batches.create(input_file_id=made["file"], endpoint="/v1/chat/completions", completion_window="24h")).id
+    made["batch"] = (
+        await client.batches.create(
+            input_file_id=made["file"], endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    ).id
     made["vector_store"] = (await client.vector_stores.create(file_ids=[made["file"]])).id
     made["store_file"] = (await client.vector_stores.files.create(made["vector_store"], file_id=made["file"])).id
-    made["file_batch"] = (await client.vector_stores.file_batches.create(made["vector_store"], file_ids=[made["file"]])).id
+    made["file_batch"] = (
+        await client.vector_stores.file_batches.create(made["vector_store"], file_ids=[made["file"]])
+    ).id
     made["job"] = (await client.fine_tuning.jobs.create(model="gpt-4o", training_file=made["file"])).id
     made["conversation"] = (await client.conversations.create()).id
     response = await client.responses.create(model="gpt-4o", input="hi", conversation=made["conversation"])
@@ -33,7 +40,9 @@ async def make_all(client: openai.AsyncOpenAI) -> dict[str, str]:
     made["run"] = (await client.beta.threads.runs.create(made["thread"], assistant_id=made["assistant"])).id
     made["container"] = (await client.containers.create(name="c")).id
     made["container_file"] = (await client.containers.files.create(made["container"], file_id=made["file"])).id
-    made["eval"] = (await client.evals.create(data_source_config={"type": "custom", "item_schema": {}}, testing_criteria=[])).id
+    made["eval"] = (
+        await client.evals.create(data_source_config={"type": "custom", "item_schema": {}}, testing_criteria=[])
+    ).id
     made["video"] = (await client.videos.create(prompt="p")).id
     made["skill"] = (await client.skills.create(files=[("a.md", b"x")])).id
     made["voice"] = (await client.post("/audio/voices", cast_to=dict, body={"name": "v"}))["id"]
@@ -54,7 +63,9 @@ def steps_to_read(client: openai.AsyncOpenAI, its: dict[str, str]) -> dict[str, 
         "complete upload": lambda: c.uploads.complete(i["upload"], part_ids=[]),
         "GET batch": lambda: c.batches.retrieve(i["batch"]),
         "cancel batch": lambda: c.batches.cancel(i["batch"]),
-        "use file in a batch": lambda: c.batches.create(input_file_id=i["file"], endpoint="/v1/responses", completion_window="24h"),
+        "use file in a batch": lambda: c.batches.create(
+            input_file_id=i["file"], endpoint="/v1/responses", completion_window="24h"
+        ),
         "GET store": lambda: c.vector_stores.retrieve(i["vector_store"]),
         "search store": lambda: c.vector_stores.search(i["vector_store"], query="x"),
         "list store files": lambda: c.vector_stores.files.list(i["vector_store"]),
@@ -69,8 +80,12 @@ def steps_to_read(client: openai.AsyncOpenAI, its: dict[str, str]) -> dict[str, 
         "cancel response": lambda: c.responses.cancel(i["response"]),
         "go on": lambda: c.responses.create(model="gpt-4o", input="?", previous_response_id=i["response"]),
         "go on in conversation": lambda: c.responses.create(model="gpt-4o", input="?", conversation=i["conversation"]),
-        "go on in conversation object": lambda: c.responses.create(model="gpt-4o", input="?", conversation={"id": i["conversation"]}),
-        "item reference": lambda: c.responses.create(model="gpt-4o", input=[{"type": "item_reference", "id": i["item"]}]),
+        "go on in conversation object": lambda: c.responses.create(
+            model="gpt-4o", input="?", conversation={"id": i["conversation"]}
+        ),
+        "item reference": lambda: c.responses.create(
+            model="gpt-4o", input=[{"type": "item_reference", "id": i["item"]}]
+        ),
         "file in prompt": lambda: c.responses.create(
             model="gpt-4o", input=[{"role": "user", "content": [{"type": "input_file", "file_id": i["file"]}]}]
         ),
@@ -84,7 +99,9 @@ def steps_to_read(client: openai.AsyncOpenAI, its: dict[str, str]) -> dict[str, 
             model="gpt-4o", input="?", tools=[{"type": "code_interpreter", "container": i["container"]}]
         ),
         "code files": lambda: c.responses.create(
-            model="gpt-4o", input="?", tools=[{"type": "code_interpreter", "container": {"type": "auto", "file_ids": [i["file"]]}}]
+            model="gpt-4o",
+            input="?",
+            tools=[{"type": "code_interpreter", "container": {"type": "auto", "file_ids": [i["file"]]}}],
         ),
         "GET conversation": lambda: c.conversations.retrieve(i["conversation"]),
         "conversation items": lambda: c.conversations.items.list(i["conversation"]),
@@ -98,7 +115,9 @@ def steps_to_read(client: openai.AsyncOpenAI, its: dict[str, str]) -> dict[str, 
         "thread messages": lambda: c.beta.threads.messages.list(i["thread"]),
         "thread run": lambda: c.beta.threads.runs.retrieve(i["run"], thread_id=i["thread"]),
         "thread steps": lambda: c.beta.threads.runs.steps.list(i["run"], thread_id=i["thread"]),
-        "GET container file": lambda: c.containers.files.content.retrieve(i["container_file"], container_id=i["container"]),
+        "GET container file": lambda: c.containers.files.content.retrieve(
+            i["container_file"], container_id=i["container"]
+        ),
         "GET eval": lambda: c.evals.retrieve(i["eval"]),
         "GET video": lambda: c.videos.download_content(i["video"]),
         "remix video": lambda: c.videos.remix(i["video"], prompt="x"),
@@ -106,7 +125,9 @@ def steps_to_read(client: openai.AsyncOpenAI, its: dict[str, str]) -> dict[str, 
         "use model": lambda: c.chat.completions.create(model=i["model"], messages=USER),
         "use model by provider": lambda: c.chat.completions.create(model="up/" + i["model"], messages=USER),
         "GET model": lambda: c.models.retrieve(i["model"]),
-        "speak": lambda: c.post("/audio/speech", cast_to=dict, body={"model": "m", "input": "x", "voice": {"id": i["voice"]}}),
+        "speak": lambda: c.post(
+            "/audio/speech", cast_to=dict, body={"model": "m", "input": "x", "voice": {"id": i["voice"]}}
+        ),
         "GET agent": lambda: c.get(f"/agents/{i['agent']}", cast_to=dict),
     }
     for after, listing in {
@@ -160,7 +181,11 @@ async def test_the_owner_reads_uses_changes_and_deletes(serve, sdk) -> None:
 
     for name, step in steps_to_read(owner, its).items():
         status, error = await told(step)
-        assert status == 200 or "Keeper" in str(error) or (error or {}).get("message", "").startswith("no "), (name, status, error)
+        assert status == 200 or "Keeper" in str(error) or (error or {}).get("message", "").startswith("no "), (
+            name,
+            status,
+            error,
+        )
 
 
 async def test_lists_show_only_ones_own(serve, sdk, upstream) -> None:
@@ -193,7 +218,12 @@ async def test_pages_are_filled_from_behind_others_objects(serve, sdk, upstream)
     first = await owner.files.list(limit=3)
     raw = first.model_dump()
 
-    assert ([file.id for file in first.data], raw["has_more"], raw["first_id"], raw["last_id"]) == (ids[:3], True, ids[0], ids[2])
+    assert ([file.id for file in first.data], raw["has_more"], raw["first_id"], raw["last_id"]) == (
+        ids[:3],
+        True,
+        ids[0],
+        ids[2],
+    )
     assert [file.id async for file in owner.files.list(limit=3)] == ids
 
 
@@ -274,7 +304,9 @@ async def test_no_escape_by_the_lines_of_a_batch(serve, sdk, upstream) -> None:
     refused = await told(lambda: globex.files.create(file=line, purpose="batch"))
     assert upstream.requests[asked:] == []
     unread = (await globex.files.create(file=line, purpose="user_data")).id
-    run = await told(lambda: globex.batches.create(input_file_id=unread, endpoint="/v1/responses", completion_window="24h"))
+    run = await told(
+        lambda: globex.batches.create(input_file_id=unread, endpoint="/v1/responses", completion_window="24h")
+    )
 
     assert (refused[0], run[0], run[1]["code"]) == (404, 400, "unread_batch_input")
     assert len(upstream.requests) == asked + 1
@@ -286,9 +318,14 @@ async def test_ids_of_streams_are_their_readers(serve, sdk) -> None:
 
     stream = await owner.responses.create(model="gpt-4o", input="hi", stream=True)
     events = [event async for event in stream]
-    async with owner.beta.threads.create_and_run_stream(assistant_id=(await owner.beta.assistants.create(model="m")).id) as run_stream:
+    async with owner.beta.threads.create_and_run_stream(
+        assistant_id=(await owner.beta.assistants.create(model="m")).id
+    ) as run_stream:
         run = [event async for event in run_stream]
-    chat = [chunk async for chunk in await owner.chat.completions.create(model="gpt-4o", messages=USER, stream=True, store=True)]
+    chat = [
+        chunk
+        async for chunk in await owner.chat.completions.create(model="gpt-4o", messages=USER, stream=True, store=True)
+    ]
 
     response, item = events[0].response.id, events[1].item.id
     thread, run_id = run[0].data.id, run[1].data.id
@@ -306,14 +343,14 @@ async def test_ids_of_streams_are_their_readers(serve, sdk) -> None:
         assert (await told(step))[0] == 404
 
 
-@pytest.mark.parametrize("path", ["/v1/organization/admin_api_keys", "/v1/realtime/client_secrets", "/v1/webhook_endpoints", "/v1/chatkit/sessions",
-                                  "/v1/fine_tuning/checkpoints/ft:x/permissions", "/v1/projects/p/api_keys", "/v1/live/sessions"])  # fmt: skip
-async def test_what_can_not_be_told_apart_is_withheld(serve, ask, upstream, path) -> None:
+async def test_what_can_not_be_told_apart_is_withheld(serve, ask, upstream) -> None:
     proxy = serve()
 
-    for method in ("GET", "POST"):
-        status, reply = await ask(proxy, "acme", method, path)
-        assert (status, reply["error"]["code"]) == (403, "stored_objects_not_shared")
+    for path in ("/v1/organization/admin_api_keys", "/v1/realtime/client_secrets", "/v1/webhook_endpoints", "/v1/chatkit/sessions",
+                 "/v1/fine_tuning/checkpoints/ft:x/permissions", "/v1/projects/p/api_keys", "/v1/live/sessions"):  # fmt: skip
+        for method in ("GET", "POST"):
+            status, reply = await ask(proxy, "acme", method, path)
+            assert (path, status, reply["error"]["code"]) == (path, 403, "stored_objects_not_shared")
 
     assert upstream.requests == []
 
@@ -322,7 +359,9 @@ async def test_a_cached_answer_is_of_its_tenant(serve, sdk, upstream) -> None:
     proxy = serve()
     answers = {}
     for tenant in ("acme", "globex", "acme", "globex"):
-        answers.setdefault(tenant, []).append((await sdk(proxy, tenant).chat.completions.create(model="gpt-4o", messages=USER, temperature=0)).id)
+        answers.setdefault(tenant, []).append(
+            (await sdk(proxy, tenant).chat.completions.create(model="gpt-4o", messages=USER, temperature=0)).id
+        )
 
     assert {tenant: len(set(ids)) for tenant, ids in answers.items()} == {"acme": 1, "globex": 1}
     assert len(upstream.requests) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from hookline import BadRequest
+from hookline import BadRequest, FormField
 from hookline.builtins.owners.claims import ids_in
 from hookline.builtins.owners.references import (
     HARMLESS,
@@ -26,7 +26,16 @@ from hookline.builtins.owners.routes import Route, Withheld, read_route
 
 SDK = Path(openai.__file__).parent
 CALL = re.compile(r'self\._(get_api_list|get|post|delete|put|patch)\(\s*(?:path_template\(\s*)?f?"(/[^"]*)"')
-WITHHELD = ("/organization", "/projects", "/realtime", "/live", "/chatkit/sessions", "/webhook", "/safety", "/fine_tuning/checkpoints")
+WITHHELD = (
+    "/organization",
+    "/projects",
+    "/realtime",
+    "/live",
+    "/chatkit/sessions",
+    "/webhook",
+    "/safety",
+    "/fine_tuning/checkpoints",
+)
 ORDINARY = ("/audio/speech", "/audio/transcriptions", "/audio/translations", "/completions", "/embeddings", "/moderations", "/images/",
             "/decisions", "/content_provenance_checks")  # fmt: skip
 """Routes that make an answer and keep nothing."""
@@ -103,7 +112,14 @@ def test_every_id_of_the_sdks_requests_is_a_reference_or_known_to_be_none():
     """What is known to be none is decided by hand, so the list may hold nothing by chance."""
     params = sdk_params()
 
-    assert {"file_id", "file_ids", "previous_response_id", "vector_store_ids", "input_file_id", "assistant_id"} <= params
+    assert {
+        "file_id",
+        "file_ids",
+        "previous_response_id",
+        "vector_store_ids",
+        "input_file_id",
+        "assistant_id",
+    } <= params
     assert {name for name in params if not is_reference_name(name)} == params & HARMLESS
     assert not NAMES & HARMLESS
 
@@ -222,20 +238,33 @@ def test_items_that_are_sent_along_are_mentioned():
 def test_a_field_of_a_form_that_names_an_object_is_found_out(name: str, value: str) -> None:
     found = References()
 
-    read_fields([(name, value.encode(), True), ("purpose", b"vision", True), ("metadata[file_id]", b"x", True)], found)
+    others = [FormField("purpose", b"vision", True), FormField("metadata[file_id]", b"x", True)]
+
+    read_fields([FormField(name, value.encode(), True), *others], found)
 
     assert list(found.named) == [ID]
 
 
 def test_a_field_that_hides_its_end_is_refused():
     with pytest.raises(BadRequest, match="too long"):
-        read_fields([("file_id", b"file-1", False)], References())
+        read_fields([FormField("file_id", b"file-1", False)], References())
+
+
+def test_what_is_in_a_file_is_no_field():
+    found = References()
+
+    read_fields([FormField("file", json.dumps({"file_id": ID}).encode(), True, is_file=True)], found)
+
+    assert not found.named
 
 
 def test_queries_name_objects():
     found = References()
 
-    read_query(f"after=x-1&before=x-2&limit=20&include[]=file_search_call.results&metadata[k]=v&thing={ID}&%66ile_id=x-3", found)
+    read_query(
+        f"after=x-1&before=x-2&limit=20&include[]=file_search_call.results&metadata[k]=v&thing={ID}&%66ile_id=x-3",
+        found,
+    )
 
     assert set(found.named) == {"x-1", "x-2", "x-3", ID}
 

@@ -11,6 +11,7 @@ import re
 from typing import Final, Literal
 
 from hookline.errors import BadRequest
+from hookline.upload import FormField
 
 HEADERS_BYTES_MAX: Final = 8_192
 """Of one part."""
@@ -51,9 +52,10 @@ class ModelFinder:
         self._is_model = False
         self.model: str | None = None
         self.value_at: tuple[int, int] | None = None
-        self.fields: list[tuple[str, bytes, bool]] = []
-        """The parts that have ended: name, the beginning of the value, whether that is all of it."""
+        self.fields: list[FormField] = []
+        """The parts that have ended, `model` aside."""
         self._name = ""
+        self._is_file = False
         self._value = bytearray()
         self._value_bytes = 0
 
@@ -95,7 +97,8 @@ class ModelFinder:
             self._skip(at)
             at = 0
             if self._state == "value":
-                self.fields.append((self._name, bytes(self._value), self._value_bytes == len(self._value)))
+                is_whole = self._value_bytes == len(self._value)
+                self.fields.append(FormField(self._name, bytes(self._value), is_whole, self._is_file))
         self._drop(at + len(self._delimiter))
         self._state = "after_boundary"
         return True
@@ -142,6 +145,7 @@ class ModelFinder:
                 raise _broken("a part's headers are too long")
             return False
         name = _find_field_name(self._buffer[:end])
+        self._is_file = b"filename" in self._buffer[:end].lower()
         self._drop(end + 4)
         self._is_model = name == b"model"
         self._name = (name or b"").decode("utf-8", "replace")

@@ -16,6 +16,7 @@ from hookline.errors import BadRequest
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.multipart import ModelFinder, find_boundary
 from hookline.surfaces.spool import MEMORY_BYTES, Spool, SpoolRoom
+from hookline.upload import FormField
 
 Pieces = AsyncGenerator[bytes, None]
 
@@ -44,7 +45,7 @@ class SpooledUpload:
         self._was_sent = False
 
     @property
-    def fields(self) -> Sequence[tuple[str, bytes, bool]]:
+    def fields(self) -> Sequence[FormField]:
         """See `Upload.fields`."""
         return self._finder.fields if self._finder is not None else ()
 

@@ -29,6 +29,7 @@ from hookline import (
     Call,
     Deployment,
     Forbidden,
+    FormField,
     Host,
     NotFound,
     Owner,
@@ -290,7 +291,7 @@ class Plugin:
         if media_type == "multipart/form-data":
             await call.wait(upload.complete())
             read_fields(upload.fields, found)
-            purposes = {value for name, value, _ in upload.fields if name.lower() == "purpose"}
+            purposes = {field.start for field in upload.fields if field.name.lower() == "purpose"}
             if route is not None and route.collection == "files" and not route.ids and purposes <= {b"batch"}:
                 await call.wait(_read_lines(upload, found))
                 return BATCH_INPUT
@@ -300,7 +301,7 @@ class Plugin:
                 raise Rejected(UnsupportedMedia("send JSON or multipart/form-data here"))
             body = b"".join([piece async for piece in upload.chunks(None)])
             pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
-            read_fields([(name, value.encode(), True) for name, value in pairs], found)
+            read_fields([FormField(name, value.encode(), True) for name, value in pairs], found)
         return ""
 
     async def _edit(self, call: Call, reply: Reply, plan: Plan) -> None:

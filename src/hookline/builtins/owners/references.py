@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from hookline import BadRequest
+from hookline import BadRequest, FormField
 
 NAMES: Final = frozenset(
     {
@@ -139,28 +139,33 @@ def read_query(query: str, found: References) -> None:
             read_member(_last_part(name), value, found)
 
 
-def read_fields(fields: Iterable[tuple[str, bytes, bool]], found: References) -> None:
-    """What the fields of a form name: (name, the beginning of the value, whether that is all). Raises BadRequest for a reference without end."""
-    for full_name, raw, is_whole in fields:
+def read_fields(fields: Iterable[FormField], found: References) -> None:
+    """What the fields of a form name; what is in a file is no field. Raises BadRequest for a reference without end."""
+    for full_name, start, is_whole, is_file in fields:
         name = _last_part(full_name)
         is_reference = is_reference_name(name) or (name == "id" and full_name.lower() != "id")
-        if not is_whole:
-            if is_reference:
-                raise BadRequest(
-                    f'the form\'s field "{full_name[:100]}" is too long to be an id', param=full_name[:100]
-                )
-            continue
-        value = raw.decode("utf-8", "replace")
-        if value.lstrip()[:1] in ("{", "["):
-            try:
-                orjson.loads(raw)
-            except orjson.JSONDecodeError:
-                continue
-            read_json(raw, found)
-        elif value and is_reference:
+        if is_reference and not is_whole:
+            raise BadRequest(f'the form\'s field "{full_name[:100]}" is too long to be an id', param=full_name[:100])
+        value = start.decode("utf-8", "replace")
+        if is_reference and value:
             found.add(value)
-        elif value:
+        elif not is_file and value.lstrip()[:1] in ("{", "["):
+            _read_json_field(start, full_name, found, is_whole=is_whole)
+        elif not is_file and is_whole and value:
             read_member(name, value, found)
+
+
+def _read_json_field(start: bytes, full_name: str, found: References, *, is_whole: bool) -> None:
+    """A field that holds JSON, or text that only begins like it. Raises BadRequest for JSON of which only the beginning is known."""
+    try:
+        orjson.loads(start)
+    except orjson.JSONDecodeError:
+        if not is_whole and may_name_any(start, "responses"):
+            raise BadRequest(
+                f'the form\'s field "{full_name[:100]}" is too long to be checked', param=full_name[:100]
+            ) from None
+        return
+    read_json(start, found)
 
 
 def _last_part(name: str) -> str:
