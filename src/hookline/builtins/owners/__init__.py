@@ -57,8 +57,10 @@ from hookline.builtins.owners.references import (
 from hookline.builtins.owners.routes import Route, Withheld, is_plain, read_route
 from hookline.builtins.owners.tenancy import Tenancy
 
-QUICK: Final = frozenset({"chat", "completions", "embeddings", "responses", "moderations"})
-"""Endpoints whose bodies are looked at before they are read pair by pair."""
+QUICK: Final[dict[str, Route | None]] = {
+    "chat": Route("chat/completions"), "responses": Route("responses"), "completions": None, "embeddings": None, "moderations": None,
+}  # fmt: skip
+"""Endpoints whose bodies are looked at before they are read pair by pair; their paths need no reading."""
 BATCH_INPUT: Final = "files:batch"
 """The kind of a file whose lines were read."""
 UNRECORDED_WORDS: Final = frozenset({"content", "results", "search"})
@@ -97,6 +99,7 @@ class Plan:
     claims: bool = False
     kind: str = ""
     mentioned: frozenset[str] = frozenset()
+    sent: frozenset[str] = frozenset()
     made_at: tuple[str, str] | None = None
     named: Sequence[str] = field(default_factory=list)
 
@@ -114,7 +117,7 @@ class Plugin:
     def __init__(self, options: OwnersOptions, host: Host) -> None:
         self._options = options
         self._host = host
-        self._owners = host.records.owners
+        self._records = host.records
         self._shared = re.compile("|".join(map(fnmatch.translate, options.shared)) or r"(?!)")
         self._configured = frozenset(host.settings.get("models", ()))
         self._providers = frozenset(host.settings.get("providers", ()))
@@ -177,7 +180,7 @@ class Plugin:
     async def _check(self, call: Call) -> Plan | None:
         """Read what the call names; see that it is its tenant's. Raises Rejected, BadRequest, Unavailable."""
         try:
-            route = read_route(call.method, call.path)
+            route = QUICK[call.endpoint] if call.endpoint in QUICK else read_route(call.method, call.path)
         except Withheld:
             raise Rejected(_withheld(call)) from None
         found = References()
@@ -189,7 +192,7 @@ class Plugin:
         kind = route.collection if route is not None else ""
         if call.payload is not None:
             body = call.body or orjson.dumps(call.payload)
-            if call.endpoint not in QUICK or may_name_any(body, call.endpoint):
+            if call.endpoint not in QUICK or may_name_any(call.payload, body, call.endpoint):
                 read_json(body, found)
         elif call.upload is not None:
             kind = await self._read_upload(call, call.upload, route, found) or kind
@@ -202,8 +205,16 @@ class Plugin:
             if not claims and (call.endpoint in QUICK or (route is None and call.endpoint != "models")):
                 return None
             if claims:
-                await self._owners.find(())  # what can't be recorded must not be made
-        plan = Plan(call.principal.tenant, route, claims, kind, frozenset(found.mentioned), named=list(found.named))
+                await self._records.owners.find(())  # what can't be recorded must not be made
+        plan = Plan(
+            call.principal.tenant,
+            route,
+            claims,
+            kind,
+            frozenset(found.mentioned),
+            frozenset(found.sent),
+            named=list(found.named),
+        )
         plan.made_at = await self._find_place(call, plan)
         return plan
 
@@ -245,7 +256,7 @@ class Plugin:
             elif is_plain(id):
                 unknown.append(id)
         if unknown:
-            for owner in (await call.wait(self._owners.find(unknown))).values():
+            for owner in (await call.wait(self._records.owners.find(unknown))).values():
                 if owner.provider:
                     found[owner.object_id] = owner
                     self._remember(tenant, owner)
@@ -288,7 +299,7 @@ class Plugin:
     async def _read_upload(self, call: Call, upload: Upload, route: Route | None, found: References) -> str:
         """What a body that is not JSON names. Answers the kind of what it makes, where that is not its collection."""
         media_type = upload.content_type.partition(";")[0].strip().lower()
-        if media_type == "multipart/form-data":
+        if media_type.startswith("multipart/form-data"):  # as the door has it
             await call.wait(upload.complete())
             read_fields(upload.fields, found)
             purposes = {field.start for field in upload.fields if field.name.lower() == "purpose"}
@@ -316,7 +327,7 @@ class Plugin:
                 await self._claim(call, plan, ids_in(shown))
             return
         if call.method == "DELETE" and route is not None:
-            await self._forget(call, plan, route)
+            await self._forget(call, reply, plan, route)
             return
         if not plan.claims or reply.body == b"":
             return
@@ -339,7 +350,7 @@ class Plugin:
     async def _claim(self, call: Call, plan: Plan, ids: Iterable[str], made: str | None = None) -> None:
         """Record what is new among these ids. Raises Rejected where the one that was made belongs to another, or nothing can be recorded."""
         attempt = next((a for a in reversed(call.attempts) if not a.is_loser), None)
-        new = [id for id in dict.fromkeys(ids) if (plan.tenant, id) not in self._own and id not in plan.mentioned]
+        new = [id for id in dict.fromkeys(ids) if (plan.tenant, id) not in self._own and id not in plan.sent]
         new = [id for id in new if is_plain(id) and self._shared.fullmatch(id) is None]
         if attempt is None or not new:
             return
@@ -347,7 +358,7 @@ class Plugin:
         now = self._host.clock.time()
         claims = [Owner(id, plan.tenant, provider, now, plan.kind, deployment) for id in new]
         try:
-            kept = await call.wait(self._owners.claim(claims))
+            kept = await call.wait(self._records.owners.claim(claims))
         except Unavailable as error:
             raise unavailable(error) from error
         for id in new:
@@ -358,14 +369,17 @@ class Plugin:
                 self._host.log.error("call %s: provider %s answered with an id of another tenant", call.id, provider)
                 raise Rejected(UpstreamError("the provider answered with an object that is not yours", kind="garbage"))
 
-    async def _forget(self, call: Call, plan: Plan, route: Route) -> None:
+    async def _forget(self, call: Call, reply: Reply, plan: Plan, route: Route) -> None:
         """What was deleted is nobody's. A file taken out of a vector store stays a file."""
+        told = reply.json()
         if not route.ids or (len(route.ids) > 1 and route.collection == "vector_stores"):
+            return
+        if isinstance(told, dict) and told.get("deleted") is False:
             return
         id = route.ids[-1]
         self._own.pop((plan.tenant, id), None)
         try:
-            await call.wait(self._owners.forget(plan.tenant, [id]))
+            await call.wait(self._records.owners.forget(plan.tenant, [id]))
         except Unavailable:
             # It is gone at its provider: a row too many names nothing.
             self._host.log.warning("call %s: a deleted object stays recorded, for records can't be written", call.id)

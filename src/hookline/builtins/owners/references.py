@@ -54,11 +54,30 @@ SHAPE: Final = re.compile(
 """What ids look like."""
 MADE_MODEL: Final = re.compile(r"(?:[^/\s]{1,100}/)?ft:\S{1,300}")
 """A model that a tenant has made, perhaps behind its provider's name."""
-ITEM: Final = re.compile(r"(?:msg|rs|fc|ws|fs|ci|ig|cu|mcp|mcpl|mcpr|ctc|lsh|sh|audio|resp|file)[-_]\S{6,200}")
-"""What the ids of stored items look like."""
+OF_A_CALL: Final = ("call_", "toolu_")
+"""How ids of tool calls begin, which name nothing that is kept."""
+PLAIN: Final = frozenset(
+    {
+        "content", "description", "detail", "effort", "frequency_penalty", "function", "image_url", "include_usage", "input", "instructions",
+        "max_completion_tokens", "max_output_tokens", "max_tokens", "messages", "model", "n", "name", "presence_penalty", "reasoning", "role", "seed",
+        "stop", "stream", "stream_options", "strict", "temperature", "text", "tool_calls", "tool_choice", "tools", "top_p", "type", "url",
+    }
+)  # fmt: skip
+"""Names that most requests are made of, and that are no references."""
 BARE: Final = frozenset({"id", "type", "version", "variables"})
 """A member of an object with an id that has no others stands for what is kept under that id."""
-_NEEDLES: Final = (b"_file", b"ontainer", b"onversation", b"onsent", b"ft:", b"\\u00", b"fine_tuned")
+_NEEDLES: Final = (
+    b"_file",
+    b"ontainer",
+    b"onversation",
+    b"onsent",
+    b"ft:",
+    b"\\u00",
+    b"fine_tuned",
+    "\u017f".encode(),
+    "\u212a".encode(),
+)
+"""The last two are letters that readers without regard to case take for s and k."""
 _ID_NEEDLE: Final = b'"id"'
 IDS_MAX: Final = 2_000
 
@@ -69,6 +88,8 @@ class References:
 
     named: dict[str, None] = field(default_factory=dict)
     mentioned: set[str] = field(default_factory=set)
+    sent: set[str] = field(default_factory=set)
+    """Every `id` that the client wrote: a reply that repeats it shows nothing new."""
     models: set[str] = field(default_factory=set)
     """Made by fine-tuning: the caller's own, or configured by the operator."""
 
@@ -83,14 +104,46 @@ class _Pairs(list[tuple[str, Any]]):
     """An object as it was written: a name may be there twice."""
 
 
-def may_name_any(body: bytes, endpoint: str) -> bool:
-    """Whether a body has to be read pair by pair: a quick look that is wrong only in saying yes."""
+def may_name_any(payload: dict[str, Any], body: bytes, endpoint: str) -> bool:
+    """Whether a body has to be read pair by pair: a quick look that is wrong only in saying yes.
+
+    The parsed payload tells all names, unless one stood in the body twice; where the payload makes the very bytes of the body again, none did. (A walk costs
+    by the member, a search by the byte, and prompts are long.)"""
+    if _has_reference_name(payload, endpoint):
+        return True
+    return orjson.dumps(payload) != body and _may_hold_name(body, endpoint)
+
+
+def _has_reference_name(payload: dict[str, Any], endpoint: str) -> bool:
+    waiting: list[Any] = [payload]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in PLAIN:
+                    low = name.casefold()
+                    if is_reference_name(low):
+                        return True
+                    if low == "id" and (endpoint == "responses" or len(value) == 1):
+                        return True
+                    if low == "audio" and isinstance(inner, dict) and any(key.casefold() == "id" for key in inner):
+                        return True
+                    if low in OF_THE_CLIENT:
+                        continue
+                if inner.__class__ is dict or inner.__class__ is list:
+                    waiting.append(inner)
+        elif value.__class__ is list:
+            waiting += [inner for inner in value if inner.__class__ is dict or inner.__class__ is list]
+    return False
+
+
+def _may_hold_name(body: bytes, endpoint: str) -> bool:
     low = body.lower()
-    if any(needle in low for needle in _NEEDLES):
+    if any(low.count(needle) for needle in _NEEDLES):
         return True
     if low.count(b"_id") > low.count(b"call_id") + low.count(b"tool_use_id"):
         return True
-    return _ID_NEEDLE in low and (endpoint == "responses" or b'"audio"' in low)
+    return low.count(_ID_NEEDLE) > 0 and (endpoint == "responses" or low.count(b'"audio"') > 0)
 
 
 def read_json(body: bytes, found: References) -> None:
@@ -106,7 +159,7 @@ def read_json(body: bytes, found: References) -> None:
             if not is_data:
                 _read_id(name, value, found)
             for inner_name, inner in value:
-                low = inner_name.lower()
+                low = inner_name.casefold()
                 is_judged = low == "id" and isinstance(inner, str) and not is_data  # by _read_id
                 if low not in OF_THE_CLIENT and not is_judged:
                     # An object as `input` is what a model wrote for a tool.
@@ -160,7 +213,7 @@ def _read_json_field(start: bytes, full_name: str, found: References, *, is_whol
     try:
         orjson.loads(start)
     except orjson.JSONDecodeError:
-        if not is_whole and may_name_any(start, "responses"):
+        if not is_whole and _may_hold_name(start, "responses"):
             raise BadRequest(
                 f'the form\'s field "{full_name[:100]}" is too long to be checked', param=full_name[:100]
             ) from None
@@ -170,7 +223,7 @@ def _read_json_field(start: bytes, full_name: str, found: References, *, is_whol
 
 def _last_part(name: str) -> str:
     """`file_id` of `image[file_id]` and `files[0][file_id]`, `file_ids` of `file_ids[]`; all of `metadata[...]` is the client's own."""
-    parts = [part for part in re.split(r"[\[\].]+", name.lower()) if part and not part.isdigit()]
+    parts = [part for part in re.split(r"[\[\].]+", name.casefold()) if part and not part.isdigit()]
     return next((part for part in parts if part in OF_THE_CLIENT), parts[-1] if parts else "")
 
 
@@ -188,8 +241,8 @@ def read_lines(lines: Iterable[bytes], found: References) -> None:
 
 def _read_id(name: str, pairs: _Pairs, found: References) -> None:
     """The `id` of an object: a reference if the object is nothing but its id, else the id of something that is sent along."""
-    by_name = {key.lower(): value for key, value in pairs}
-    ids = [value for key, value in pairs if key.lower() == "id" and isinstance(value, str) and value]
+    by_name = {key.casefold(): value for key, value in pairs}
+    ids = [value for key, value in pairs if key.casefold() == "id" and isinstance(value, str) and value]
     if not ids:
         return
     kind = by_name.get("type")
@@ -197,10 +250,12 @@ def _read_id(name: str, pairs: _Pairs, found: References) -> None:
         by_name.keys() <= BARE
         or kind in ("item_reference", "file_id", "skill_reference")
         or (kind == "image_generation_call" and by_name.get("result") is None)
-        or name in ("agent", "character", "conversation", "container", "environment", "prompt", "video", "voice")
+        or name
+        in ("agent", "audio", "character", "conversation", "container", "environment", "prompt", "video", "voice")
     )
+    found.sent.update(ids)
     for id in ids:
         if is_reference:
             found.add(id)
-        elif ITEM.fullmatch(id):
+        elif not id.startswith(OF_A_CALL):
             found.mentioned.add(id)

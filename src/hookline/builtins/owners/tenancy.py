@@ -33,11 +33,15 @@ class Tenancy:
 
     async def meet(self, tenant: str) -> bool:
         """A tenant that this process has not served before: mark it, and see whether it is the only one."""
-        if self.is_shared or await self._has_others(tenant):
-            self.is_shared = True
+        if self.is_shared:
             return False
+        try:
+            others = await self._find_others(tenant)
+        except Unavailable:
+            return False  # until it can be told
+        self.is_shared = self.is_shared or bool(others)
         self._known.add(tenant)
-        return True
+        return not self.is_shared
 
     async def watch(self) -> None:
         """Look for tenants that others have met; ends with the second one."""
@@ -49,11 +53,8 @@ class Tenancy:
                 pass  # an outage makes no tenants; whoever is new while it lasts is not believed to be alone
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _has_others(self, tenant: str) -> bool:
+    async def _find_others(self, tenant: str) -> set[str]:
+        """Leave this tenant's mark, then look who else there is. Raises Unavailable."""
         owners = self._host.records.owners
-        try:
-            await owners.claim([Owner(MARK + tenant, tenant, "", self._host.clock.time(), "tenant")])
-            found = set(await owners.tenants())
-        except Unavailable:
-            return True
-        return bool((found | self._named | self._known) - {tenant})
+        await owners.claim([Owner(MARK + tenant, tenant, "", self._host.clock.time(), "tenant")])
+        return (set(await owners.tenants()) | self._named | self._known) - {tenant}
