@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -13,8 +13,11 @@ from urllib.parse import parse_qs, unquote
 import aiohttp
 import openai
 import pytest
+from yarl import URL
 
-from hookline.testing.process import ProxyProcess
+from hookline.app import App
+from hookline.config_loading import load
+from hookline.launch import open_listener
 from hookline.testing.upstream import RecordedRequest, Script, ScriptedUpstream, bytes_reply, json_reply, sse_reply
 
 ACTIONS = {"cancel", "complete", "pause", "resume", "submit_tool_outputs", "search", "remix"}
@@ -166,18 +169,30 @@ KEYS = "".join(
 )
 
 
-@pytest.fixture
-def serve(tmp_path: Path, upstream: Keeper, elsewhere: Keeper) -> Iterator[Callable[..., ProxyProcess]]:
-    """Start a gateway: the default chain, two providers, what `more` adds, and the keys."""
-    proxies: list[ProxyProcess] = []
+class Gateway:
+    """An app in this process, on a real socket, and the folder of its proxy.toml and records."""
 
-    def serve(more: str = "", *, keys: str = KEYS) -> ProxyProcess:
-        folder = tmp_path / str(len(proxies))
-        folder.mkdir()
-        text = f"""
-[server]
-port = 0
-{more if more.lstrip().startswith("heartbeat") else ""}
+    def __init__(self, app: App, folder: Path, port: int) -> None:
+        self.app = app
+        self.folder = folder
+        self.base_url = f"http://127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        await self.app.stop(0)
+
+
+Serve = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def serve(tmp_path: Path, upstream: Keeper, elsewhere: Keeper) -> AsyncIterator[Serve]:
+    """Start a gateway: the default chain, two providers, what `more` adds, and the keys. The same folder is a restart."""
+    gateways: list[Gateway] = []
+
+    async def serve(more: str = "", *, keys: str = KEYS, folder: str = "gateway") -> Gateway:
+        path = tmp_path / folder / "proxy.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f'''
 [providers.up]
 kind = "openai"
 base_url = "{upstream.url}"
@@ -187,23 +202,29 @@ default = true
 kind = "openai"
 base_url = "{elsewhere.url}"
 api_key = "k"
-{"" if more.lstrip().startswith("heartbeat") else more}
+[plugins.logging]
+to = "{path.parent}/calls.log"
+{more}
 {keys}
-"""
-        proxies.append(ProxyProcess(folder, text))
-        return proxies[-1]
+''')
+        app = App(load(path, {}))
+        listener = open_listener("127.0.0.1", 0)
+        port = listener.getsockname()[1]
+        await app.start(listener)
+        gateways.append(Gateway(app, path.parent, port))
+        return gateways[-1]
 
     yield serve
-    for proxy in proxies:
-        proxy.kill()
+    for gateway in gateways:
+        await gateway.stop()
 
 
 @pytest.fixture
-async def sdk() -> AsyncIterator[Callable[[ProxyProcess, str], openai.AsyncOpenAI]]:
+async def sdk() -> AsyncIterator[Callable[[Gateway, str], openai.AsyncOpenAI]]:
     """The official SDK with a tenant's key."""
     clients: list[openai.AsyncOpenAI] = []
 
-    def sdk(proxy: ProxyProcess, tenant: str) -> openai.AsyncOpenAI:
+    def sdk(proxy: Gateway, tenant: str) -> openai.AsyncOpenAI:
         clients.append(openai.AsyncOpenAI(base_url=f"{proxy.base_url}/v1", api_key=f"sk-{tenant}", max_retries=0))
         return clients[-1]
 
@@ -217,9 +238,7 @@ async def ask() -> AsyncIterator[Callable[..., Any]]:
     """Raw HTTP: (status, JSON) of a path that is sent as it is written."""
     async with aiohttp.ClientSession() as session:
 
-        async def ask(proxy: ProxyProcess, tenant: str, method: str, path: str, **options: Any) -> tuple[int, Any]:
-            from yarl import URL
-
+        async def ask(proxy: Gateway, tenant: str, method: str, path: str, **options: Any) -> tuple[int, Any]:
             headers = {"authorization": f"Bearer sk-{tenant}", **options.pop("headers", {})}
             url = URL(proxy.base_url + path, encoded=True)
             async with session.request(method, url, headers=headers, **options) as reply:

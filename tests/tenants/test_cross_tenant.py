@@ -154,7 +154,7 @@ async def told(step: Any) -> tuple[int, Any]:
 
 
 async def test_no_escape_by_the_sdk(serve, sdk, upstream) -> None:
-    proxy = serve()
+    proxy = await serve()
     owner, hostile = sdk(proxy, "acme"), sdk(proxy, "globex")
     its = await make_all(owner)
     missing = {name: id[:-3] + "999" for name, id in its.items()}
@@ -175,7 +175,7 @@ async def test_no_escape_by_the_sdk(serve, sdk, upstream) -> None:
 
 
 async def test_the_owner_reads_uses_changes_and_deletes(serve, sdk) -> None:
-    proxy = serve()
+    proxy = await serve()
     owner = sdk(proxy, "acme")
 
     its = await make_all(owner)
@@ -190,7 +190,7 @@ async def test_the_owner_reads_uses_changes_and_deletes(serve, sdk) -> None:
 
 
 async def test_lists_show_only_ones_own(serve, sdk, upstream) -> None:
-    proxy = serve()
+    proxy = await serve()
     owner, hostile = sdk(proxy, "acme"), sdk(proxy, "globex")
     await make_all(owner)
     own = (await hostile.files.create(file=b"x", purpose="user_data")).id
@@ -206,7 +206,7 @@ async def test_lists_show_only_ones_own(serve, sdk, upstream) -> None:
 
 async def test_pages_are_filled_from_behind_others_objects(serve, sdk, upstream) -> None:
     """250 of another tenant's files lie between one's own."""
-    proxy = serve()
+    proxy = await serve()
     owner, other = sdk(proxy, "acme"), sdk(proxy, "globex")
     ids = []
     for _ in range(3):
@@ -229,7 +229,7 @@ async def test_pages_are_filled_from_behind_others_objects(serve, sdk, upstream)
 
 
 async def test_no_escape_by_spelling(serve, sdk, ask, upstream) -> None:
-    proxy = serve()
+    proxy = await serve()
     file = (await sdk(proxy, "acme").files.create(file=b"secret", purpose="user_data")).id
     mine = (await sdk(proxy, "globex").files.create(file=b"mine", purpose="user_data")).id
     response = (await sdk(proxy, "acme").responses.create(model="gpt-4o", input="hi")).id
@@ -255,7 +255,7 @@ async def test_no_escape_by_spelling(serve, sdk, ask, upstream) -> None:
 
 
 async def test_no_escape_by_bodies(serve, sdk, ask, upstream) -> None:
-    proxy = serve()
+    proxy = await serve()
     acme, globex = sdk(proxy, "acme"), sdk(proxy, "globex")
     file = (await acme.files.create(file=b"secret", purpose="user_data")).id
     mine = (await globex.files.create(file=b"mine", purpose="user_data")).id
@@ -295,7 +295,7 @@ async def test_no_escape_by_bodies(serve, sdk, ask, upstream) -> None:
 
 async def test_no_escape_by_the_lines_of_a_batch(serve, sdk, upstream) -> None:
     """The provider runs them with its own key: they are read when they are uploaded, and only what was read may be run."""
-    proxy = serve()
+    proxy = await serve()
     acme, globex = sdk(proxy, "acme"), sdk(proxy, "globex")
     file = (await acme.files.create(file=b"secret", purpose="user_data")).id
     content = [{"role": "user", "content": [{"type": "input_file", "file_id": file}]}]
@@ -314,7 +314,7 @@ async def test_no_escape_by_the_lines_of_a_batch(serve, sdk, upstream) -> None:
 
 
 async def test_ids_of_streams_are_their_readers(serve, sdk) -> None:
-    proxy = serve()
+    proxy = await serve()
     owner, hostile = sdk(proxy, "acme"), sdk(proxy, "globex")
 
     stream = await owner.responses.create(model="gpt-4o", input="hi", stream=True)
@@ -345,7 +345,7 @@ async def test_ids_of_streams_are_their_readers(serve, sdk) -> None:
 
 
 async def test_what_can_not_be_told_apart_is_withheld(serve, ask, upstream) -> None:
-    proxy = serve()
+    proxy = await serve()
 
     for path in ("/v1/organization/admin_api_keys", "/v1/realtime/client_secrets", "/v1/webhook_endpoints", "/v1/chatkit/sessions",
                  "/v1/fine_tuning/checkpoints/ft:x/permissions", "/v1/projects/p/api_keys", "/v1/live/sessions"):  # fmt: skip
@@ -357,7 +357,7 @@ async def test_what_can_not_be_told_apart_is_withheld(serve, ask, upstream) -> N
 
 
 async def test_a_cached_answer_is_of_its_tenant(serve, sdk, upstream) -> None:
-    proxy = serve()
+    proxy = await serve()
     answers = {}
     for tenant in ("acme", "globex", "acme", "globex"):
         answers.setdefault(tenant, []).append(

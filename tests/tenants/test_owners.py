@@ -22,8 +22,8 @@ def rows(proxy_folder) -> list[tuple[str, str, str, str]]:
     return [row for row in found if not row[0].startswith("tenant:")]
 
 
-async def test_with_one_tenant_nothing_is_recorded_or_checked(serve, sdk, ask, tmp_path, upstream) -> None:
-    proxy = serve(keys=one_key("acme"))
+async def test_with_one_tenant_nothing_is_recorded_or_checked(serve, sdk, ask, upstream) -> None:
+    proxy = await serve(keys=one_key("acme"))
     client = sdk(proxy, "acme")
 
     file = await client.files.create(file=b"x", purpose="user_data")
@@ -32,42 +32,33 @@ async def test_with_one_tenant_nothing_is_recorded_or_checked(serve, sdk, ask, t
 
     assert (await client.files.retrieve(file.id)).id == file.id
     assert (unknown[0], account[0], len(upstream.requests)) == (200, 200, 4)
-    assert rows(tmp_path / "0") == []
+    assert rows(proxy.folder) == []
 
 
 def one_key(tenant: str) -> str:
     return f'[[plugins.auth.keys]]\nname = "{tenant}"\nkey = "sk-{tenant}"\ntenant = "{tenant}"\n'
 
 
-async def test_always_records_for_the_day_when_a_second_one_comes(serve, sdk, tmp_path) -> None:
-    proxy = serve('[plugins.owners]\nwhen = "always"\n', keys=one_key("acme"))
+async def test_always_records_for_the_day_when_a_second_one_comes(serve, sdk) -> None:
+    proxy = await serve('[plugins.owners]\nwhen = "always"\n', keys=one_key("acme"))
 
     file = await sdk(proxy, "acme").files.create(file=b"x", purpose="user_data")
 
-    assert rows(tmp_path / "0") == [(file.id, "acme", "up", "files")]
+    assert rows(proxy.folder) == [(file.id, "acme", "up", "files")]
 
 
-async def test_an_owner_outlives_the_process_and_a_deleted_object_is_forgotten(serve, sdk, tmp_path) -> None:
-    first = serve()
+async def test_an_owner_outlives_the_process_and_a_deleted_object_is_forgotten(serve, sdk) -> None:
+    first = await serve()
     file = await sdk(first, "acme").files.create(file=b"x", purpose="user_data")
-    first.kill()
-    (tmp_path / "1").mkdir()
-    for leftover in (tmp_path / "0").glob("hookline.db*"):
-        leftover.rename(tmp_path / "1" / leftover.name)
-    (tmp_path / "1").rename(tmp_path / "kept")
+    await first.stop()
 
-    second = serve()
-    second.kill()
-    for leftover in (tmp_path / "kept").iterdir():
-        leftover.rename(tmp_path / "1" / leftover.name)
-    third = type(second)(tmp_path / "1", None)
-    try:
-        assert (await sdk(third, "acme").files.retrieve(file.id)).id == file.id
-        assert (await sdk(third, "acme").files.delete(file.id)).deleted
-        assert rows(tmp_path / "1") == []
-        assert await status_of(sdk(third, "acme").files.retrieve(file.id)) == 404
-    finally:
-        third.kill()
+    second = await serve()
+
+    assert (await sdk(second, "acme").files.retrieve(file.id)).id == file.id
+    assert await status_of(sdk(second, "globex").files.retrieve(file.id)) == 404
+    assert (await sdk(second, "acme").files.delete(file.id)).deleted
+    assert rows(second.folder) == []
+    assert await status_of(sdk(second, "acme").files.retrieve(file.id)) == 404
 
 
 async def status_of(asked: Any) -> int:
@@ -91,7 +82,7 @@ deployments = ["up/gpt-4o", "elsewhere/gpt-4o"]
 
 
 async def test_follow_ups_go_to_the_provider_and_account_that_made_the_id(serve, sdk, upstream, elsewhere) -> None:
-    proxy = serve(MODELS)
+    proxy = await serve(MODELS)
     client = sdk(proxy, "acme")
 
     near = await client.responses.create(model="near", input="hi")
@@ -119,7 +110,7 @@ async def test_follow_ups_go_to_the_provider_and_account_that_made_the_id(serve,
 async def test_what_the_operator_shares_may_be_read_and_not_changed(serve, sdk, ask, upstream) -> None:
     upstream.objects["vector_stores/vs_handbook1"] = {"id": "vs_handbook1", "object": "vector_store"}
     upstream.objects["models/ft:gpt-4o:us::1"] = {"id": "ft:gpt-4o:us::1", "object": "model"}
-    proxy = serve('[plugins.owners]\nshared = ["vs_handbook*", "ft:gpt-4o:us:*", "pmpt_1"]\n')
+    proxy = await serve('[plugins.owners]\nshared = ["vs_handbook*", "ft:gpt-4o:us:*", "pmpt_1"]\n')
     client = sdk(proxy, "globex")
 
     tools: Any = [{"type": "file_search", "vector_store_ids": ["vs_handbook1"]}]
@@ -133,21 +124,19 @@ async def test_what_the_operator_shares_may_be_read_and_not_changed(serve, sdk, 
 
 
 async def test_without_the_plugin_such_routes_are_refused(serve, ask, upstream) -> None:
-    proxy = serve('[chain]\nplugins = ["auth"]\n')
+    proxy = await serve('[chain]\nplugins = ["auth"]\n')
 
     status, reply = await ask(proxy, "acme", "GET", "/v1/files/file-1")
 
     assert (status, reply["error"]["code"], upstream.requests) == (403, "stored_objects_not_shared", [])
 
 
-async def test_while_records_are_down_nothing_is_made_or_shown_that_needs_them(
-    serve, sdk, ask, tmp_path, upstream
-) -> None:
-    proxy = serve()
+async def test_while_records_are_down_nothing_is_made_or_shown_that_needs_them(serve, sdk, ask, upstream) -> None:
+    proxy = await serve()
     client = sdk(proxy, "acme")
     file = await client.files.create(file=b"x", purpose="user_data")
     known = await client.files.create(file=b"x", purpose="user_data")
-    other = sqlite3.connect(tmp_path / "0" / "hookline.db", isolation_level=None)
+    other = sqlite3.connect(proxy.folder / "hookline.db", isolation_level=None)
     other.execute("DROP TABLE owners")
     asked = len(upstream.requests)
 
@@ -166,7 +155,7 @@ async def test_while_records_are_down_nothing_is_made_or_shown_that_needs_them(
 
 async def test_an_object_that_comes_back_as_anothers_is_not_shown(serve, sdk, ask, upstream) -> None:
     """A provider that answers two tenants with one id: whoever came first has it."""
-    proxy = serve()
+    proxy = await serve()
     same = {"id": "file-same0001", "object": "file", "filename": "secret.txt"}
     upstream.play(json_reply(same), json_reply(same))
 
@@ -179,7 +168,7 @@ async def test_an_object_that_comes_back_as_anothers_is_not_shown(serve, sdk, as
 
 async def test_an_owners_id_is_there_when_the_reply_is(serve, sdk) -> None:
     """Asked for the moment it is known, a hundred times at once, it is never unknown."""
-    proxy = serve()
+    proxy = await serve()
     client = sdk(proxy, "acme")
 
     async def make_and_read() -> str:
