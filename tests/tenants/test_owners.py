@@ -143,11 +143,15 @@ async def test_while_records_are_down_nothing_is_made_or_shown_that_needs_them(s
     status, reply = await ask(proxy, "globex", "GET", f"/v1/files/{file.id}")
     listed = await status_of(sdk(proxy, "globex").files.list())
     created = await ask(proxy, "acme", "POST", "/v1/conversations", json={})
+    streamed = await ask(
+        proxy, "acme", "POST", "/v1/responses", json={"model": "gpt-4o", "input": "hi", "stream": True}
+    )
     chat = await client.chat.completions.create(model="gpt-4o", messages=USER)
 
     assert (status, reply["error"]["code"]) == (503, "owners_unavailable")
     assert (listed, created[0], bool(chat.id)) == (503, 503, True)
     assert "conv_" not in json.dumps(created[1])
+    assert (streamed[0], streamed[1]["error"]["code"]) == (503, "owners_unavailable")
     assert (await client.files.retrieve(known.id)).id == known.id, "what this process knows is served"
     assert len(upstream.requests) >= asked
     other.close()

@@ -207,6 +207,7 @@ def test_no_member_hides_behind_another(raw: bytes) -> None:
         {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
         {"documents": [{"doc_id": "a", "text": "b"}], "query": "c"},
         {"model": "video-1234567"},
+        {"requests": [{"custom_id": "run-2026-11-25"}]},
         {"prompt": "once upon a time"},
     ],
 )  # fmt: skip

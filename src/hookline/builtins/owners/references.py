@@ -172,7 +172,7 @@ def read_json(body: bytes, found: References) -> None:
 
 def read_member(name: str, value: str, found: References, *, is_data: bool = False) -> None:
     """One member or field that holds text; `name` in lower case."""
-    if name in TEXT or name in OF_THE_CLIENT:
+    if name in TEXT or name in OF_THE_CLIENT or name in HARMLESS:
         return
     if MADE_MODEL.fullmatch(value):
         found.models.add(value)
