@@ -7,7 +7,7 @@ from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
 from hookline.bounds import InputBound, bound_input, bound_output
 from hookline.call import ENDPOINTS, Call, Endpoint, Note
 from hookline.chat_view import ChatView
-from hookline.deployment import Deployment, Target
+from hookline.deployment import MADE_AT, Deployment, Target
 from hookline.errors import (
     STATUSES_THAT_STAY,
     UPSTREAM_KINDS,
@@ -47,7 +47,7 @@ from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.openai_wire import usage_in
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
-from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, MADE_AT, Slot
+from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
 from hookline.stores.owners import Owner, OwnerStore

@@ -13,11 +13,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
-from hookline.deployment import Deployment
+from hookline.deployment import MADE_AT, Deployment
 from hookline.errors import ApiError, BadRequest, Forbidden, NotFound
 from hookline.money import Price
 from hookline.principal import Principal
-from hookline.slots import MADE_AT, Slot
+from hookline.slots import Slot
 
 Deployments = tuple[Deployment, ...]
 UNKNOWN_NAMES_MAX = 2_000

@@ -30,6 +30,3 @@ END_USER: Slot[str] = Slot("end_user")
 
 EXPOSED_HEADERS: Slot[dict[str, str]] = Slot("exposed_headers")
 """Reply headers that belong on every reply to this call, also one that no upstream made (an error, a cache hit)."""
-
-MADE_AT: Slot[tuple[str, str]] = Slot("made_at")
-"""(provider, deployment with a key of its own or ""): where a call without a model goes, instead of to the default provider. Written by `owners`."""

@@ -39,6 +39,30 @@ def one_key(tenant: str) -> str:
     return f'[[plugins.auth.keys]]\nname = "{tenant}"\nkey = "sk-{tenant}"\ntenant = "{tenant}"\n'
 
 
+async def test_tenants_of_keys_that_are_made_while_it_serves(serve, ask, upstream) -> None:
+    """Nothing in proxy.toml names a tenant: the first one is alone until the second one's first call."""
+    proxy = await serve('[admin]\nkey = "sk-administrator"\n', keys="")
+    keys = {}
+    for tenant in ("acme", "globex"):
+        if tenant == "globex":
+            assert (await ask(proxy, "-", "GET", "/v1/files/file-x", headers=keys["acme"]))[0] == 200, (
+                "alone: not checked"
+            )
+        status, made = await ask(proxy, "administrator", "POST", "/admin/keys", json={"name": tenant, "tenant": tenant})
+        assert status in (200, 201), made
+        keys[tenant] = {"authorization": f"Bearer {made['key']}"}
+    read = await ask(proxy, "-", "GET", "/v1/files", headers=keys["globex"])
+    made = (await ask(proxy, "-", "POST", "/v1/conversations", headers=keys["acme"], json={}))[1]
+    asked = len(upstream.requests)
+
+    hostile = await ask(proxy, "-", "GET", f"/v1/conversations/{made['id']}", headers=keys["globex"])
+    admin = [await ask(proxy, "-", method, "/admin/keys", headers=keys["globex"]) for method in ("GET", "POST")]
+
+    assert (read[0], read[1]["data"], hostile[0], len(upstream.requests)) == (200, [], 404, asked)
+    assert {status for status, _ in admin} <= {401, 403, 404}
+    assert (await ask(proxy, "-", "GET", f"/v1/conversations/{made['id']}", headers=keys["acme"]))[0] == 200
+
+
 async def test_always_records_for_the_day_when_a_second_one_comes(serve, sdk) -> None:
     proxy = await serve('[plugins.owners]\nwhen = "always"\n', keys=one_key("acme"))
 
