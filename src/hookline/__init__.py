@@ -7,7 +7,7 @@ from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
 from hookline.bounds import InputBound, bound_input, bound_output
 from hookline.call import ENDPOINTS, Call, Endpoint, Note
 from hookline.chat_view import ChatView
-from hookline.deployment import Deployment, Target
+from hookline.deployment import MADE_AT, Deployment, Target
 from hookline.errors import (
     STATUSES_THAT_STAY,
     UPSTREAM_KINDS,
@@ -50,6 +50,7 @@ from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
+from hookline.stores.owners import Owner, OwnerStore
 from hookline.stores.protocols import (
     LedgerEntry,
     Level,
@@ -62,7 +63,7 @@ from hookline.stores.protocols import (
     SpendRefusal,
     Take,
 )
-from hookline.upload import Upload
+from hookline.upload import FormField, Upload
 
 __all__ = [
     "ANONYMOUS",
@@ -70,6 +71,7 @@ __all__ = [
     "ENDPOINTS",
     "END_USER",
     "EXPOSED_HEADERS",
+    "MADE_AT",
     "NANO_PER_USD",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",
@@ -93,6 +95,7 @@ __all__ = [
     "Event",
     "Fallback",
     "Forbidden",
+    "FormField",
     "GiveUp",
     "Host",
     "InputBound",
@@ -108,6 +111,8 @@ __all__ = [
     "NotFound",
     "Note",
     "Outcome",
+    "Owner",
+    "OwnerStore",
     "Price",
     "Principal",
     "Provider",
