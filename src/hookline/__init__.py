@@ -29,6 +29,8 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
+from hookline.flight import FlightRules
+from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.hookspecs import hookimpl
 from hookline.host import (
     Access,
@@ -48,6 +50,7 @@ from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.protocols import (
+    FlightStore,
     LedgerEntry,
     Level,
     LimitStore,
@@ -88,12 +91,17 @@ __all__ = [
     "Endpoint",
     "Event",
     "Fallback",
+    "FlightMismatch",
+    "FlightRules",
+    "FlightStore",
+    "Flights",
     "Forbidden",
     "GiveUp",
     "Host",
     "InputBound",
     "InsufficientQuota",
     "InternalError",
+    "Lead",
     "LedgerEntry",
     "Level",
     "LimitStore",

@@ -22,6 +22,7 @@ from hookline.config_problems import merged_problems_of, nearest, problems_of
 from hookline.config_source import Source
 from hookline.deployment import Deployment
 from hookline.errors import StartupError
+from hookline.flights import Flights
 from hookline.host import Clock
 from hookline.plugin_host import Stores
 from hookline.plugin_loading import PluginEntry, said
@@ -31,7 +32,7 @@ from hookline.stores.schema import NotMigrated
 REPLIES_MAX_BYTES = 16 * 1024 * 1024
 
 ProviderFactory = Callable[..., Provider]
-StoreKind = Literal["limits", "replies", "records"]
+StoreKind = Literal["limits", "replies", "records", "flights"]
 
 
 @dataclass(slots=True)
@@ -87,6 +88,17 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
         l2 = RedisReplies(client, clock)
         return TwoLevelReplies(l2, clock, l1_ttl_s=client.options.l1_ttl_s, l1_max_bytes=REPLIES_MAX_BYTES)
 
+    def flights(url: str, clock: Clock) -> Any:
+        from hookline.stores.memory_flights import MemoryFlights
+
+        return MemoryFlights(clock)
+
+    def redis_flights(url: str, clock: Clock) -> Any:
+        from hookline.stores.redis_client import RedisClient
+        from hookline.stores.redis_flights import RedisFlights
+
+        return RedisFlights(RedisClient(url, monotonic=clock.monotonic))
+
     def records(url: str, clock: Clock) -> Any:
         from hookline.stores.sqlite import SqliteRecords
 
@@ -99,9 +111,11 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
 
     add("memory", limits, store="limits")
     add("memory", replies, store="replies")
+    add("memory", flights, store="flights")
     for scheme in ("redis", "rediss"):
         add(scheme, redis_limits, store="limits")
         add(scheme, redis_replies, store="replies")
+        add(scheme, redis_flights, store="flights")
     add("sqlite", records, store="records")
     add("postgresql", shared_records, store="records")
 
@@ -153,6 +167,7 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
 
     limits = find("limits", state.shared, "shared")
     replies = find("replies", state.shared, "shared")
+    flights = find("flights", state.shared, "shared")
     records = find("records", records_url(settings), "records")
     if problems:
         raise StartupError(list(dict.fromkeys(problems)))
@@ -166,7 +181,7 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
                 [source.problem(("state", "records"), f"{error.problems[0]}; run: hookline migrate{given}")]
             ) from error
 
-    return lambda clock: Stores(limits(clock), replies(clock), open_records(clock))
+    return lambda clock: Stores(limits(clock), replies(clock), open_records(clock), Flights(flights(clock), clock))
 
 
 def records_url(settings: Settings) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hookline.attempt import Provider
 from hookline.call import Call
 from hookline.reply import Reply
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
+
+if TYPE_CHECKING:
+    from hookline.flights import Flights
 
 
 class Clock(Protocol):
@@ -56,6 +59,7 @@ class Host(Protocol):
     limits: LimitStore
     replies: ReplyStore
     records: RecordStore
+    flights: Flights
     metrics: Metrics
     log: logging.Logger
     options_by_model: Mapping[str, Any]
@@ -105,7 +109,7 @@ class AddProvider(Protocol):
 
 class AddStore(Protocol):
     def __call__(
-        self, scheme: str, factory: Callable[..., Any], *, store: Literal["limits", "replies", "records"]
+        self, scheme: str, factory: Callable[..., Any], *, store: Literal["limits", "replies", "records", "flights"]
     ) -> None: ...
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from hookline.call import Call
 from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
+from hookline.flights import Flights
 from hookline.host import Clock, Metrics
 from hookline.reply import Reply
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
@@ -31,11 +32,12 @@ class RunsCalls(Protocol):
 
 @dataclass(slots=True)
 class Stores:
-    """The process's three stores; they outlive reloads."""
+    """The process's stores; they outlive reloads."""
 
     limits: LimitStore
     replies: ReplyStore
     records: RecordStore
+    flights: Flights | None = None
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class PluginHost:
         self.limits = workshop.stores.limits
         self.replies = workshop.stores.replies
         self.records = workshop.stores.records
+        self.flights = workshop.stores.flights or Flights(None, workshop.clock)
         self.log = logging.getLogger(f"hookline.plugins.{plugin}")
         self.options_by_model = options_by_model
         self.settings = workshop.settings

@@ -1,0 +1,263 @@
+"""Flights: one reply in the making that many wait for.
+
+Lives here: who leads, who follows, what followers get, who leads next. Elsewhere: which calls are equal and what is kept (builtins/cache, builtins/idempotency.py), the bytes
+(tape.py), other processes (flight_claims.py), the leader's client (delivery.py).
+Idea: between looking whether somebody leads and leading there is no `await`, so of any number of equal calls exactly one leads. All others wait for it to begin or to
+give up, and look again.
+
+A flight is | because the leader                                                     | its followers
+waiting     | has asked, and no first byte is there                                  | wait
+begun       | has its first byte; the reply as plugins listed after this one left it | read along, from the beginning
+ended       | is complete, or was cut                                                | come to the same end: a cut stream has an error event and no clean end
+vacant      | ended for a reason of its own: refused, late, left with nobody waiting | look again: one leads, the others follow it
+failed      | got no answer after all fallbacks                                      | get the same error
+
+A leader whose client leaves goes on while others want its reply (delivery.py). When the last one leaves, its upstream is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
+
+from hookline.attempt import Result
+from hookline.call import Call
+from hookline.errors import Unavailable, UpstreamError
+from hookline.flight import AUDIENCE, Audience, Flight, FlightRules, read_kept
+from hookline.flight_claims import Claims
+from hookline.openai_wire import error_event, error_in, sequence_number_after
+from hookline.reply import Reply
+from hookline.stores.protocols import Clock, FlightStore
+from hookline.tape import Cut, TapeReader
+
+LEFT_OPEN_S = 5.0
+"""A flight that its plugin forgot to close leaves so long after its call."""
+
+
+class FlightMismatch(Exception):
+    """Somebody used the same key for a call with another note."""
+
+
+class _Vacant(Exception):
+    """Somebody else has to lead."""
+
+
+class Lead:
+    """The lead of a flight: a Ticket that `lookup` returns. Call `begin(reply)` in `edit_reply`: from there on others read along."""
+
+    __slots__ = ("_candidate", "_flights", "_timer", "flight")
+
+    def __init__(self, flights: Flights, flight: Flight) -> None:
+        self.flight = flight
+        self._flights = flights
+        self._candidate: Reply | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, reply: Reply) -> None:
+        """Share this reply as it is now. One with an error status waits for the end of the call, which says whose error it is."""
+        flight, body = self.flight, reply.body
+        if flight.has_begun or flight.is_vacant:
+            return
+        if not isinstance(body, bytes):
+            flight.begin(reply.status, reply.headers)
+            reply.tap(self)
+        elif reply.status < 400:
+            flight.begin(reply.status, reply.headers, body)
+        else:
+            self._candidate = Reply(reply.status, reply.headers.copy(), body)
+
+    def feed(self, chunk: bytes) -> None:
+        self.flight.tape.feed(chunk)
+
+    def end(self, is_complete: bool) -> None:
+        self.flight.tape.end(is_complete)
+
+    def settle(self, result: Result) -> Coroutine[Any, Any, None] | None:
+        """The call has ended: whoever still waits is told what comes of it."""
+        flight, candidate = self.flight, self._candidate
+        if flight.has_begun:
+            flight.tape.end(False)  # a body that nobody has read to its end
+        elif candidate is not None and flight.rules.shares(result, candidate.status):
+            assert isinstance(candidate.body, bytes)
+            flight.begin(candidate.status, candidate.headers, candidate.body)
+        elif result.error is not None and result.source == "rescue":
+            flight.fail(result.error)
+        else:
+            flight.vacate()
+        return self._flights.ended(self, result)
+
+    def close(self) -> None:
+        """The reply can be found elsewhere now, or nowhere: new calls don't join any more. May be called twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._flights.forget(self.flight)
+
+    def close_later(self) -> None:
+        """For a plugin that keeps the reply itself and forgets to close."""
+        self._timer = asyncio.get_running_loop().call_later(LEFT_OPEN_S, self.close)
+
+
+class Seat:
+    """A follower's place, as the ticket of its reply."""
+
+    __slots__ = ("_paid", "_reader")
+
+    def __init__(self, reader: TapeReader) -> None:
+        self._reader = reader
+
+    def settle(self, result: Result) -> None:
+        self._reader.close()
+
+
+class Flights:
+    """All flights of this process. They outlive a reload: equal calls of two configurations are equal all the same."""
+
+    def __init__(self, store: FlightStore | None, clock: Clock) -> None:
+        self._clock = clock
+        self._open: dict[bytes, Flight] = {}
+        self._store = store
+        self._claims = Claims(store, clock) if store is not None and store.is_shared else None
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._open)
+
+    async def board(self, call: Call, key: bytes, rules: FlightRules, note: bytes = b"") -> Lead | Reply | None:
+        """Lead the flight of this key, or wait until it has begun and get its reply. None: it is too long to be joined.
+
+        Raises FlightMismatch if the key was used with another note, Unavailable by `rules.is_required`, and the flight's own error. `call` waits as
+        in `call.wait`. A Lead, and a Reply as it is, are what `lookup` should return."""
+        key = rules.name.encode() + b":" + key
+        while True:
+            flight = self._open.get(key)
+            if flight is None or flight.tape.is_complete is False:
+                flight = self._open[key] = Flight(key, note, rules)
+                if await self._is_ours(flight, call):
+                    lead = Lead(self, flight)
+                    flight.audience = _merged(flight.audience, call)
+                    return lead
+            if flight.note != note:
+                raise FlightMismatch
+            try:
+                return await self._follow(flight, call)
+            except _Vacant:
+                self.forget(flight)
+
+    def forget(self, flight: Flight) -> None:
+        if self._open.get(flight.key) is flight:
+            del self._open[flight.key]
+
+    def ended(self, lead: Lead, result: Result) -> Coroutine[Any, Any, None] | None:
+        """What is left to do when a leader's call has ended; the flight has its end."""
+        flight, rules = lead.flight, lead.flight.rules
+        body = flight.tape.whole() if flight.has_begun and flight.tape.is_complete else None
+        is_kept = body is not None and rules.keep_s > 0 and rules.keeps(result, flight.status)
+        if not is_kept and (rules.keep_s > 0 or body is None or flight.status >= 400):
+            lead.close()
+        elif not is_kept:
+            lead.close_later()
+        if flight.claim is not None:
+            assert self._claims is not None
+            return self._claims.end(flight, body, is_kept, self.forget)
+        if not is_kept or self._store is None:
+            return None
+        assert body is not None
+        value = flight.head(self._clock.time()) + body
+        pending = self._store.keep(flight.key, None, value, ttl_s=rules.keep_s)
+        lead.close()
+        return None if pending is None else _wait_for(pending)
+
+    async def aclose(self) -> None:
+        if self._claims is not None:
+            await self._claims.aclose()
+        if self._store is not None:
+            await self._store.aclose()
+
+    async def _is_ours(self, flight: Flight, call: Call) -> bool:
+        """Ask the store: True = this call leads; False = the flight is made elsewhere, or its reply was kept."""
+        rules, found = flight.rules, None
+        try:
+            if self._claims is not None:
+                found = await self._claims.take(flight)
+            elif self._store is not None and rules.keep_s > 0:
+                found = await self._store.read(flight.key)
+        except Unavailable:
+            if rules.is_required:
+                self._give_up(flight)
+                raise
+        except BaseException:
+            self._give_up(flight)
+            raise
+        if found is None:
+            return True
+        if self._claims is not None:
+            self._claims.follow(flight, found, self.forget)
+        else:
+            read_kept(flight, found)
+            self.forget(flight)
+        return False
+
+    def _give_up(self, flight: Flight) -> None:
+        self.forget(flight)
+        flight.vacate()
+
+    async def _follow(self, flight: Flight, call: Call) -> Reply | None:
+        """The reply of a flight that has begun; None if it can't be joined. Raises _Vacant, and the flight's own error."""
+        flight.audience.add(1)
+        reader: TapeReader | None = None
+        try:
+            if not flight.changed.is_set():
+                await call.wait(flight.changed.wait())
+            if flight.error is not None:
+                raise flight.error
+            if flight.is_vacant:
+                raise _Vacant
+            if not flight.tape.is_whole:
+                return None
+            reader = flight.tape.read(lambda: flight.audience.add(-1))
+            return self._reply(flight, reader, call)
+        finally:
+            if reader is None:
+                flight.audience.add(-1)
+
+    def _reply(self, flight: Flight, reader: TapeReader, call: Call) -> Reply:
+        reply = Reply(flight.status, flight.headers, source=flight.rules.source)
+        body = flight.tape.whole() if flight.is_whole and flight.tape.is_complete else None
+        reply.body = body if body is not None else _read(reader, call, is_events=reply.is_event_stream)
+        reply.ticket = Seat(reader)
+        return reply
+
+
+def _merged(own: Audience, call: Call) -> Audience:
+    """The audience of the call, who may lead a second flight; who waits already is counted there from now on."""
+    audience = call.find(AUDIENCE)
+    if audience is None:
+        call.slots[AUDIENCE] = own
+        return own
+    audience.add(own.count)
+    return audience
+
+
+async def _read(reader: TapeReader, call: Call, *, is_events: bool) -> AsyncGenerator[bytes, None]:
+    last = b""
+    try:
+        async for chunk in reader:
+            last = chunk
+            yield chunk
+    except Cut:
+        lost = UpstreamError("the reply that this call shared with an equal one was cut", kind="reset")
+        if is_events and not _tells_error(last):
+            told = lost.to_object()["error"]
+            yield b"\n\n" + error_event(call.endpoint, told, sequence_number_after(last))
+        raise lost from None
+
+
+def _tells_error(events: bytes) -> bool:
+    """Whether the last event is an error."""
+    last = events.replace(b"\r\n", b"\n").rstrip(b"\n").rpartition(b"\n\n")[2]
+    return error_in(last) is not None
+
+
+async def _wait_for(pending: Any) -> None:
+    await pending
