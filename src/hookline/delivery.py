@@ -71,6 +71,8 @@ class Delivery:
         if not isinstance(body, bytes) and AUDIENCE in self._call.slots:
             reply.body = body = self._shared = SharedBody(body, self._call, is_events=reply.is_event_stream)
             self._listen()
+            if self._call.deadline is not None:
+                body.share()  # who comes later must not be cut by it, while its client waits for the next chunk
         try:
             try:
                 if not self.is_client_gone:

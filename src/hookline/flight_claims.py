@@ -94,6 +94,17 @@ class Claims:
             if is_kept:
                 forget(flight)
 
+    def drop(self, flight: Flight) -> None:
+        """Give a claim up that nothing has come of."""
+        if flight.claim is not None:
+            self._spawn(self._drop(flight.key, flight.claim))
+            self._held.pop(flight.key, None)
+            flight.claim = None
+
+    async def _drop(self, key: bytes, claim: bytes) -> None:
+        with suppress(Unavailable):  # it ends by itself
+            await self._store.release(key, claim, unless_wanted=False)
+
     async def aclose(self) -> None:
         tasks = list(self._tasks)
         for task in tasks:

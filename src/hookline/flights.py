@@ -17,7 +17,7 @@ A leader whose client leaves goes on while others want its reply (delivery.py). 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from hookline.attempt import Result
@@ -30,6 +30,7 @@ from hookline.reply import Reply
 from hookline.stores.protocols import Clock, FlightStore
 from hookline.tape import Cut, TapeReader
 
+Look = Callable[[], Awaitable[Reply | None]]
 LEFT_OPEN_S = 5.0
 """A flight that its plugin forgot to close leaves so long after its call."""
 
@@ -123,26 +124,33 @@ class Flights:
     def in_flight(self) -> int:
         return len(self._open)
 
-    async def board(self, call: Call, key: bytes, rules: FlightRules, note: bytes = b"") -> Lead | Reply | None:
+    async def board(
+        self, call: Call, key: bytes, rules: FlightRules, note: bytes = b"", *, look: Look | None = None
+    ) -> Lead | Reply | None:
         """Lead the flight of this key, or wait until it has begun and get its reply. None: it is too long to be joined.
 
-        Raises FlightMismatch if the key was used with another note, Unavailable by `rules.is_required`, and the flight's own error. `call` waits as
-        in `call.wait`. A Lead, and a Reply as it is, are what `lookup` should return."""
+        `look` is for a plugin that keeps replies itself: it looks there again before this call leads after all, for the reply may have come while it waited, or from
+        another process. A Lead, and a Reply as it is, are what `lookup` should return.
+        Raises FlightMismatch if the key was used with another note, Unavailable by `rules.is_required`, and the flight's own error. Waits as `call.wait` does."""
         key = rules.name.encode() + b":" + key
+        has_waited = False
         while True:
+            if has_waited and look is not None and (reply := await look()) is not None:
+                return reply
             flight = self._open.get(key)
             if flight is None or flight.tape.is_complete is False:
                 flight = self._open[key] = Flight(key, note, rules)
-                if await self._is_ours(flight, call):
-                    lead = Lead(self, flight)
-                    flight.audience = _merged(flight.audience, call)
-                    return lead
+                if (found := await self._ask(flight, None if has_waited else look)) is not None:
+                    if isinstance(found, Lead):
+                        flight.audience = _merged(flight.audience, call)
+                    return found
             if flight.note != note:
                 raise FlightMismatch
             try:
                 return await self._follow(flight, call)
             except _Vacant:
                 self.forget(flight)
+                has_waited = True
 
     def forget(self, flight: Flight) -> None:
         if self._open.get(flight.key) is flight:
@@ -174,12 +182,18 @@ class Flights:
         if self._store is not None:
             await self._store.aclose()
 
-    async def _is_ours(self, flight: Flight, call: Call) -> bool:
-        """Ask the store: True = this call leads; False = the flight is made elsewhere, or its reply was kept."""
-        rules, found = flight.rules, None
+    async def _ask(self, flight: Flight, look: Look | None) -> Lead | Reply | None:
+        """A Lead: nobody else makes this reply. A Reply: `look` has found it. None: it is made elsewhere, or was kept, and `flight` follows."""
+        rules, found, reply = flight.rules, None, None
         try:
             if self._claims is not None:
-                found = await self._claims.take(flight)
+                claiming = asyncio.ensure_future(self._claims.take(flight))
+                try:
+                    reply = await look() if look is not None else None  # on the same way as the claim
+                    found = await claiming
+                except BaseException:
+                    claiming.cancel()
+                    raise
             elif self._store is not None and rules.keep_s > 0:
                 found = await self._store.read(flight.key)
         except Unavailable:
@@ -189,18 +203,24 @@ class Flights:
         except BaseException:
             self._give_up(flight)
             raise
+        if reply is not None:
+            self._give_up(flight)
+            return reply
         if found is None:
-            return True
+            return Lead(self, flight)
         if self._claims is not None:
             self._claims.follow(flight, found, self.forget)
         else:
             read_kept(flight, found)
             self.forget(flight)
-        return False
+        return None
 
     def _give_up(self, flight: Flight) -> None:
+        """Nothing comes of it here, and others may look again."""
         self.forget(flight)
         flight.vacate()
+        if self._claims is not None:
+            self._claims.drop(flight)
 
     async def _follow(self, flight: Flight, call: Call) -> Reply | None:
         """The reply of a flight that has begun; None if it can't be joined. Raises _Vacant, and the flight's own error."""
