@@ -17,7 +17,9 @@ from hookline.reply import Source
 from hookline.slots import Slot
 from hookline.tape import Tape
 
-KEPT_HEADERS = ("content-type", "content-encoding", "content-language", "retry-after", "x-should-retry")
+KEPT_HEADERS = (
+    "content-type", "content-encoding", "content-language", "retry-after", "x-should-retry", "x-hookline-output-capped",
+)  # fmt: skip
 """What a follower gets of its leader's headers: what describes the body, and what belongs to an error."""
 
 
@@ -60,12 +62,13 @@ class Flight:
     """One reply in the making; plugins see it as `Lead`, or as the Reply of a follower."""
 
     __slots__ = (
-        "audience", "changed", "claim", "error", "has_begun", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "rules",
+        "audience", "changed", "claim", "closed", "error", "form", "has_begun", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "rules",
         "status", "tape",
     )  # fmt: skip
 
-    def __init__(self, key: bytes, note: bytes, rules: FlightRules) -> None:
+    def __init__(self, key: bytes, rules: FlightRules, *, form: str, note: bytes) -> None:
         self.key = key
+        self.form = form
         self.note = note
         self.rules = rules
         self.tape = Tape(rules.max_bytes)
@@ -74,6 +77,8 @@ class Flight:
         """What this process has claimed the key with, if it has."""
         self.changed = asyncio.Event()
         """It has begun, or will not."""
+        self.closed = asyncio.Event()
+        """Nobody joins any more; what is kept of it is kept."""
         self.has_begun = False
         self.is_vacant = False
         self.is_whole = False

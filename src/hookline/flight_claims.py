@@ -21,20 +21,19 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from hookline.errors import Unavailable
+from hookline.errors import ClientGone, Unavailable
 from hookline.flight import Flight, read_kept
 from hookline.stores.protocols import Clock, FlightStore
 from hookline.tape import Cut
 
 log = logging.getLogger("hookline.flights")
 
-CLAIM_S, RENEW_S = 4.0, 1.0
+CLAIM_S, RENEW_S = 3.0, 0.5
 HAND_OVER_S = 10.0
 """How long a reply that is not kept is there for those in other processes who wait for it."""
 FIRST_LOOK_S, LAST_LOOK_S = 0.02, 0.1
 STORE_AWAY_S = 3.0
 """So long the store may be away before followers give up waiting for another process."""
-TOKEN_CHARS = 24
 _FRAME = struct.Struct(">cI")
 Forget = Callable[[Flight], None]
 
@@ -53,7 +52,7 @@ class Claims:
 
     async def take(self, flight: Flight) -> bytes | None:
         """Claim the flight's key. None: it is ours. Else what is there. Raises Unavailable."""
-        claim = next(self._tokens).encode() + flight.note
+        claim = b"%b%b:%b" % (next(self._tokens).encode(), flight.form.encode(), flight.note)
         found = await self._store.claim(flight.key, claim, ttl_s=CLAIM_S)
         if found is None:
             flight.claim = claim
@@ -68,7 +67,8 @@ class Claims:
             read_kept(flight, found[1:])
             forget(flight)
         else:
-            flight.note = found[TOKEN_CHARS + 1 :]
+            _, form, flight.note = found.split(b":", 2)
+            flight.form = form.decode()
             self._spawn(self._trail(flight, found, forget))
 
     async def end(self, flight: Flight, body: bytes | None, is_kept: bool, forget: Forget) -> None:
@@ -158,7 +158,7 @@ class Claims:
                     frame = _framed(b"B", await anext(reader))
             except StopAsyncIteration:
                 await self._store.append(key, claim, _framed(b"E", b"1"))
-            except Cut:
+            except (Cut, ClientGone):  # it ended so, or came faster than Redis took it
                 await self._store.append(key, claim, _framed(b"E", b"0"))
             finally:
                 reader.close()

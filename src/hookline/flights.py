@@ -125,12 +125,12 @@ class Flights:
         return len(self._open)
 
     async def board(
-        self, call: Call, key: bytes, rules: FlightRules, note: bytes = b"", *, look: Look | None = None
+        self, call: Call, key: bytes, rules: FlightRules, *, form: str = "", note: bytes = b"", look: Look | None = None
     ) -> Lead | Reply | None:
         """Lead the flight of this key, or wait until it has begun and get its reply. None: it is too long to be joined.
 
         `look` is for a plugin that keeps replies itself: it looks there again before this call leads after all, for the reply may have come while it waited, or from
-        another process. A Lead, and a Reply as it is, are what `lookup` should return.
+        another process. A flight of another `form` (a stream, where this call wants none) can't be joined: its end is waited for, and then `look` asked. A Lead, and a Reply as it is, are what `lookup` should return.
         Raises FlightMismatch if the key was used with another note, Unavailable by `rules.is_required`, and the flight's own error. Waits as `call.wait` does."""
         key = rules.name.encode() + b":" + key
         has_waited = False
@@ -139,22 +139,26 @@ class Flights:
                 return reply
             flight = self._open.get(key)
             if flight is None or flight.tape.is_complete is False:
-                flight = self._open[key] = Flight(key, note, rules)
+                flight = self._open[key] = Flight(key, rules, form=form, note=note)
                 if (found := await self._ask(flight, None if has_waited else look)) is not None:
                     if isinstance(found, Lead):
                         flight.audience = _merged(flight.audience, call)
                     return found
             if flight.note != note:
                 raise FlightMismatch
+            has_waited = True
+            if flight.form != form:
+                await self._outlast(flight, call)
+                continue
             try:
                 return await self._follow(flight, call)
             except _Vacant:
                 self.forget(flight)
-                has_waited = True
 
     def forget(self, flight: Flight) -> None:
         if self._open.get(flight.key) is flight:
             del self._open[flight.key]
+        flight.closed.set()
 
     def ended(self, lead: Lead, result: Result) -> Coroutine[Any, Any, None] | None:
         """What is left to do when a leader's call has ended; the flight has its end."""
@@ -221,6 +225,14 @@ class Flights:
         flight.vacate()
         if self._claims is not None:
             self._claims.drop(flight)
+
+    async def _outlast(self, flight: Flight, call: Call) -> None:
+        """Wait for the end of a flight that this call can't read, but what is kept of it."""
+        flight.audience.add(1)
+        try:
+            await call.wait(flight.closed.wait())
+        finally:
+            flight.audience.add(-1)
 
     async def _follow(self, flight: Flight, call: Call) -> Reply | None:
         """The reply of a flight that has begun; None if it can't be joined. Raises _Vacant, and the flight's own error."""

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from hookline import ENDPOINTS, Attempt, Call, Deployment, Principal, Result, Target, Usage
+from hookline import ENDPOINTS, Attempt, Call, Deployment, Flights, Principal, Result, Target, Usage
 
 
 class HandClock:
@@ -96,6 +96,7 @@ class PluginHost:
         self.clock = clock
         self.metrics = CountedMetrics()
         self.replies = DictReplies(clock)
+        self.flights = Flights(None, clock)
         self.log = logging.getLogger("hookline.under_test")
         self.options_by_model = options_by_model
         self.settings = {"tenants": {}, "users": {}, "global": {}, "server": {}, "models": [], **settings}

@@ -6,14 +6,13 @@ import asyncio
 
 import pytest
 
-from hookline import Principal, Reply, UpstreamError, Unavailable
+from hookline import Principal, Unavailable, UpstreamError
 from hookline.builtins import idempotency
 from hookline.flights import Flights
 from hookline.plugin_host import Stores
-from hookline.pipeline_settings import PipelineSettings
 from hookline.stores.memory_flights import MemoryFlights
 from hookline.testing.clock import FakeClock
-from hookline.testing.kit import CHAT, Delivered, PipelineKit, ScriptedProvider, answer, make_plugin, stream
+from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider, answer, stream
 
 DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"ho"}}]}\n\n'
 STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -208,7 +207,7 @@ async def test_a_reply_that_is_too_long_is_not_kept_and_can_not_be_joined():
     go = asyncio.Event()
     kit = make_kit(lambda: stream(DELTA, STOP, go, DONE), options={"max_entry_bytes": 64})
     running = kit.start(kit.make_call(STREAMED, headers=KEY))
-    while len(running.delivered.chunks) < 2:
+    while len(running.delivered.chunks) < 2:  # noqa: ASYNC110
         await asyncio.sleep(0)
 
     refused = await kit.call(STREAMED, headers=KEY)

@@ -12,7 +12,6 @@ from hookline import (
     Lead,
     RateLimited,
     Rejected,
-    Reply,
     Skip,
     Slot,
     UpstreamError,
@@ -308,7 +307,9 @@ async def test_an_upstreams_error_is_everybodys(status):
     go.set()
     delivered = [await r.done() for r in running]
 
-    assert {(d.status, d.body, d.headers["retry-after"]) for d in delivered} == {(status, b'{"error":{"message":"no"}}', "7")}
+    assert {(d.status, d.body, d.headers["retry-after"]) for d in delivered} == {
+        (status, b'{"error":{"message":"no"}}', "7")
+    }
     assert (sent(kit), {r.outcome for r in results.values()}) == (1, {"upstream_error"})
 
 
@@ -394,7 +395,7 @@ async def test_a_leaders_own_deadline_mid_stream_ends_its_reply_only():
     leader = await begun(kit.start(hurried))
     follower = await begun(start(kit))
 
-    while leader.delivered.error is None:
+    while leader.delivered.error is None:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert b"deadline" in leader.delivered.body
     go.set()

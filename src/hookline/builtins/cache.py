@@ -8,6 +8,7 @@ The rules
 - Only POSTs on the endpoints of CACHED_ENDPOINTS, and none that asks for a lasting effect (LASTING_EFFECTS): a hit would leave it undone.
 - Only complete replies of an upstream with status 200, that are what they should be: JSON without an error in it, or a whole stream. Not one that our own output cap cut: another call may have another cap.
 - A stream and a plain reply are separate entries, and so are streams with and without the usage event: an entry is exactly the bytes that its client saw.
+- Equal calls in flight are one upstream call (`coalesce`): the followers read along. Who asks anew (`no-cache`) does not follow.
 - An entry that can't be read (another version wrote it) is a miss."""
 
 from __future__ import annotations
@@ -20,7 +21,20 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import CACHE_STATUS, BadRequest, Call, Host, Rejected, Reply, Result, Slot, hookimpl
+from hookline import (
+    CACHE_STATUS,
+    ApiError,
+    BadRequest,
+    Call,
+    FlightRules,
+    Host,
+    Lead,
+    Rejected,
+    Reply,
+    Result,
+    Slot,
+    hookimpl,
+)
 
 CACHED_ENDPOINTS = frozenset({"chat", "completions", "embeddings", "responses", "moderations"})
 ALWAYS_SAME = frozenset({"embeddings", "moderations"})
@@ -51,6 +65,7 @@ class CacheOptions(BaseModel):
     )
     ttl_s: float = Field(3600, gt=0, description="How long an answer may be used.")
     max_entry_bytes: int = Field(1024 * 1024, gt=0, description="Longer answers are not kept.")
+    coalesce: bool = Field(True, description="Equal calls in flight that may be cached make one upstream call.")
 
 
 class Wishes(NamedTuple):
@@ -99,6 +114,7 @@ class Recording:
 MISSED: Slot[tuple[bytes, CacheOptions]] = Slot("cache_missed")
 """The key under which the answer is wanted, and how it is to be kept."""
 RECORDING: Slot[Recording] = Slot("cache_recording")
+LEAD: Slot[Lead] = Slot("cache_lead")
 
 
 class Plugin:
@@ -112,10 +128,11 @@ class Plugin:
         self._options_by_model = host.options_by_model
         self._host = host
         self._replies = host.replies
+        self._flights = host.flights
         self._clock = host.clock
 
     @hookimpl
-    async def lookup(self, call: Call) -> Reply | None:
+    async def lookup(self, call: Call) -> Reply | Lead | None:
         options: CacheOptions = self._options_by_model.get(call.model or "", self._options)
         wishes = read_wishes(call, options)
         if not wishes.may_store:
@@ -123,21 +140,48 @@ class Plugin:
             return None
         key = cache_key(call)
         if wishes.may_serve:
-            entry = await self._replies.get(key)
-            reply = read_entry(entry, self._clock.time(), wishes.max_age_s) if entry is not None else None
+            reply = await self._find(call, key, wishes)
             if reply is not None:
-                call[CACHE_STATUS] = "hit"
-                call.note("cache", "hit", f"answered {reply.headers['age']} s ago")
                 return reply
         call[CACHE_STATUS] = "miss"
         call[MISSED] = (key, options)
-        return None
+        if not options.coalesce or not wishes.may_serve or wishes.max_age_s == 0 or call.is_dry_run:
+            return None
+        return await self._board(call, key, options, wishes)
+
+    async def _find(self, call: Call, key: bytes, wishes: Wishes) -> Reply | None:
+        entry = await self._replies.get(key)
+        reply = read_entry(entry, self._clock.time(), wishes.max_age_s) if entry is not None else None
+        if reply is not None:
+            call[CACHE_STATUS] = "hit"
+            call.note("cache", "hit", f"answered {reply.headers['age']} s ago")
+        return reply
+
+    async def _board(self, call: Call, key: bytes, options: CacheOptions, wishes: Wishes) -> Reply | Lead | None:
+        """Lead all calls like this one, or get the reply of who does."""
+        rules = FlightRules("cache", "coalesced", options.max_entry_bytes)
+        try:
+            found = await self._flights.board(call, key, rules, look=lambda: self._find(call, key, wishes))
+        except ApiError as error:
+            found = Reply.from_error(error)
+            found.source = "coalesced"
+        if isinstance(found, Lead):
+            call[LEAD] = found
+        elif found is not None and found.source == "coalesced":
+            call[CACHE_STATUS] = "coalesced"
+            call.note("cache", "coalesced", "the reply of an equal call that came before")
+            if found.status < 400:
+                found.headers["x-hookline-cache"] = "hit"
+                found.headers["age"] = "0"
+        return found
 
     @hookimpl
     def edit_reply(self, call: Call, reply: Reply) -> Reply:
         status = call.slots.get(CACHE_STATUS)
         if status is None:
             return reply
+        if (lead := call.slots.get(LEAD)) is not None:
+            lead.begin(reply)
         reply.headers["x-hookline-cache"] = status
         missed = call.slots.get(MISSED)
         if missed is not None and reply.source == "upstream" and reply.status == 200 and is_answer(reply):
@@ -146,6 +190,11 @@ class Plugin:
 
     @hookimpl
     def call_ended(self, call: Call, result: Result) -> None:
+        self._keep(call)
+        if (lead := call.slots.get(LEAD)) is not None:
+            lead.close()
+
+    def _keep(self, call: Call) -> None:
         recording = call.slots.get(RECORDING)
         if recording is None or recording.body is None:
             return

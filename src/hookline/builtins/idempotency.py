@@ -91,7 +91,7 @@ class Plugin:
             scope.update(part.encode("utf-8", "surrogateescape") + b"\0")
         note = await fingerprint(call)
         try:
-            found = await self._flights.board(call, scope.digest(), self._rules, note)
+            found = await self._flights.board(call, scope.digest(), self._rules, note=note)
         except FlightMismatch:
             self._calls("conflict").inc()
             message = f"this {HEADER} was used for another request to {call.method} {call.path}; use a new key for a new request"

@@ -1,0 +1,191 @@
+"""Coalescing of what may be cached, through the real pipeline: budgets, limits, log and metrics see what the issue says."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from hookline import InsufficientQuota, Principal, Skip
+from hookline.builtins import cache, idempotency, metrics, rate_limit
+from hookline.plugin_host import Stores
+from hookline.principal import Limits
+from hookline.stores.memory import MemoryLimits, MemoryReplies
+from hookline.testing.clock import FakeClock
+from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin, stream
+
+COLD = {"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "hi"}]}
+HOT = {**COLD, "temperature": 1}
+DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"ho"}}]}\n\n'
+STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+class World:
+    """Model "m" at an upstream that answers when `go` is set."""
+
+    def __init__(self, *plugins, reply=answer, options=None):
+        self.go = asyncio.Event()
+        self.results = {}
+        self.clock = FakeClock()
+
+        async def send(call, attempt):
+            await self.go.wait()
+            return reply()
+
+        self.up = ScriptedProvider(send)
+        results = self.results
+
+        def call_ended(call, result):
+            results[call.id] = result
+
+        self.kit = PipelineKit(
+            *(plugins or (cache.Plugin,)),
+            make_plugin("watch", call_ended=call_ended),
+            providers=[self.up],
+            deployments={"m": ["up/m"]},
+            stores=Stores(MemoryLimits(self.clock), MemoryReplies(self.clock), None),
+            clock=self.clock,
+            options=options,
+        )
+
+    async def all(self, *calls):
+        """Start them together, let the upstream answer, and return what was delivered."""
+        running = [self.kit.start(call) for call in calls]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        self.go.set()
+        return [await r.done() for r in running]
+
+    def make(self, number, payload=COLD, **about):
+        return [self.kit.make_call(payload, **about) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("payload", "path", "upstream_calls"),
+    [
+        (COLD, "/v1/chat/completions", 1),
+        ({"model": "m", "input": "x"}, "/v1/embeddings", 1),
+        (HOT, "/v1/chat/completions", 10),
+        ({**COLD, "store": True}, "/v1/chat/completions", 10),
+    ],
+)
+async def test_exactly_what_may_be_cached_is_coalesced(payload, path, upstream_calls):
+    world = World()
+
+    delivered = await world.all(*world.make(10, payload, path=path))
+
+    assert {d.status for d in delivered} == {200}
+    assert len(world.up.sent) == upstream_calls
+
+
+@pytest.mark.parametrize(
+    "headers", [{"cache-control": "no-cache"}, {"cache-control": "no-store"}, {"x-hookline-cache": "bypass"}]
+)
+async def test_who_asks_anew_does_not_follow(headers):
+    world = World()
+
+    await world.all(*world.make(2), *world.make(2, headers=headers))
+
+    assert len(world.up.sent) == 3
+
+
+async def test_it_can_be_switched_off():
+    world = World(options={"cache": {"coalesce": False}})
+
+    await world.all(*world.make(3))
+
+    assert len(world.up.sent) == 3
+
+
+async def test_what_followers_say_and_cost():
+    world = World(cache.Plugin, metrics.Plugin)
+
+    delivered = await world.all(*world.make(4))
+
+    assert [d.headers["x-hookline-cache"] for d in delivered] == ["miss", "hit", "hit", "hit"]
+    assert [d.headers.get("age") for d in delivered] == [None, "0", "0", "0"]
+    assert {d.body for d in delivered} == {answer().body}
+    assert [r.source for r in world.results.values()].count("coalesced") == 3
+    assert sum(r.cost_nanousd for r in world.results.values()) == 20_000  # 10 tokens in, 5 out, once
+    assert world.kit.metric("hookline_cache_total", model="m", status="coalesced") == 3
+
+
+async def test_a_follower_counts_as_a_request_and_holds_a_slot_and_no_tokens():
+    limits = Limits(requests_per_minute=3, tokens_per_minute=2_000, max_parallel=3)
+    principal = Principal("k", "k", limits=limits)
+    world = World(rate_limit.Plugin, cache.Plugin)
+
+    delivered = await world.all(*world.make(4, {**COLD, "max_tokens": 500}, principal=principal))
+
+    assert [d.status for d in delivered] == [200, 200, 200, 429]
+    used = [int(d.headers["x-ratelimit-remaining-tokens"]) for d in delivered[:3]]
+    assert used[0] > used[-1]
+    left = await world.kit.workshop.stores.limits.take("probe", [], [], expires_s=1)
+    assert list(left) == []
+    assert world.kit.workshop.stores.limits.in_flight == 1  # the probe
+
+
+async def test_tenants_do_not_share():
+    world = World()
+    tenants = [Principal("k", "k", tenant=name) for name in ("a", "b")]
+
+    await world.all(*(world.kit.make_call(COLD, principal=tenants[n % 2]) for n in range(6)))
+
+    assert len(world.up.sent) == 2
+
+
+async def test_after_a_flight_the_next_call_is_a_hit():
+    world = World()
+    await world.all(*world.make(3))
+
+    again = await world.kit.call(COLD)
+
+    assert (again.headers["x-hookline-cache"], len(world.up.sent)) == ("hit", 1)
+    assert world.kit.workshop.stores.flights.in_flight == 0
+
+
+async def test_a_leader_refused_by_its_budget_hands_over_and_the_rest_is_found_in_the_cache_if_it_is_late():
+    """The next leader is done before the others look: they find its reply where it is kept."""
+
+    def admit_attempt(call, target, attempt):
+        if call.id == "req_1":
+            raise Skip("spent", InsufficientQuota("spent"))
+
+    async def lookup(call):
+        if call.id == "req_1":
+            await call.wait(world.go.wait())
+
+    world = World(cache.Plugin, make_plugin("gate", lookup=lookup, admit_attempt=admit_attempt))
+
+    delivered = await world.all(*world.make(5))
+
+    assert [d.status for d in delivered] == [429, 200, 200, 200, 200]
+    assert len(world.up.sent) == 1
+
+
+async def test_streams_are_shared_as_they_come():
+    go = asyncio.Event()
+    world = World(reply=lambda: stream(DELTA, go, STOP, DONE))
+    world.go.set()
+    running = [world.kit.start(call) for call in world.make(5, {**COLD, "stream": True})]
+    for each in running:
+        await each.delivered.has_begun.wait()
+
+    go.set()
+
+    assert {(await r.done()).body for r in running} == {DELTA + STOP + DONE}
+    assert len(world.up.sent) == 1
+
+
+async def test_an_idempotent_call_can_follow_and_its_replay_is_its_own():
+    """Two keys, one question: one upstream call, and each key has its reply."""
+    world = World(idempotency.Plugin, cache.Plugin)
+    calls = [world.kit.make_call(COLD, headers={"idempotency-key": f"k{n}"}) for n in range(3)]
+
+    first = await world.all(*calls)
+    again = [await world.kit.call(COLD, headers={"idempotency-key": f"k{n}"}) for n in range(3)]
+
+    assert {d.body for d in (*first, *again)} == {answer().body}
+    assert [d.headers.get("x-hookline-replayed") for d in again] == ["true"] * 3
+    assert len(world.up.sent) == 1
