@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hookline import CACHE_STATUS, Principal, Rejected, Reply
-from hookline.builtins.cache import BYPASS, CacheOptions, Plugin, Wishes, cache_key, make_entry, obey, read_wishes
+from hookline.builtins.cache import CacheOptions, Plugin
+from hookline.builtins.cache.key import cache_key, form_of
+from hookline.builtins.cache.plugin import make_entry
+from hookline.builtins.cache.wishes import BYPASS, Wishes, obey, read_wishes
 
 CHAT = {"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "hi"}]}
 JSON = {"content-type": "application/json"}
@@ -179,7 +182,7 @@ def test_the_key_separates_everything_that_can_change_the_answer(make_call):
         make_call({**streamed, "stream_options": {"include_usage": True}}),
     ]
 
-    assert len({cache_key(call) for call in calls}) == len(calls)
+    assert len({(cache_key(call), form_of(call)) for call in calls}) == len(calls)
 
 
 async def test_another_tenant_never_sees_the_answer(plugin, make_call):
@@ -298,7 +301,7 @@ async def test_a_plain_call_does_not_get_a_streams_bytes(plugin, make_call):
 
 @pytest.mark.parametrize("entry", [b"", b"junk", b"[1]\nx", b'{"version":0}\nx', make_entry(200, JSON, b"x", 0)[1:]])
 async def test_an_entry_that_cannot_be_read_is_a_miss(plugin, host, make_call, entry):
-    host.replies.put(cache_key(make_call(CHAT)), entry, ttl_s=60)
+    host.replies.put(cache_key(make_call(CHAT)) + b"json", entry, ttl_s=60)
 
     assert not isinstance(await plugin.lookup(make_call(CHAT)), Reply)
 

@@ -13,35 +13,26 @@ The rules
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, Literal, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
-
 from hookline import (
     CACHE_STATUS,
     ApiError,
-    BadRequest,
     Call,
     FlightRules,
     Host,
     Lead,
-    Rejected,
     Reply,
     Result,
     Slot,
     hookimpl,
 )
+from hookline.builtins.cache.key import cache_key, form_of
+from hookline.builtins.cache.options import CacheOptions
+from hookline.builtins.cache.wishes import Wishes, read_wishes
 
-CACHED_ENDPOINTS = frozenset({"chat", "completions", "embeddings", "responses", "moderations"})
-ALWAYS_SAME = frozenset({"embeddings", "moderations"})
-LASTING_EFFECTS = frozenset({"store", "background", "conversation"})
-"""Payload members that ask the provider to keep or start something, when true or named."""
-NOT_IN_KEY = frozenset({"stream", "stream_options", "user", "metadata"})
-HEADERS_IN_KEY = ("openai-beta", "anthropic-beta")
 KEPT_HEADERS = ("content-type", "content-encoding", "content-language")
 ENTRY_VERSION = 1
 REPLAY_CHUNK_BYTES = 64 * 1024
@@ -52,32 +43,6 @@ FAILED = re.compile(
     re.MULTILINE,
 )
 """A 2xx can still say that there is no answer: a Responses object that failed, an error inside a stream."""
-
-
-class CacheOptions(BaseModel):
-    """`[plugins.cache]`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    when: Literal["default", "always", "never"] = Field(
-        "default",
-        description='"default": embeddings, moderations, temperature = 0, and calls that ask by `x-hookline-cache: use`; "always"; "never", whatever the call asks.',
-    )
-    ttl_s: float = Field(3600, gt=0, description="How long an answer may be used.")
-    max_entry_bytes: int = Field(1024 * 1024, gt=0, description="Longer answers are not kept.")
-    coalesce: bool = Field(True, description="Equal calls in flight that may be cached make one upstream call.")
-
-
-class Wishes(NamedTuple):
-    """What a call may take from the cache and leave in it. `max_age_s`: older entries will not do."""
-
-    may_serve: bool
-    may_store: bool
-    max_age_s: float | None = None
-
-
-ANY_AGE = Wishes(True, True)
-BYPASS = Wishes(False, False)
 
 
 class Recording:
@@ -138,7 +103,7 @@ class Plugin:
         if not wishes.may_store:
             call[CACHE_STATUS] = "bypass"
             return None
-        key = cache_key(call)
+        key = cache_key(call) + form_of(call).encode()
         if wishes.may_serve:
             reply = await self._find(call, key, wishes)
             if reply is not None:
@@ -211,59 +176,6 @@ class Plugin:
 
 async def _wait_for(pending: Awaitable[None]) -> None:
     await pending
-
-
-def read_wishes(call: Call, options: CacheOptions) -> Wishes:
-    """What the call, its headers and the options allow. Raises Rejected for an unknown `x-hookline-cache`."""
-    asked = call.headers.get("x-hookline-cache")
-    if asked is not None and (asked := asked.strip().lower()) not in ("use", "bypass"):
-        raise Rejected(BadRequest('x-hookline-cache must be "use" or "bypass"', param="x-hookline-cache"))
-    payload = call.payload
-    if payload is None or call.endpoint not in CACHED_ENDPOINTS or options.when == "never" or asked == "bypass":
-        return BYPASS
-    if not LASTING_EFFECTS.isdisjoint(payload) and any(payload.get(name) for name in LASTING_EFFECTS):
-        return BYPASS
-    if call.endpoint == "responses" and payload.get("store") is not False:  # kept by the provider unless told otherwise
-        return BYPASS
-    is_wanted = asked == "use" or options.when == "always" or call.endpoint in ALWAYS_SAME
-    if not is_wanted and payload.get("temperature") != 0:
-        return BYPASS
-    control = call.headers.get("cache-control")
-    return ANY_AGE if control is None else obey(control)
-
-
-def obey(cache_control: str) -> Wishes:
-    """A request's `cache-control`: `no-store` = leave no trace, `no-cache` = ask anew and keep the answer, `max-age`. What can't be read is ignored, as RFC 9111 asks."""
-    may_serve, max_age_s = True, None
-    for directive in cache_control.lower().split(","):
-        name, _, value = directive.strip().partition("=")
-        value = value.strip('" ')
-        if name == "no-store":
-            return BYPASS
-        if name == "no-cache":
-            may_serve = False
-        elif name == "max-age" and value.isascii() and value.isdecimal():
-            max_age_s = float(value)
-    return Wishes(may_serve, True, max_age_s)
-
-
-def cache_key(call: Call) -> bytes:
-    """A digest of everything that can change the answer."""
-    payload = {**(call.payload or {})}
-    for name in NOT_IN_KEY & payload.keys():
-        del payload[name]
-    parts: list[Any] = [
-        call.principal.tenant,
-        call.model,
-        call.endpoint,
-        call.path,
-        call.query,
-        call.is_stream,
-        call.is_stream and call.chat.wants_usage,
-        [*map(call.headers.get, HEADERS_IN_KEY)],
-        payload,
-    ]
-    return hashlib.blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=20).digest()
 
 
 def is_answer(reply: Reply) -> bool:
