@@ -111,11 +111,22 @@ class ReplyStore(Protocol):
 
     async def get(self, key: bytes) -> bytes | None: ...
 
+    async def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """The same for several keys, in one question."""
+
     def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> Awaitable[None] | None:
         """Keep it, at once where that is possible: a call's end that is awaited needs a task of its own."""
 
+    def put_many(
+        self, entries: Mapping[bytes, bytes], *, ttl_s: float, tags: Sequence[str] = ()
+    ) -> Awaitable[None] | None:
+        """The same for several entries."""
+
     async def delete(self, *, tag: str) -> int:
         """Remove every entry with this tag; returns how many."""
+
+    async def discard(self, keys: Sequence[bytes]) -> int:
+        """Remove these entries; returns how many there were."""
 
     async def aclose(self) -> None: ...
 
