@@ -298,7 +298,9 @@ async def test_a_stream_beyond_the_bound_is_neither_kept_nor_held(host, make_cal
     assert host.replies.entries == {}
 
 
-@pytest.mark.parametrize("entry", [b"", b"junk", b"[1]\nx", b'{"version":0}\nx', Entry("application/json", "json", b"x", 0.0).to_bytes()[1:]])
+@pytest.mark.parametrize(
+    "entry", [b"", b"junk", b"[1]\nx", b'{"version":0}\nx', Entry("application/json", "json", b"x", 0.0).to_bytes()[1:]]
+)
 async def test_an_entry_that_cannot_be_read_is_a_miss(plugin, host, make_call, entry):
     host.replies.put(key_of(plugin, make_call(CHAT)), entry, ttl_s=60)
 

@@ -62,7 +62,14 @@ def split(reply: Any, inputs: Sequence[Any], content_type: str, now: float) -> l
     entries = []
     for index in range(len(inputs)):
         around = {**by_index[index], "embedding": None}
-        told = {"version": ITEM_VERSION, "at": now, "type": content_type, "top": top, "around": around, "tokens": tokens[index]}
+        told = {
+            "version": ITEM_VERSION,
+            "at": now,
+            "type": content_type,
+            "top": top,
+            "around": around,
+            "tokens": tokens[index],
+        }
         vector = orjson.dumps(by_index[index]["embedding"])
         entries.append(orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE) + vector)
     return entries

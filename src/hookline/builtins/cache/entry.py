@@ -44,7 +44,12 @@ class Entry(NamedTuple):
     """What the reply repeats of its request, though it is not in the key."""
 
     def to_bytes(self) -> bytes:
-        told: dict[str, Any] = {"version": ENTRY_VERSION, "type": self.content_type, "form": self.form, "at": self.stored_at}
+        told: dict[str, Any] = {
+            "version": ENTRY_VERSION,
+            "type": self.content_type,
+            "form": self.form,
+            "at": self.stored_at,
+        }
         for name in ("usage", "marks", "echo"):
             if value := getattr(self, name):
                 told[name] = value

@@ -56,8 +56,13 @@ class Meanings:
             deployments = [{"provider": first if slash and first in providers else default}]
         names = sorted({str(deployment.get("provider")) for deployment in deployments})
         said = [
-            sorted(orjson.dumps(_that_matter(table), option=orjson.OPT_SORT_KEYS, default=str) for table in deployments),
-            [[p, orjson.dumps(_that_matter(providers.get(p, {})), option=orjson.OPT_SORT_KEYS, default=str)] for p in names],
+            sorted(
+                orjson.dumps(_that_matter(table), option=orjson.OPT_SORT_KEYS, default=str) for table in deployments
+            ),
+            [
+                [p, orjson.dumps(_that_matter(providers.get(p, {})), option=orjson.OPT_SORT_KEYS, default=str)]
+                for p in names
+            ],
         ]
         return hashlib.blake2b(repr(said).encode(), digest_size=8).digest()
 

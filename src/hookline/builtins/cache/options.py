@@ -31,7 +31,9 @@ class CacheOptions(BaseModel):
     )
     max_entry_bytes: int = Field(1024 * 1024, gt=0, description="Longer answers are not kept.")
     headers_in_key: tuple[str, ...] = Field(
-        (), strict=False, description="Request headers that change the answer, beside openai-beta, anthropic-beta and anthropic-version."
+        (),
+        strict=False,
+        description="Request headers that change the answer, beside openai-beta, anthropic-beta and anthropic-version.",
     )
     replay: Literal["at_once", "first_pace"] = Field(
         "at_once", description='How a kept stream is replayed; "first_pace": with the pauses of the first time.'

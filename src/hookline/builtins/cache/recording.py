@@ -27,7 +27,17 @@ MARKS_MAX = 512
 class Recording:
     """A reply on its way into the cache; for a stream it is the tap that reads along, up to `max_bytes`. `monotonic`: when bytes came is kept, too."""
 
-    __slots__ = ("_began_at", "_max_bytes", "_monotonic", "_parts", "_size", "body", "content_type", "is_stream", "marks")
+    __slots__ = (
+        "_began_at",
+        "_max_bytes",
+        "_monotonic",
+        "_parts",
+        "_size",
+        "body",
+        "content_type",
+        "is_stream",
+        "marks",
+    )
 
     def __init__(self, reply: Reply, max_bytes: int, monotonic: Callable[[], float] | None = None) -> None:
         self.content_type = reply.headers.get("content-type", "")
