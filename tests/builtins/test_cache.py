@@ -6,8 +6,8 @@ import pytest
 
 from hookline import CACHE_STATUS, Principal, Rejected, Reply
 from hookline.builtins.cache import CacheOptions, Plugin
-from hookline.builtins.cache.key import cache_key, form_of
 from hookline.builtins.cache.entry import Entry
+from hookline.builtins.cache.key import cache_key, form_of
 from hookline.builtins.cache.wishes import ANY_AGE, BYPASS, Wishes, obey, read_wishes
 
 CHAT = {"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "hi"}]}
