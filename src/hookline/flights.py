@@ -31,8 +31,8 @@ from hookline.stores.protocols import Clock, FlightStore
 from hookline.tape import Cut, TapeReader
 
 Look = Callable[[], Awaitable[Reply | None]]
-LEFT_OPEN_S = 5.0
-"""A flight that its plugin forgot to close leaves so long after its call."""
+OPEN_MAX = 10_000
+"""When so many are open, those whose plugin forgot to close them leave; calls in flight are bounded elsewhere."""
 
 
 class FlightMismatch(Exception):
@@ -46,13 +46,12 @@ class _Vacant(Exception):
 class Lead:
     """The lead of a flight: a Ticket that `lookup` returns. Call `begin(reply)` in `edit_reply`: from there on others read along."""
 
-    __slots__ = ("_candidate", "_flights", "_timer", "flight")
+    __slots__ = ("_candidate", "_flights", "flight")
 
     def __init__(self, flights: Flights, flight: Flight) -> None:
         self.flight = flight
         self._flights = flights
         self._candidate: Reply | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, reply: Reply) -> None:
         """Share this reply as it is now. One with an error status waits for the end of the call, which says whose error it is."""
@@ -89,14 +88,7 @@ class Lead:
 
     def close(self) -> None:
         """The reply can be found elsewhere now, or nowhere: new calls don't join any more. May be called twice."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._flights.forget(self.flight)
-
-    def close_later(self) -> None:
-        """For a plugin that keeps the reply itself and forgets to close."""
-        self._timer = asyncio.get_running_loop().call_later(LEFT_OPEN_S, self.close)
 
 
 class Seat:
@@ -139,6 +131,8 @@ class Flights:
                 return reply
             flight = self._open.get(key)
             if flight is None or flight.tape.is_complete is False:
+                if len(self._open) >= OPEN_MAX:
+                    self._sweep()
                 flight = self._open[key] = Flight(key, rules, form=form, note=note)
                 if (found := await self._ask(flight, None if has_waited else look)) is not None:
                     if isinstance(found, Lead):
@@ -163,12 +157,11 @@ class Flights:
     def ended(self, lead: Lead, result: Result) -> Coroutine[Any, Any, None] | None:
         """What is left to do when a leader's call has ended; the flight has its end."""
         flight, rules = lead.flight, lead.flight.rules
+        flight.has_ended = True
         body = flight.tape.whole() if flight.has_begun and flight.tape.is_complete else None
         is_kept = body is not None and rules.keep_s > 0 and rules.keeps(result, flight.status)
         if not is_kept and (rules.keep_s > 0 or body is None or flight.status >= 400):
             lead.close()
-        elif not is_kept:
-            lead.close_later()
         if flight.claim is not None:
             assert self._claims is not None
             return self._claims.end(flight, body, is_kept, self.forget)
@@ -179,6 +172,10 @@ class Flights:
         pending = self._store.keep(flight.key, None, value, ttl_s=rules.keep_s)
         lead.close()
         return None if pending is None else _wait_for(pending)
+
+    def _sweep(self) -> None:
+        for flight in [flight for flight in self._open.values() if flight.has_ended]:
+            self.forget(flight)
 
     async def aclose(self) -> None:
         if self._claims is not None:
@@ -239,7 +236,7 @@ class Flights:
         flight.audience.add(1)
         reader: TapeReader | None = None
         try:
-            if not flight.changed.is_set():
+            if not flight.changed.is_set:
                 await call.wait(flight.changed.wait())
             if flight.error is not None:
                 raise flight.error

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+from multidict import istr
 from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import (
@@ -35,7 +36,7 @@ from hookline import (
     hookimpl,
 )
 
-HEADER = "idempotency-key"
+HEADER = istr("idempotency-key")
 KEY_CHARS_MAX = 255
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """They change nothing, so a key says nothing."""
