@@ -68,8 +68,10 @@ class Delivery:
     async def hand_over(self, reply: Reply) -> None:
         """Deliver; without its client a call that drains is read to its end."""
         body = reply.body
-        if not isinstance(body, bytes) and AUDIENCE in self._call.slots:
-            reply.body = body = self._shared = SharedBody(body, self._call, is_events=reply.is_event_stream)
+        audience = self._call.slots.get(AUDIENCE)
+        if audience is not None and not isinstance(body, bytes):
+            body = self._shared = SharedBody(body, self._call, audience, is_events=reply.is_event_stream)
+            reply.body = body
             self._listen()
             if self._call.deadline is not None:
                 body.share()  # who comes later must not be cut by it, while its client waits for the next chunk

@@ -73,10 +73,12 @@ class Signal:
 class Audience:
     """How many wait for what a call makes, beside its own client. `changed` is told."""
 
-    __slots__ = ("changed", "count")
+    __slots__ = ("changed", "count", "tapes")
 
     def __init__(self) -> None:
         self.count = 0
+        self.tapes: list[Tape] = []
+        """What they read from."""
         self.changed: Callable[[], None] | None = None
 
     def add(self, number: int) -> None:
@@ -104,6 +106,7 @@ class Flight:
         self.rules = rules
         self.tape = Tape(rules.max_bytes)
         self.audience = Audience()
+        self.audience.tapes.append(self.tape)
         self.claim: bytes | None = None
         """What this process has claimed the key with, if it has."""
         self.changed = Signal()

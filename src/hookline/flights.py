@@ -264,6 +264,7 @@ def _merged(own: Audience, call: Call) -> Audience:
     if audience is None:
         call.slots[AUDIENCE] = own
         return own
+    audience.tapes += own.tapes
     audience.add(own.count)
     return audience
 

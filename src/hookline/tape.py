@@ -4,7 +4,8 @@ Lives here: the chunks, the readers, the bound. Elsewhere: whose body it is (fli
 Idea: chunks are a chain, and a reader holds the link it stands at. So what nobody has still to read is freed by itself, and writing never waits for a reader.
 
 The bound. The beginning is kept for readers to come while the whole is at most `max_bytes`; beyond that nobody joins any more, and a reader that is more than
-`max_bytes` behind is cut. So a tape holds at most `max_bytes`, and what it got last."""
+`max_bytes`, but at least BEHIND_BYTES, behind is cut. So that is what a tape holds at most, and what it got last. Who writes may ask how far the first of its readers is
+(`nearest_bytes`), to write no faster than one of them reads."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 from hookline.errors import ClientGone
 
+BEHIND_BYTES = 4 << 20
 JOINED_BYTES = 64 * 1024
 """What has piled up is handed over in pieces of about this size."""
 
@@ -53,6 +55,11 @@ class Tape:
         """The beginning is still there: one may join."""
         return self._first is not None
 
+    @property
+    def nearest_bytes(self) -> float:
+        """How far the reader that is furthest is behind; inf if there is none."""
+        return min((self._last.at - reader.at for reader in self._readers), default=float("inf"))
+
     def feed(self, chunk: bytes) -> None:
         """Write. Empty chunks are nothing; what comes after the end is dropped."""
         if not chunk or self.is_complete is not None:
@@ -62,7 +69,8 @@ class Tape:
         self._last = link
         if link.at > self.max_bytes:
             self._first = None
-            for reader in [r for r in self._readers if link.at - r.at > self.max_bytes]:
+            behind_bytes = max(self.max_bytes, BEHIND_BYTES)
+            for reader in [r for r in self._readers if link.at - r.at > behind_bytes]:
                 reader.cut(ClientGone("the client reads too slowly for a reply that others share"))
         for reader in self._readers:
             reader.wake()
@@ -81,10 +89,6 @@ class Tape:
         reader = TapeReader(self, self._first, left)
         self._readers.append(reader)
         return reader
-
-    def drop_beginning(self) -> None:
-        """Nobody joins any more; only what readers have still to read is kept."""
-        self._first = None
 
     def whole(self) -> bytes | None:
         """Everything written so far, or None if its beginning is gone."""

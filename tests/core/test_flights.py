@@ -12,6 +12,7 @@ from hookline import (
     Lead,
     RateLimited,
     Rejected,
+    Reply,
     Skip,
     Slot,
     UpstreamError,
@@ -249,9 +250,12 @@ async def test_a_follower_that_reads_slowly_holds_nobody():
     assert (await slow.done()).body == DELTA + DELTA + STOP + DONE
 
 
+BIG = b"x" * (1 << 20)
+
+
 async def test_a_follower_that_is_more_than_the_bound_behind_is_cut():
     go = asyncio.Event()
-    kit = make_kit(lambda: stream(DELTA, go, DELTA, DELTA, DELTA, STOP, DONE), plugins=[Short])
+    kit = make_kit(lambda: stream(DELTA, go, *[BIG] * 6, STOP, DONE), plugins=[Short])
     leader = await begun(start(kit))
     slow = start(kit)
     slow.delivered.is_reading.clear()
@@ -262,8 +266,36 @@ async def test_a_follower_that_is_more_than_the_bound_behind_is_cut():
     slow.delivered.is_reading.set()
     await slow.done()
 
-    assert whole == DELTA * 4 + STOP + DONE
+    assert whole == DELTA + BIG * 6 + STOP + DONE
     assert (slow.delivered.body, results["req_2"].outcome) == (DELTA, "client_gone")
+
+
+async def test_when_all_read_slowly_the_upstream_is_slowed_and_nobody_cut():
+    go, sent_bytes = asyncio.Event(), []
+
+    def body():
+        async def chunks():
+            yield DELTA
+            await go.wait()
+            for _ in range(12):
+                sent_bytes.append(len(BIG))
+                yield BIG
+            yield STOP + DONE
+
+        return Reply(200, {"content-type": "text/event-stream"}, chunks())
+
+    kit = make_kit(body, plugins=[Short])
+    both = [await begun(start(kit)), await begun(start(kit))]
+    for running in both:
+        running.delivered.is_reading.clear()
+
+    go.set()
+    await asyncio.sleep(0.1)
+    assert sum(sent_bytes) <= 4 << 20
+    for running in both:
+        running.delivered.is_reading.set()
+
+    assert {len((await running.done()).body) for running in both} == {len(DELTA + BIG * 12 + STOP + DONE)}
 
 
 async def test_nobody_joins_when_the_beginning_is_gone():
