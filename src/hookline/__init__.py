@@ -29,7 +29,7 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
-from hookline.flight import FlightRules
+from hookline.flight import PAY, FlightRules
 from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.hookspecs import hookimpl
 from hookline.host import (
@@ -70,6 +70,7 @@ __all__ = [
     "ENDPOINTS",
     "EXPOSED_HEADERS",
     "NANO_PER_USD",
+    "PAY",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",
     "Access",

@@ -6,12 +6,14 @@ Idea: a flight knows nobody who reads it; it only says that it has begun, or wil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import orjson
 
-from hookline.attempt import Result
+from hookline.attempt import Attempt, Result, Ticket
+from hookline.call import Call
+from hookline.deployment import Target
 from hookline.errors import ApiError
 from hookline.reply import Source
 from hookline.slots import Slot
@@ -87,6 +89,9 @@ class Audience:
             self.changed()
 
 
+Pay = Callable[[Call, Target, Attempt], Awaitable[Ticket | None]]
+PAY: Slot[Pay] = Slot("pay")
+"""In `host.offers`: how `budget` takes money for a call that follows, as if it had made its leader's attempt. Raises Skip or Rejected where it doesn't fit."""
 AUDIENCE: Slot[Audience] = Slot("audience")
 """On a call that leads."""
 
@@ -95,7 +100,7 @@ class Flight:
     """One reply in the making; plugins see it as `Lead`, or as the Reply of a follower."""
 
     __slots__ = (
-        "audience", "changed", "claim", "closed", "error", "form", "has_begun", "has_ended", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "rules",
+        "attempt", "audience", "changed", "claim", "closed", "error", "form", "has_begun", "has_ended", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "rules",
         "status", "tape",
     )  # fmt: skip
 
@@ -107,6 +112,8 @@ class Flight:
         self.tape = Tape(rules.max_bytes)
         self.audience = Audience()
         self.audience.tapes.append(self.tape)
+        self.attempt: Attempt | None = None
+        """Whose answer it is, where followers are to pay for it."""
         self.claim: bytes | None = None
         """What this process has claimed the key with, if it has."""
         self.changed = Signal()

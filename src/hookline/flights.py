@@ -20,10 +20,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any
 
-from hookline.attempt import Result
+from hookline.attempt import Attempt, Result, Ticket
 from hookline.call import Call
-from hookline.errors import Unavailable, UpstreamError
-from hookline.flight import AUDIENCE, Audience, Flight, FlightRules, read_kept
+from hookline.errors import Rejected, Skip, Unavailable, UpstreamError
+from hookline.flight import AUDIENCE, Audience, Flight, FlightRules, Pay, read_kept
 from hookline.flight_claims import Claims
 from hookline.openai_wire import error_event, error_in, sequence_number_after
 from hookline.reply import Reply
@@ -53,9 +53,12 @@ class Lead:
         self._flights = flights
         self._candidate: Reply | None = None
 
-    def begin(self, reply: Reply) -> None:
-        """Share this reply as it is now. One with an error status waits for the end of the call, which says whose error it is."""
+    def begin(self, reply: Reply, attempt: Attempt | None = None) -> None:
+        """Share this reply as it is now. One with an error status waits for the end of the call, which says whose error it is.
+
+        `attempt`: whose answer it is, for followers that pay."""
         flight, body = self.flight, reply.body
+        flight.attempt = attempt
         if flight.has_begun or flight.is_vacant:
             return
         if not isinstance(body, bytes):
@@ -92,15 +95,27 @@ class Lead:
 
 
 class Seat:
-    """A follower's place, as the ticket of its reply."""
+    """A follower's place, as the ticket of its reply; with what it pays, if it pays."""
 
-    __slots__ = ("_paid", "_reader")
+    __slots__ = ("_attempt", "_payment", "_reader")
 
-    def __init__(self, reader: TapeReader) -> None:
+    def __init__(self, reader: TapeReader, payment: Ticket | None, attempt: Attempt | None) -> None:
         self._reader = reader
+        self._payment = payment
+        self._attempt = attempt
 
-    def settle(self, result: Result) -> None:
+    def settle(self, result: Result) -> Awaitable[None] | None:
+        """The follower pays what its leader's attempt cost; its whole reservation if that is not known yet."""
         self._reader.close()
+        attempt = self._attempt
+        if self._payment is None or attempt is None:
+            return None
+        usage, price = attempt.usage, attempt.deployment.price
+        cost = price.cost_nanousd(usage) if usage is not None and price is not None else None
+        is_estimated = usage is None or usage.is_estimated
+        return self._payment.settle(
+            result._replace(attempt=attempt, usage=usage, cost_nanousd=cost, is_estimated=is_estimated)
+        )
 
 
 class Flights:
@@ -117,12 +132,21 @@ class Flights:
         return len(self._open)
 
     async def board(
-        self, call: Call, key: bytes, rules: FlightRules, *, form: str = "", note: bytes = b"", look: Look | None = None
+        self,
+        call: Call,
+        key: bytes,
+        rules: FlightRules,
+        *,
+        form: str = "",
+        note: bytes = b"",
+        look: Look | None = None,
+        pay: Pay | None = None,
     ) -> Lead | Reply | None:
         """Lead the flight of this key, or wait until it has begun and get its reply. None: it is too long to be joined.
 
         `look` is for a plugin that keeps replies itself: it looks there again before this call leads after all, for the reply may have come while it waited, or from
         another process. A flight of another `form` (a stream, where this call wants none) can't be joined: its end is waited for, and then `look` asked. A Lead, and a Reply as it is, are what `lookup` should return.
+        `pay` (`host.offers[PAY]`): a follower pays, too, before it gets anything; such flights stay within this process.
         Raises FlightMismatch if the key was used with another note, Unavailable by `rules.is_required`, and the flight's own error. Waits as `call.wait` does."""
         key = rules.name.encode() + b":" + key
         has_waited = False
@@ -134,7 +158,9 @@ class Flights:
                 if len(self._open) >= OPEN_MAX:
                     self._sweep()
                 flight = self._open[key] = Flight(key, rules, form=form, note=note)
-                if (found := await self._ask(flight, None if has_waited else look)) is not None:
+                if (
+                    found := await self._ask(flight, None if has_waited else look, is_local=pay is not None)
+                ) is not None:
                     if isinstance(found, Lead):
                         flight.audience = _merged(flight.audience, call)
                     return found
@@ -145,7 +171,7 @@ class Flights:
                 await self._outlast(flight, call)
                 continue
             try:
-                return await self._follow(flight, call)
+                return await self._follow(flight, call, pay)
             except _Vacant:
                 self.forget(flight)
 
@@ -183,11 +209,11 @@ class Flights:
         if self._store is not None:
             await self._store.aclose()
 
-    async def _ask(self, flight: Flight, look: Look | None) -> Lead | Reply | None:
+    async def _ask(self, flight: Flight, look: Look | None, *, is_local: bool) -> Lead | Reply | None:
         """A Lead: nobody else makes this reply. A Reply: `look` has found it. None: it is made elsewhere, or was kept, and `flight` follows."""
         rules, found, reply = flight.rules, None, None
         try:
-            if self._claims is not None:
+            if self._claims is not None and not is_local:
                 claiming = asyncio.ensure_future(self._claims.take(flight))
                 try:
                     reply = await look() if look is not None else None  # on the same way as the claim
@@ -231,7 +257,7 @@ class Flights:
         finally:
             flight.audience.add(-1)
 
-    async def _follow(self, flight: Flight, call: Call) -> Reply | None:
+    async def _follow(self, flight: Flight, call: Call, pay: Pay | None) -> Reply | None:
         """The reply of a flight that has begun; None if it can't be joined. Raises _Vacant, and the flight's own error."""
         flight.audience.add(1)
         reader: TapeReader | None = None
@@ -245,16 +271,26 @@ class Flights:
             if not flight.tape.is_whole:
                 return None
             reader = flight.tape.read(lambda: flight.audience.add(-1))
-            return self._reply(flight, reader, call)
+            payment = None
+            if pay is not None and flight.attempt is not None:
+                own = Attempt(flight.attempt.target, 1, self._clock.monotonic())
+                payment = await pay(call, flight.attempt.target, own)
+            return self._reply(flight, Seat(reader, payment, flight.attempt), reader, call)
+        except BaseException as error:
+            if reader is not None:
+                reader.close()
+            if isinstance(error, Skip):
+                raise Rejected(error.error or Unavailable(error.reason)) from error
+            raise
         finally:
             if reader is None:
                 flight.audience.add(-1)
 
-    def _reply(self, flight: Flight, reader: TapeReader, call: Call) -> Reply:
+    def _reply(self, flight: Flight, seat: Seat, reader: TapeReader, call: Call) -> Reply:
         reply = Reply(flight.status, flight.headers, source=flight.rules.source)
         body = flight.tape.whole() if flight.is_whole and flight.tape.is_complete else None
         reply.body = body if body is not None else _read(reader, call, is_events=reply.is_event_stream)
-        reply.ticket = Seat(reader)
+        reply.ticket = seat
         return reply
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from hookline.attempt import Provider
 from hookline.call import Call
 from hookline.reply import Reply
+from hookline.slots import Slot
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Host(Protocol):
     flights: Flights
     metrics: Metrics
     log: logging.Logger
+    offers: dict[Slot[Any], Any]
+    """What the plugins of one configuration offer each other: put in by a constructor, looked up per call."""
     options_by_model: Mapping[str, Any]
     """`[models."x".plugins.<this plugin>]`, merged over the options and checked by the same model."""
     settings: Mapping[str, Any]

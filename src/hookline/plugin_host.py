@@ -17,6 +17,7 @@ from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
 from hookline.flights import Flights
 from hookline.host import Clock, Metrics
 from hookline.reply import Reply
+from hookline.slots import Slot
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
 
 log = logging.getLogger("hookline.plugins")
@@ -52,6 +53,7 @@ class Workshop:
     describe: Callable[[], Mapping[str, Any]] = dict
     pipeline: RunsCalls | None = None
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    offers: dict[Slot[Any], Any] = field(default_factory=dict)
 
     def make_host(self, plugin: str, options_by_model: Mapping[str, Any]) -> PluginHost:
         return PluginHost(self, plugin, options_by_model)
@@ -88,6 +90,7 @@ class PluginHost:
         self.replies = workshop.stores.replies
         self.records = workshop.stores.records
         self.flights = workshop.stores.flights or Flights(None, workshop.clock)
+        self.offers = workshop.offers
         self.log = logging.getLogger(f"hookline.plugins.{plugin}")
         self.options_by_model = options_by_model
         self.settings = workshop.settings

@@ -131,7 +131,7 @@ class SharedBody:
         try:
             async for chunk in self._chunks:
                 tape.feed(chunk)
-                while AHEAD_BYTES < min(t.nearest_bytes for t in (tape, *self._audience.tapes)) < float("inf"):
+                while AHEAD_BYTES < min(t.nearest_bytes for t in (tape, *self._audience.tapes)) < float("inf"):  # noqa: ASYNC110
                     await asyncio.sleep(LOOK_S)
         except asyncio.CancelledError:
             tape.end(False)

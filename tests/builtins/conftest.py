@@ -107,6 +107,7 @@ class PluginHost:
         self.metrics = CountedMetrics()
         self.replies = DictReplies(clock)
         self.flights = Flights(None, clock)
+        self.offers: dict[Any, Any] = {}
         self.log = logging.getLogger("hookline.under_test")
         self.options_by_model = options_by_model
         self.settings = {"tenants": {}, "users": {}, "global": {}, "server": {}, "models": [], **settings}

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from hookline import InsufficientQuota, Principal, Skip
-from hookline.builtins import cache, idempotency, metrics, rate_limit
+from hookline import Budget, InsufficientQuota, Principal, Skip, to_nanousd
+from hookline.builtins import budget, cache, idempotency, metrics, rate_limit
 from hookline.plugin_host import Stores
 from hookline.principal import Limits
 from hookline.stores.memory import MemoryLimits, MemoryReplies
+from hookline.stores.sqlite import SqliteRecords
 from hookline.testing.clock import FakeClock
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
@@ -24,7 +25,7 @@ DONE = b"data: [DONE]\n\n"
 class World:
     """Model "m" at an upstream that answers when `go` is set."""
 
-    def __init__(self, *plugins, reply=answer, options=None):
+    def __init__(self, *plugins, reply=answer, options=None, records=None):
         self.go = asyncio.Event()
         self.results = {}
         self.clock = FakeClock()
@@ -44,7 +45,7 @@ class World:
             make_plugin("watch", call_ended=call_ended),
             providers=[self.up],
             deployments={"m": ["up/m"]},
-            stores=Stores(MemoryLimits(self.clock), MemoryReplies(self.clock), None),
+            stores=Stores(MemoryLimits(self.clock), MemoryReplies(self.clock), records),
             clock=self.clock,
             options=options,
         )
@@ -189,3 +190,73 @@ async def test_an_idempotent_call_can_follow_and_its_replay_is_its_own():
     assert {d.body for d in (*first, *again)} == {answer().body}
     assert [d.headers.get("x-hookline-replayed") for d in again] == ["true"] * 3
     assert len(world.up.sent) == 1
+
+
+@pytest.fixture
+async def paid_world(tmp_path):
+    """A world with budgets, whose followers pay or don't."""
+    records = SqliteRecords(tmp_path / "ledger.db")
+
+    def make(pay, reply=answer):
+        world = World(
+            cache.Plugin, budget.Plugin, reply=reply, options={"cache": {"coalesce_pay": pay}}, records=records
+        )
+        return world, world.kit.workshop.stores
+
+    yield make
+    await records.aclose()
+
+
+def payer(name, usd=1.0):
+    return Principal(key_id=name, key_name=name, budget=Budget(total_nanousd=to_nanousd(usd)))
+
+
+COST = 10 * 1_000 + 5 * 2_000
+"""10 tokens in at 1 USD and 5 out at 2 USD per million, in nano-dollars."""
+
+
+@pytest.mark.parametrize(("pay", "spent"), [("leader", [COST, 0, 0]), ("each", [COST, COST, COST])])
+async def test_the_leader_pays_or_each_in_its_own_budget(paid_world, pay, spent):
+    world, stores = paid_world(pay)
+    calls = [world.kit.make_call({**COLD, "max_tokens": 50}, principal=payer(name)) for name in "abc"]
+
+    delivered = await world.all(*calls)
+
+    assert ({d.status for d in delivered}, len(world.up.sent)) == ({200}, 1)
+    assert list(await stores.limits.spent([f"key:{name}/total" for name in "abc"])) == spent
+    assert stores.limits.in_flight == 0
+    await stores.records.flush()
+    booked = await stores.records.spent_by_scope()
+    assert [booked.get(f"key:{name}", 0) for name in "abc"] == spent
+
+
+async def test_with_each_a_follower_whose_budget_does_not_fit_is_refused_and_nobody_else(paid_world):
+    world, stores = paid_world("each")
+    payers = [payer("a"), payer("poor", 0.000_001), payer("c")]
+    calls = [world.kit.make_call({**COLD, "max_tokens": 50}, principal=p) for p in payers]
+
+    delivered = await world.all(*calls)
+
+    assert [d.status for d in delivered] == [200, 429, 200]
+    assert delivered[1].json()["error"]["code"] == "insufficient_quota"
+    assert len(world.up.sent) == 1
+    assert list(await stores.limits.spent(["key:poor/total"])) == [0]
+
+
+async def test_with_each_a_follower_of_a_stream_pays_what_it_cost(paid_world):
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}}\n\n'
+    go = asyncio.Event()
+    world, stores = paid_world("each", lambda: stream(DELTA, go, STOP, usage, DONE))
+    world.go.set()
+    payload = {**COLD, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 50}
+    running = []
+    for name in "ab":
+        running.append(world.kit.start(world.kit.make_call(payload, principal=payer(name))))
+        await running[-1].delivered.has_begun.wait()
+    assert all(n > COST for n in await stores.limits.spent(["key:a/total", "key:b/total"])), "reserved by the bound"
+
+    go.set()
+    for each in running:
+        await each.done()
+
+    assert list(await stores.limits.spent(["key:a/total", "key:b/total"])) == [COST, COST]

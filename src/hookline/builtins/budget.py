@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import (
+    PAY,
     ApiError,
     Attempt,
     BadRequest,
@@ -111,6 +112,7 @@ class Plugin:
         self._limits = host.limits
         self._records = host.records
         self._settings = host.settings
+        host.offers[PAY] = self.admit_attempt
         self._plans: dict[int, tuple[Principal, Plan]] = {}
         self._names = map(f"{uuid.uuid4().hex[:12]}.%d".__mod__, itertools.count())
         self._expires_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0)) + MARGIN_S
