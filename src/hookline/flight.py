@@ -28,17 +28,24 @@ KEPT_HEADERS = (
 class FlightRules(NamedTuple):
     """What one plugin wants of its flights; made once.
 
-    `source`: what the log says of followers. `keep_s`: complete replies for which `keeps(result, status)` are kept so long, for whoever comes later (0: the
-    plugin keeps them itself, and calls `lead.close()` when it has). `shares(result, status)`: whether an answer with an error status is everybody's, or was the leader's own.
+    `source`: what the log says of followers. `keep_s`: complete replies for which `keeps(result, status)` (None: all) are kept so long, for whoever comes later (0: the
+    plugin keeps them itself, and calls `lead.close()` when it has). `shares(result, status)`: whether an answer with an error status is everybody's, or was the leader's own
+    (None: what the upstream said is everybody's).
     `is_required`: a store that can't say whether another process leads is an error; else the call leads in this process."""
 
     name: str
     source: Source
     max_bytes: int
     keep_s: float = 0.0
-    keeps: Callable[[Result, int], bool] = lambda result, status: True
-    shares: Callable[[Result, int], bool] = lambda result, status: result.outcome == "upstream_error"
+    keeps: Callable[[Result, int], bool] | None = None
+    shares: Callable[[Result, int], bool] | None = None
     is_required: bool = False
+
+    def is_kept(self, result: Result, status: int) -> bool:
+        return self.keep_s > 0 and (self.keeps is None or self.keeps(result, status))
+
+    def is_shared(self, result: Result, status: int) -> bool:
+        return result.outcome == "upstream_error" if self.shares is None else self.shares(result, status)
 
 
 class Signal:

@@ -80,7 +80,7 @@ class Lead:
         flight, candidate = self.flight, self._candidate
         if flight.has_begun:
             flight.tape.end(False)  # a body that nobody has read to its end
-        elif candidate is not None and flight.rules.shares(result, candidate.status):
+        elif candidate is not None and flight.rules.is_shared(result, candidate.status):
             assert isinstance(candidate.body, bytes)
             flight.begin(candidate.status, candidate.headers, candidate.body)
         elif result.error is not None and result.source == "rescue":
@@ -185,7 +185,7 @@ class Flights:
         flight, rules = lead.flight, lead.flight.rules
         flight.has_ended = True
         body = flight.tape.whole() if flight.has_begun and flight.tape.is_complete else None
-        is_kept = body is not None and rules.keep_s > 0 and rules.keeps(result, flight.status)
+        is_kept = body is not None and rules.is_kept(result, flight.status)
         if not is_kept and (rules.keep_s > 0 or body is None or flight.status >= 400):
             lead.close()
         if flight.claim is not None:
