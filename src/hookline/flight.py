@@ -144,6 +144,7 @@ class Flight:
         self.headers = {name: headers[name] for name in KEPT_HEADERS if name in headers}
         if body is not None:
             self.is_whole = True
+            self.tape.max_bytes = max(self.tape.max_bytes, len(body))  # it is here, and those who wait for it get it
             self.tape.feed(body)
             self.tape.end(True)
         self.changed.set()

@@ -128,6 +128,11 @@ class Flights:
         self._claims = Claims(store, clock) if store is not None and store.is_shared else None
 
     @property
+    def is_shared(self) -> bool:
+        """Other processes may lead."""
+        return self._claims is not None
+
+    @property
     def in_flight(self) -> int:
         return len(self._open)
 
@@ -151,7 +156,7 @@ class Flights:
         key = rules.name.encode() + b":" + key
         has_waited = False
         while True:
-            if has_waited and look is not None and (reply := await look()) is not None:
+            if has_waited and look is not None and (reply := await _looked(look)) is not None:
                 return reply
             flight = self._open.get(key)
             if flight is None or flight.tape.is_complete is False:
@@ -169,7 +174,8 @@ class Flights:
             has_waited = True
             if flight.form != form:
                 await self._outlast(flight, call)
-                continue
+                if flight.error is None and flight.status < 400:
+                    continue  # an error has no form
             try:
                 return await self._follow(flight, call, pay)
             except _Vacant:
@@ -185,6 +191,8 @@ class Flights:
         flight, rules = lead.flight, lead.flight.rules
         flight.has_ended = True
         body = flight.tape.whole() if flight.has_begun and flight.tape.is_complete else None
+        if body is not None and len(body) > rules.max_bytes:
+            body = None
         is_kept = body is not None and rules.is_kept(result, flight.status)
         if not is_kept and (rules.keep_s > 0 or body is None or flight.status >= 400):
             lead.close()
@@ -216,11 +224,15 @@ class Flights:
             if self._claims is not None and not is_local:
                 claiming = asyncio.ensure_future(self._claims.take(flight))
                 try:
-                    reply = await look() if look is not None else None  # on the same way as the claim
-                    found = await claiming
-                except BaseException:
-                    claiming.cancel()
-                    raise
+                    # One round trip for both; an answer that needs none comes before the claim has left.
+                    reply = await _looked(look) if look is not None else None
+                    if reply is None:
+                        found = await claiming
+                finally:
+                    if not claiming.done():
+                        claiming.cancel()
+                    elif not claiming.cancelled():
+                        claiming.exception()  # taken: nobody else will ask
             elif self._store is not None and rules.keep_s > 0:
                 found = await self._store.read(flight.key)
         except Unavailable:
@@ -323,6 +335,14 @@ def _tells_error(events: bytes) -> bool:
     """Whether the last event is an error."""
     last = events.replace(b"\r\n", b"\n").rstrip(b"\n").rpartition(b"\n\n")[2]
     return error_in(last) is not None
+
+
+async def _looked(look: Look) -> Reply | None:
+    """What is found; a store that is away has nothing."""
+    try:
+        return await look()
+    except Unavailable:
+        return None
 
 
 async def _wait_for(pending: Any) -> None:

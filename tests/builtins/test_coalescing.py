@@ -260,3 +260,75 @@ async def test_with_each_a_follower_of_a_stream_pays_what_it_cost(paid_world):
         await each.done()
 
     assert list(await stores.limits.spent(["key:a/total", "key:b/total"])) == [COST, COST]
+
+
+USAGE = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}}\n\n'
+NAMED = DELTA.replace(b'{"choices"', b'{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices"')
+NAMED_STOP = STOP.replace(
+    b'{"choices"', b'{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices"'
+)
+
+
+@pytest.mark.parametrize("leads", ["stream", "plain"])
+async def test_a_stream_and_a_plain_call_of_one_question_are_one_upstream_call(leads):
+    """Who can't read along waits for the end, and is told what was kept in its own form."""
+    world = World(reply=lambda: stream(NAMED, NAMED_STOP, USAGE, DONE) if leads == "stream" else answer())
+    payloads = [{**COLD, "stream": True, "stream_options": {"include_usage": True}}, COLD]
+    if leads == "plain":
+        payloads.reverse()
+
+    delivered = await world.all(*(world.kit.make_call(payload) for payload in payloads * 3))
+
+    assert len(world.up.sent) == 1
+    plain = [d for d in delivered if d.headers["content-type"].startswith("application/json")]
+    streams = [d for d in delivered if d.headers["content-type"].startswith("text/event-stream")]
+    assert {d.json()["choices"][0]["message"]["content"] for d in plain} == {"ho"}
+    assert (len(plain), {d.body.count(b'"ho"') for d in streams}, {d.body.endswith(DONE) for d in streams}) == (
+        3,
+        {1},
+        {True},
+    )
+
+
+async def test_an_error_is_everybodys_in_whatever_form_they_asked():
+    world = World(reply=lambda: answer(b'{"error":{"message":"no"}}', 400))
+
+    delivered = await world.all(*world.make(2, {**COLD, "stream": True}), *world.make(2))
+
+    assert ([d.status for d in delivered], len(world.up.sent)) == ([400] * 4, 1)
+
+
+async def test_a_whole_reply_longer_than_an_entry_reaches_those_who_wait():
+    big = answer(answer().body.replace(b'"ho"', b'"' + b"x" * 5_000 + b'"'))
+    world = World(reply=lambda: answer(big.body), options={"cache": {"max_entry_bytes": 1_000}})
+
+    delivered = await world.all(*world.make(5))
+
+    assert ({d.body for d in delivered}, len(world.up.sent)) == ({big.body}, 1)
+    await world.kit.call(COLD)
+    assert len(world.up.sent) == 2, "it is not kept"
+
+
+async def test_a_caller_never_reads_another_callers_metadata():
+    body = b'{"id":"resp_1","object":"response","status":"completed","metadata":{"who":"%s"},"output":[]}'
+
+    def reply_for(call, attempt):
+        return answer(body % call.payload["metadata"]["who"].encode())
+
+    world = World()
+
+    async def send(call, attempt):
+        await world.go.wait()
+        return reply_for(call, attempt)
+
+    world.up.scripts = [send]
+    payload = {"model": "m", "input": "hi", "temperature": 0, "store": False}
+    calls = [
+        world.kit.make_call({**payload, "metadata": {"who": who}}, path="/v1/responses")
+        for who in ("ann", "bob", "ann")
+    ]
+
+    delivered = await world.all(*calls)
+
+    assert [d.json()["metadata"]["who"] for d in delivered] == ["ann", "bob", "ann"]
+    assert len(world.up.sent) == 1

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from hookline import (
     CACHE_STATUS,
+    PAY,
     AddRoute,
     ApiError,
     BadRequest,
@@ -31,7 +32,7 @@ from hookline import (
     hookimpl,
 )
 from hookline.builtins.cache import embeddings
-from hookline.builtins.cache.echo import echo_of
+from hookline.builtins.cache.echo import echo_of, form_in_flight
 from hookline.builtins.cache.entry import Entry, body_for, form_of_reply, judge, read_entry, usage_object
 from hookline.builtins.cache.event_stream import Inexact
 from hookline.builtins.cache.key import Form, cache_key, form_of, item_keys
@@ -113,7 +114,9 @@ class Plugin:
         if expected is not None and expected != question.key:
             self._host.log.warning('cache: "%s" is not asked anew: its request is edited anew each time', call.model)
             raise Rejected(BadRequest("not the request whose answer is to be asked anew"))
-        if wishes.may_serve:
+        may_join = options.coalesce and wishes.may_serve and wishes.max_age_s != 0 and not call.is_dry_run
+        # Where other processes may lead, looking and claiming go one way together.
+        if wishes.may_serve and not (may_join and self._flights.is_shared and not wishes.must_hit):
             try:
                 reply = await self._find(call, question)
             except Unavailable:
@@ -124,7 +127,7 @@ class Plugin:
         if wishes.must_hit:
             raise Rejected(NotCached("no answer is cached, and `only-if-cached` forbids to ask for one"))
         call[CACHE_STATUS] = "miss"
-        if not options.coalesce or not wishes.may_serve or wishes.max_age_s == 0 or call.is_dry_run:
+        if not may_join:
             return None
         return await self._board(call, question)
 
@@ -146,7 +149,7 @@ class Plugin:
         if status is None:
             return reply
         if (lead := call.slots.get(LEAD)) is not None:
-            lead.begin(reply)
+            lead.begin(reply, call.attempts[-1] if call.attempts else None)
         reply.headers["x-hookline-cache"] = status
         question = call.slots.get(QUESTION)
         if question is not None and reply.source == "upstream" and reply.status == 200 and is_answer(reply):
@@ -248,10 +251,17 @@ class Plugin:
 
     async def _board(self, call: Call, question: Question) -> Reply | Lead | None:
         """Lead all calls like this one, or get the reply of who does."""
-        rules = FlightRules("cache", "coalesced", question.options.max_entry_bytes)
+        options = question.options
+        rules = FlightRules("cache", "coalesced", options.max_entry_bytes)
+        pay = self._host.offers.get(PAY) if options.coalesce_pay == "each" else None
         try:
             found = await self._flights.board(
-                call, question.key, rules, form=question.form, look=lambda: self._find(call, question)
+                call,
+                question.key,
+                rules,
+                form=form_in_flight(call, question.form),
+                look=lambda: self._find(call, question),
+                pay=pay,
             )
         except ApiError as error:
             if (rescued := self.rescue(call, error)) is not None:

@@ -5,6 +5,7 @@ Idea: a call must read its own metadata, never another caller's; where both are 
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,6 +24,14 @@ def echo_of(call: Call) -> dict[str, Any]:
     if call.endpoint != "responses" or HINTS.isdisjoint(payload):
         return {}
     return {name: payload[name] for name in HINTS if payload.get(name) is not None}
+
+
+def form_in_flight(call: Call, form: str) -> str:
+    """The form in which an answer can be read along: one that repeats another caller's words is another form."""
+    own = echo_of(call)
+    if not own:
+        return form
+    return f"{form}+{hashlib.blake2b(orjson.dumps(own, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()}"
 
 
 def with_echo(body: bytes, entry: Entry, call: Call) -> bytes:

@@ -40,6 +40,9 @@ class CacheOptions(BaseModel):
     )
     replay_max_s: float = Field(10, gt=0, description="The pauses of one replay together are no longer than this.")
     coalesce: bool = Field(True, description="Equal calls in flight that may be cached make one upstream call.")
+    coalesce_pay: Literal["leader", "each"] = Field(
+        "leader", description='Who pays for it; "each": every follower, too, in its own budgets, before it may join.'
+    )
 
     @property
     def kept_s(self) -> float:
