@@ -6,6 +6,7 @@ its problems to a list, so that one run says everything that is wrong."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,8 @@ from hookline.plugin_host import Stores
 from hookline.plugin_loading import PluginEntry, said
 from hookline.prices import PriceTable, find_facts, price_from_usd
 from hookline.stores.schema import NotMigrated
+
+log = logging.getLogger("hookline.assembly")
 
 REPLIES_MAX_BYTES = 16 * 1024 * 1024
 
@@ -167,7 +170,7 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
 
     limits = find("limits", state.shared, "shared")
     replies = find("replies", state.shared, "shared")
-    flights = find("flights", state.shared, "shared")
+    flights = find("flights", state.shared if _keeps_flights(state.shared, registry) else "memory", "shared")
     records = find("records", records_url(settings), "records")
     if problems:
         raise StartupError(list(dict.fromkeys(problems)))
@@ -182,6 +185,15 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
             ) from error
 
     return lambda clock: Stores(limits(clock), replies(clock), open_records(clock), Flights(flights(clock), clock))
+
+
+def _keeps_flights(shared: str, registry: Registry) -> bool:
+    """Whether the shared store has them; one that a plugin brings may have limits and replies only."""
+    scheme = shared.split(":", 1)[0]
+    if ("flights", scheme) in registry.stores or ("limits", scheme) not in registry.stores:
+        return True
+    log.warning('[state] shared: "%s" keeps no flights, so each process has its own Idempotency-Keys', scheme)
+    return False
 
 
 def records_url(settings: Settings) -> str:
