@@ -32,8 +32,6 @@ from hookline.stores.schema import NotMigrated
 
 log = logging.getLogger("hookline.assembly")
 
-REPLIES_MAX_BYTES = 16 * 1024 * 1024
-
 ProviderFactory = Callable[..., Provider]
 StoreKind = Literal["limits", "replies", "records", "flights"]
 
@@ -58,15 +56,15 @@ class Registry:
         self.stores[store, scheme] = factory
 
 
-def builtin_registry() -> Registry:
+def builtin_registry(settings: Settings) -> Registry:
     """The kinds that ship with Hookline."""
     registry = Registry()
     builtin_providers.register_providers(registry.add_provider)
-    _register_builtin_stores(registry.add_store)
+    _register_builtin_stores(registry.add_store, settings.state.reply_cache_bytes)
     return registry
 
 
-def _register_builtin_stores(add: Callable[..., None]) -> None:
+def _register_builtin_stores(add: Callable[..., None], reply_cache_bytes: int) -> None:
     def limits(url: str, clock: Clock) -> Any:
         from hookline.stores.memory import MemoryLimits
 
@@ -75,7 +73,7 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
     def replies(url: str, clock: Clock) -> Any:
         from hookline.stores.memory import MemoryReplies
 
-        return MemoryReplies(clock, max_bytes=REPLIES_MAX_BYTES)
+        return MemoryReplies(clock, max_bytes=reply_cache_bytes)
 
     def redis_limits(url: str, clock: Clock) -> Any:
         from hookline.stores.redis_client import RedisClient
@@ -89,7 +87,7 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
 
         client = RedisClient(url, monotonic=clock.monotonic)  # one of its own: a breaker per store
         l2 = RedisReplies(client, clock)
-        return TwoLevelReplies(l2, clock, l1_ttl_s=client.options.l1_ttl_s, l1_max_bytes=REPLIES_MAX_BYTES)
+        return TwoLevelReplies(l2, clock, l1_ttl_s=client.options.l1_ttl_s, l1_max_bytes=reply_cache_bytes)
 
     def flights(url: str, clock: Clock) -> Any:
         from hookline.stores.memory_flights import MemoryFlights

@@ -142,7 +142,7 @@ def compile_settings(
 ) -> Compiled:
     """Make every part of a configuration. Raises StartupError with `problems` (known before) and all that is found here."""
     found = list(problems)
-    registry = builtin_registry()
+    registry = builtin_registry(settings)
     workshop = _make_workshop(settings, process, registry, found)
     chain = _compile_chain(settings, process, workshop, found)
     routes = Routes(settings.admin.key)

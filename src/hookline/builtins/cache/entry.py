@@ -8,7 +8,8 @@ An entry that can't be read (another version wrote it) is a miss, too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -39,8 +40,8 @@ class Entry(NamedTuple):
     stored_at: float
     usage: Any = None
     """Of a stream that does not tell it itself."""
-    marks: list[tuple[int, int]] = []
-    echo: Mapping[str, Any] = {}
+    marks: Sequence[Sequence[int]] = ()
+    echo: Mapping[str, Any] = MappingProxyType({})
     """What the reply repeats of its request, though it is not in the key."""
 
     def to_bytes(self) -> bytes:
