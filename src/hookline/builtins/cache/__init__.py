@@ -69,7 +69,9 @@ class Question(NamedTuple):
 
     def told_keys(self) -> str | None:
         """For `x-hookline-cache-key`."""
-        return ",".join(key.hex() for key in self.keys) if len(self.keys) <= KEYS_TOLD_MAX else None
+        if self.inputs is None:
+            return self.key.hex()
+        return ",".join([key.hex() for key in self.keys]) if len(self.keys) <= KEYS_TOLD_MAX else None
 
 
 QUESTION: Slot[Question] = Slot("cache_question")
