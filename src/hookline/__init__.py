@@ -47,8 +47,9 @@ from hookline.host import (
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
-from hookline.slots import CACHE_STATUS, EXPOSED_HEADERS, Slot
+from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
+from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
 from hookline.stores.protocols import (
     FlightStore,
     LedgerEntry,
@@ -68,6 +69,7 @@ __all__ = [
     "ANONYMOUS",
     "CACHE_STATUS",
     "ENDPOINTS",
+    "END_USER",
     "EXPOSED_HEADERS",
     "NANO_PER_USD",
     "PAY",
@@ -102,6 +104,8 @@ __all__ = [
     "InputBound",
     "InsufficientQuota",
     "InternalError",
+    "KeyChanges",
+    "KeyStore",
     "Lead",
     "LedgerEntry",
     "Level",
@@ -131,6 +135,7 @@ __all__ = [
     "SpendRefusal",
     "StartupError",
     "Step",
+    "StoredKey",
     "Take",
     "Tap",
     "Target",

@@ -16,16 +16,17 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from hookline.errors import StartupError, Unavailable
+from hookline.errors import ApiError, StartupError, Unavailable
 from hookline.stores import postgres_statements as sql
 from hookline.stores.ledger import quarter_of, row_of, sums_of, tell_lost
 from hookline.stores.ledger_spool import MAX_BYTES, LedgerSpool, Mark
+from hookline.stores.postgres_keys import PostgresKeys
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.schema import SCHEMA_VERSION, NotMigrated, refuse_newer
 
@@ -77,6 +78,7 @@ class PostgresRecords:
         self._urgent = asyncio.Event()
         self._turning = asyncio.Lock()
         self._pool: Any = None
+        self.keys = PostgresKeys(lambda job: self._ask(self._connected(job)))
         self._writer: asyncio.Task[Any] | None = None
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="hookline-records", daemon=True)
@@ -289,6 +291,21 @@ class PostgresRecords:
         except Unavailable:
             raise
         except Exception as error:
+            self._trip(error)
+            raise self._unavailable() from error
+
+    async def _connected(self, job: Callable[[Any], Awaitable[T]]) -> T:
+        """Run `job` on a connection; ledger rows that wait are not waited for. Raises what the job raises, ApiErrors unchanged."""
+        if self._problem is not None:
+            raise self._unavailable()
+        try:
+            async with asyncio.timeout(QUESTION_TIMEOUT_S), self._pool.acquire() as connection:
+                return await job(connection)
+        except ApiError:
+            raise
+        except Exception as error:
+            if self._is_rows_fault(error) or isinstance(error, self._asyncpg.IntegrityConstraintViolationError):
+                raise
             self._trip(error)
             raise self._unavailable() from error
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from hookline.stores.keys import KeyStore
+
 
 class Clock(Protocol):
     """Time, injected: tests move it by hand."""
@@ -192,6 +194,10 @@ class LedgerEntry(NamedTuple):
 
 class RecordStore(Protocol):
     """What must outlive the process."""
+
+    @property
+    def keys(self) -> KeyStore:
+        """Virtual keys."""
 
     @property
     def readiness(self) -> str | None:

@@ -14,6 +14,7 @@ The writer's rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
@@ -21,6 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TypeVar
 
 import orjson
@@ -30,6 +32,7 @@ from hookline.stores import sqlite_statements as sql
 from hookline.stores.ledger import quarter_of, row_of, sums_of, tell_lost
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.schema import REVISION, SCHEMA_VERSION, migrate_in_child, refuse_newer
+from hookline.stores.sqlite_keys import SqliteKeys
 
 COMMIT_EVERY_S = 0.05
 RETRY_EVERY_S = 0.5
@@ -48,6 +51,7 @@ class SqliteRecords:
     def __init__(self, path: str | os.PathLike[str], *, queue_max: int = QUEUE_MAX) -> None:
         self._path = os.fspath(path)
         self._connection = _open(self._path)
+        self.keys = SqliteKeys(self._connection, self._ask)
         self._queue: deque[LedgerEntry] = deque()
         self._queue_max = queue_max
         self._questions: deque[tuple[Callable[[], object], Future[object]]] = deque()
@@ -187,6 +191,15 @@ class SqliteRecords:
     def _lose(self, entry: LedgerEntry, why: str) -> None:
         self.lost_rows += 1
         tell_lost(entry, why, self.lost_rows)
+
+
+def may_hold_keys(path: str) -> bool:
+    """Whether a virtual key was ever kept in this file, which need not exist; True where that can't be told. Changes nothing."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is not None
+    except sqlite3.Error as error:
+        return Path(path).exists() and "no such table" not in str(error)
 
 
 def _is_storage_failure(error: Exception) -> bool:
