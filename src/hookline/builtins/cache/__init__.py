@@ -86,6 +86,8 @@ class Plugin:
 
     Options = CacheOptions
     supports_dry_run = True
+    needs_shared_state = True
+    """Else a purge would reach one worker of several."""
 
     def __init__(self, options: CacheOptions, host: Host) -> None:
         self._options = options
