@@ -159,6 +159,27 @@ async def test_a_stream_that_did_not_end_well_frees_its_key(events):
     assert sent(kit) == 2
 
 
+async def test_a_responses_stream_that_says_it_failed_frees_its_key():
+    """It is complete, and still no answer."""
+    failed = b'event: response.failed\ndata: {"type":"response.failed","response":{"id":"r","status":"failed"}}\n\n'
+    kit = make_kit(lambda: stream(failed))
+    payload = {"model": "up/m", "input": "hi", "stream": True}
+
+    for _ in range(2):
+        await kit.call(payload, path="/v1/responses", headers=KEY)
+
+    assert sent(kit) == 2
+
+
+async def test_a_plain_reply_longer_than_the_bound_is_not_kept():
+    kit = make_kit(options={"max_entry_bytes": 64})
+
+    for _ in range(2):
+        assert (await kit.call(headers=KEY)).body == answer().body
+
+    assert sent(kit) == 2
+
+
 async def test_calls_in_flight_join_one_upstream_call():
     go = asyncio.Event()
     kit = make_kit(lambda: stream(DELTA, go, STOP, DONE))

@@ -18,7 +18,11 @@ from hookline import (
     UpstreamError,
     hookimpl,
 )
+from hookline.flights import Flights
 from hookline.pipeline_settings import PipelineSettings
+from hookline.plugin_host import Stores
+from hookline.stores.memory_flights import MemoryFlights
+from hookline.testing.clock import FakeClock
 from hookline.testing.kit import CHAT, Delivered, PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
 DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"ho"}}]}\n\n'
@@ -517,6 +521,47 @@ async def test_two_flights_of_one_call_share_its_audience():
 
     assert (await follower.done()).body == DELTA + STOP + DONE
     assert sent(kit) == 1
+
+
+class SlowStore(MemoryFlights):
+    """Shared, and a claim takes its time."""
+
+    is_shared = True
+
+    async def claim(self, key, claim, *, ttl_s):
+        await turns(5)
+        return await super().claim(key, claim, ttl_s=ttl_s)
+
+
+async def test_who_waits_while_a_second_flight_is_claimed_keeps_its_leader_going():
+    go, clock = asyncio.Event(), FakeClock()
+
+    class Other(Sharing):
+        def __init__(self, options, host):
+            self._flights = host.flights
+            self._rules = FlightRules("other", "replay", 10_000)
+
+        @hookimpl
+        async def lookup(self, call):
+            if call.id == "req_1":
+                call[OTHER] = await self._flights.board(call, b"other", self._rules)
+            return call.find(OTHER)
+
+    provider = ScriptedProvider(lambda: stream(DELTA, go, STOP, DONE))
+    stores = Stores(None, None, None, Flights(SlowStore(clock), clock))
+    kit = PipelineKit(Other, Sharing, providers=[provider], stores=stores, clock=clock)
+    leader = start(kit)
+    await turns(8)  # it has the first flight, and claims the second
+    follower = start(kit)
+    await begun(follower)
+
+    leader.leave()
+    await turns()
+    go.set()
+
+    assert (await follower.done()).body == DELTA + STOP + DONE
+    await leader.done()
+    await flights_of(kit).aclose()
 
 
 async def test_many_leave_at_any_moment_and_nothing_is_left():
