@@ -27,6 +27,7 @@ from hookline.flight import AUDIENCE, Audience, Flight, FlightRules, Pay, read_k
 from hookline.flight_claims import Claims
 from hookline.openai_wire import error_event, error_in, sequence_number_after
 from hookline.reply import Reply
+from hookline.results import end_of
 from hookline.stores.protocols import Clock, FlightStore
 from hookline.tape import Cut, TapeReader
 
@@ -97,25 +98,38 @@ class Lead:
 class Seat:
     """A follower's place, as the ticket of its reply; with what it pays, if it pays."""
 
-    __slots__ = ("_attempt", "_payment", "_reader")
+    __slots__ = ("_payment", "_reader")
 
-    def __init__(self, reader: TapeReader, payment: Ticket | None, attempt: Attempt | None) -> None:
+    def __init__(self, reader: TapeReader, payment: Payment | None) -> None:
         self._reader = reader
         self._payment = payment
-        self._attempt = attempt
 
     def settle(self, result: Result) -> Awaitable[None] | None:
-        """The follower pays what its leader's attempt cost; its whole reservation if that is not known yet."""
         self._reader.close()
-        attempt = self._attempt
-        if self._payment is None or attempt is None:
-            return None
-        usage, price = attempt.usage, attempt.deployment.price
-        cost = price.cost_nanousd(usage) if usage is not None and price is not None else None
-        is_estimated = usage is None or usage.is_estimated
-        return self._payment.settle(
-            result._replace(attempt=attempt, usage=usage, cost_nanousd=cost, is_estimated=is_estimated)
+        return None if self._payment is None else self._payment.settle(result)
+
+
+class Payment:
+    """What a follower pays: what its leader's attempt came to; its whole reservation if that is not known yet."""
+
+    __slots__ = ("_attempt", "_call", "_leaders", "_ticket")
+
+    def __init__(self, call: Call, attempt: Attempt, leaders: Attempt, ticket: Ticket) -> None:
+        self._call = call
+        self._attempt = attempt
+        self._leaders = leaders
+        self._ticket = ticket
+
+    def settle(self, result: Result) -> Awaitable[None] | None:
+        own, leaders = self._attempt, self._leaders
+        own.status, own.usage, own.error, own.is_complete = (
+            leaders.status,
+            leaders.usage,
+            leaders.error,
+            leaders.is_complete,
         )
+        own.first_byte_at, own.ended_at = leaders.first_byte_at, result.ended_at
+        return self._ticket.settle(end_of(self._call, own, result.outcome)._replace(source=result.source))
 
 
 class Flights:
@@ -286,8 +300,9 @@ class Flights:
             payment = None
             if pay is not None and flight.attempt is not None:
                 own = Attempt(flight.attempt.target, 1, self._clock.monotonic())
-                payment = await pay(call, flight.attempt.target, own)
-            return self._reply(flight, Seat(reader, payment, flight.attempt), reader, call)
+                ticket = await pay(call, flight.attempt.target, own)
+                payment = Payment(call, own, flight.attempt, ticket) if ticket is not None else None
+            return self._reply(flight, Seat(reader, payment), reader, call)
         except BaseException as error:
             if reader is not None:
                 reader.close()

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from hookline.errors import ApiError, StartupError, Unavailable
 from hookline.stores import postgres_statements as sql
-from hookline.stores.ledger import quarter_of, row_of, sums_of, tell_lost
+from hookline.stores.ledger import end_of, quarter_of, row_of, sums_of, tell_lost
 from hookline.stores.ledger_spool import MAX_BYTES, LedgerSpool, Mark
 from hookline.stores.postgres_keys import PostgresKeys
 from hookline.stores.protocols import LedgerEntry
@@ -129,6 +129,10 @@ class PostgresRecords:
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         rows = await self._ask(self._fetch(sql.SUM_SCOPE, scope, quarter_of(since), quarter_of(until)))
         return int(rows[0][0] or 0)
+
+    async def charges_in(self, scope: str, *, since: float = 0.0) -> Sequence[tuple[float, int]]:
+        rows = await self._ask(self._fetch(sql.LIST_QUARTERS, scope, quarter_of(since)))
+        return [(end_of(quarter), int(nanousd)) for quarter, nanousd in rows]
 
     async def aclose(self) -> None:
         if not self._is_closing:

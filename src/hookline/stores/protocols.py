@@ -217,5 +217,8 @@ class RecordStore(Protocol):
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         """The same for one scope ("key:ci", "model:gpt-4o"): its cost does not grow with the ledger."""
 
+    async def charges_in(self, scope: str, *, since: float = 0.0) -> Sequence[tuple[float, int]]:
+        """The same, by quarters of an hour: (Unix seconds at their end, nano-dollars), oldest first. What a window is restored from."""
+
     async def aclose(self) -> None:
         """Commit what waits, then close."""

@@ -29,7 +29,7 @@ import orjson
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import sqlite_statements as sql
-from hookline.stores.ledger import quarter_of, row_of, sums_of, tell_lost
+from hookline.stores.ledger import end_of, quarter_of, row_of, sums_of, tell_lost
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.schema import REVISION, SCHEMA_VERSION, migrate_in_child, refuse_newer
 from hookline.stores.sqlite_keys import SqliteKeys
@@ -92,6 +92,11 @@ class SqliteRecords:
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         bounds = (scope, quarter_of(since), quarter_of(until))
         return await self._ask(lambda: self._connection.execute(sql.SUM_SCOPE, bounds).fetchone()[0] or 0)
+
+    async def charges_in(self, scope: str, *, since: float = 0.0) -> Sequence[tuple[float, int]]:
+        bounds = (scope, quarter_of(since))
+        rows = await self._ask(lambda: self._connection.execute(sql.LIST_QUARTERS, bounds).fetchall())
+        return [(end_of(quarter), nanousd) for quarter, nanousd in rows]
 
     async def aclose(self) -> None:
         self._is_closing = True
