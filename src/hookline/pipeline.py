@@ -154,7 +154,8 @@ class _Run:
                 reply = await self._reply()
             await delivery.hand_over(reply)
             self._outcome, self._error = delivery.outcome or self._outcome, delivery.error or self._error
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            error.__traceback__ = None  # `_refuse` is in it and has the error: a cycle of 50 objects
             if self._timer.was_cancelled_for("deadline"):
                 self._outcome = "timeout"
             elif delivery.is_cut and self._task.uncancel() == 0:
@@ -195,10 +196,7 @@ class _Run:
         """An error as a reply; notes the outcome. A cancellation that is not the deadline's goes on."""
         if isinstance(error, asyncio.CancelledError):
             if not self._timer.was_cancelled_for("deadline"):
-                try:
-                    raise error
-                finally:
-                    del error  # its traceback has this frame: 50 objects a call for the garbage collector
+                raise error
             error = UpstreamError("the call reached its deadline", kind="deadline")
         if is_rejected := isinstance(error, Rejected):
             error = error.error
