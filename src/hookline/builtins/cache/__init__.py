@@ -53,7 +53,7 @@ RESCUED_STATUSES = frozenset({401, 403, 404, 408, 409, 429})
 
 
 class NotCached(ApiError):
-    status, type, code = 504, "invalid_request_error", "not_cached"
+    status, type = 504, "invalid_request_error"
 
 
 class Question(NamedTuple):
@@ -110,7 +110,7 @@ class Plugin:
         if not wishes.may_store:
             call[CACHE_STATUS] = "bypass"
             if "only-if-cached" in call.headers.get("cache-control", "").lower():
-                raise Rejected(NotCached("this call can't be cached, and `only-if-cached` forbids to ask for it"))
+                raise Rejected(_not_cached("this call can't be cached"))
             return None
         question = self._ask(call, options, wishes)
         call[QUESTION] = question
@@ -129,7 +129,7 @@ class Plugin:
             if reply is not None:
                 return reply
         if wishes.must_hit:
-            raise Rejected(NotCached("no answer is cached, and `only-if-cached` forbids to ask for one"))
+            raise Rejected(_not_cached("no answer is cached"))
         call[CACHE_STATUS] = "miss"
         if not may_join:
             return None
@@ -303,6 +303,10 @@ class Plugin:
         pending = self._replies.put_many(small, ttl_s=options.kept_s, tags=tags)
         if pending is not None:
             self._host.spawn("store", _wait_for(pending))
+
+
+def _not_cached(why: str) -> NotCached:
+    return NotCached(f"{why}, and `only-if-cached` forbids to ask an upstream", code="not_cached")
 
 
 async def _wait_for(pending: Awaitable[None]) -> None:
