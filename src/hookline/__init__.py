@@ -29,6 +29,8 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
+from hookline.flight import PAY, FlightRules
+from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.free_routes import is_free
 from hookline.hookspecs import hookimpl
 from hookline.host import (
@@ -52,6 +54,7 @@ from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
 from hookline.stores.owners import Owner, OwnerStore
 from hookline.stores.protocols import (
+    FlightStore,
     LedgerEntry,
     Level,
     LimitStore,
@@ -73,6 +76,7 @@ __all__ = [
     "EXPOSED_HEADERS",
     "MADE_AT",
     "NANO_PER_USD",
+    "PAY",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",
     "Access",
@@ -94,6 +98,10 @@ __all__ = [
     "Endpoint",
     "Event",
     "Fallback",
+    "FlightMismatch",
+    "FlightRules",
+    "FlightStore",
+    "Flights",
     "Forbidden",
     "FormField",
     "GiveUp",
@@ -103,6 +111,7 @@ __all__ = [
     "InternalError",
     "KeyChanges",
     "KeyStore",
+    "Lead",
     "LedgerEntry",
     "Level",
     "LimitStore",

@@ -93,7 +93,13 @@ class Process:
     async def aclose(self) -> None:
         """Close what the process has opened; each step may fail or hang, the others still run."""
         if self.stores is not None and self.opens_stores:
-            for store in (self.stores.records, self.stores.limits, self.stores.replies):
+            stores = self.stores
+            for store in (
+                stores.records,
+                stores.limits,
+                stores.replies,
+                *((stores.flights,) if stores.flights else ()),
+            ):
                 await within(CLOSE_S, store.aclose(), f"{type(store).__name__} did not close")
         if self.http is not None:
             await within(CLOSE_S, self.http.close(), "the HTTP client did not close")
@@ -137,7 +143,7 @@ def compile_settings(
 ) -> Compiled:
     """Make every part of a configuration. Raises StartupError with `problems` (known before) and all that is found here."""
     found = list(problems)
-    registry = builtin_registry()
+    registry = builtin_registry(settings)
     workshop = _make_workshop(settings, process, registry, found)
     chain = _compile_chain(settings, process, workshop, found)
     routes = Routes(settings.admin.key)

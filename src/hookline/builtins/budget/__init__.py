@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Sequence
 
 from hookline import (
+    PAY,
     AddRoute,
     Attempt,
     Call,
@@ -70,6 +71,7 @@ class Plugin:
         self._may_clamp = options.clamp
         self._host = host
         self._clock = host.clock
+        host.offers[PAY] = self.admit_attempt
         self.limits = host.limits
         self.records = host.records
         self.settings = host.settings
