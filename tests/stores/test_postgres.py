@@ -18,7 +18,7 @@ from hookline.errors import StartupError, Unavailable
 from hookline.stores import postgres_statements
 from hookline.stores.migration import migrate
 from hookline.stores.postgres import PostgresRecords
-from hookline.stores.schema import NotMigrated
+from hookline.stores.schema import SCHEMA_VERSION, NotMigrated
 from hookline.stores.statements import postgres_statements as compiled_statements
 from hookline.stores.tables import METADATA
 from hookline.testing.process import ProxyProcess
@@ -114,7 +114,7 @@ def test_several_may_migrate_at_once(postgres):
     said = [process.communicate()[0] for process in migrating]
 
     assert sorted("already" in line for line in said) == [False, True, True]
-    assert "migrated from schema 0 to 2" in "".join(said)
+    assert f"migrated from schema 0 to {SCHEMA_VERSION}" in "".join(said)
 
 
 async def test_a_newer_schema_is_refused(postgres_url, open_at):
@@ -327,7 +327,7 @@ def test_serve_names_the_command_that_migrates_and_ends(postgres, tmp_path):
     migrated = subprocess.run(
         [*hookline, *command[1].split()[1:]], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "migrated from schema 0 to 2" in migrated.stdout
+    assert f"migrated from schema 0 to {SCHEMA_VERSION}" in migrated.stdout
     with ProxyProcess(tmp_path, None, "--port", "0"):
         pass
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 
 from hookline.stores.protocols import LedgerEntry
+from hookline.stores.spend_groups import group_of
 
 log = logging.getLogger("hookline.records")
 
@@ -40,8 +41,8 @@ def sums_of(entries: Iterable[LedgerEntry]) -> list[tuple[int, str, int]]:
 
 
 def row_of(entry: LedgerEntry) -> tuple[object, ...]:
-    """What `ledger` keeps of an entry, in the order of its columns: all but the scopes."""
-    return entry[:15] + entry[16:]
+    """What `ledger` keeps of an entry, in the order of its columns: the scopes are in `spend`, the tags in the group."""
+    return (*entry[:15], entry.price_version, entry.corrects, group_of(entry))
 
 
 def tell_lost(entry: LedgerEntry, why: str, lost_rows: int) -> None:

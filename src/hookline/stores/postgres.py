@@ -1,8 +1,8 @@
 """Records in PostgreSQL: one ledger for many processes.
 
-Lives here: `PostgresRecords`, its thread, its small pool, its breaker. Elsewhere: rows on disk (ledger_spool.py), what is asked (postgres_statements.py), the
-tables (migrations/, run by `hookline migrate`).
-Idea: `book` writes the row to the spool and returns; a thread with an event loop of its own commits what has come within COMMIT_EVERY_S as one
+Lives here: `PostgresRecords`, its thread, its small pool, its breaker. Elsewhere: rows on disk (ledger_journal.py, in the folder that the URL calls spool), what
+callers meet (ledger_intake.py), what is asked (postgres_statements.py), the tables (migrations/, run by `hookline migrate`).
+Idea: `book` writes the row to the journal and returns; a thread with an event loop of its own commits what has come within COMMIT_EVERY_S as one
 transaction (COPY, and the sums), so an outage is nothing but a commit that takes longer.
 
 The writer's rules
@@ -20,14 +20,17 @@ from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import postgres_statements as sql
-from hookline.stores.ledger import quarter_of, row_of, sums_of, tell_lost
-from hookline.stores.ledger_spool import MAX_BYTES, LedgerSpool, Mark
+from hookline.stores.ledger import quarter_of, row_of, sums_of
+from hookline.stores.ledger_intake import LedgerIntake
+from hookline.stores.ledger_journal import MAX_BYTES, LedgerJournal, Mark
 from hookline.stores.protocols import LedgerEntry
+from hookline.stores.records_url import split_url
 from hookline.stores.schema import SCHEMA_VERSION, NotMigrated, refuse_newer
+from hookline.stores.spend_groups import new_groups, remember, sums_by_day, sums_by_hour
 
 COMMIT_EVERY_S = 0.05
 RETRY_EVERY_S = 0.5
@@ -38,7 +41,7 @@ CLOSE_COMMIT_S = 2.0
 CLOSE_WAIT_S = 10.0
 ADOPT_EVERY_S = 5.0
 CONNECTIONS_MAX = 4
-LEDGER_COLUMNS = (*LedgerEntry._fields[:15], "price_version")
+LEDGER_COLUMNS = (*LedgerEntry._fields[:15], "price_version", "corrects", "group_id")
 
 T = TypeVar("T")
 log = logging.getLogger("hookline.records")
@@ -57,21 +60,20 @@ class PostgresRecords:
                 ["[state] records: PostgreSQL needs the extra `postgres`: pip install 'hookline[postgres]'"]
             ) from error
         self._asyncpg: Any = asyncpg
-        self._dsn, folder = split_spool(url)
+        self._dsn, spool, fsync_ms = split_url(url)
+        folder = Path(spool or "hookline-spool")
         self._shown = _without_secrets(self._dsn)
         try:
-            self._spool = LedgerSpool(Path(folder), max_bytes=max_spool_bytes)
+            self._journal = LedgerJournal(folder, max_bytes=max_spool_bytes, fsync_ms=fsync_ms)
         except OSError as error:
             raise StartupError([f"[state] records: can't use the spool {folder}: {error}"]) from error
+        self._intake = LedgerIntake(self._journal, self._wake)
         self._problem: str | None = None
         self._refusal: str | None = None
-        self._spool_problem: str | None = None
         self._is_checked = False
         self._is_closing = False
-        self._is_woken = False
         self._adopt_at = 0.0
-        self.lost_rows = 0
-        """Rows that were not kept, since start."""
+        self._known_groups: set[int] = set()
         self._loop = asyncio.new_event_loop()
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -86,35 +88,29 @@ class PostgresRecords:
     @property
     def readiness(self) -> str | None:
         if self._refusal is not None:  # its schema is not ours, which does not mend itself
-            return f"records: {self._refusal}; rows wait in {self._spool.folder}; see `hookline migrate`"
-        if self._spool_problem is not None:
-            return f"records: the spool {self._spool.folder} can't be written: {self._spool_problem}"
-        if self._spool.is_nearly_full:
-            why = self._problem or "it does not keep up"
-            return (
-                f"records: {self._spool.waiting_bytes >> 20} MiB of ledger rows wait in {self._spool.folder}, "
-                f"of {self._spool.max_bytes >> 20} at most, for {self._shown}: {why}"
-            )
-        return None
+            return f"records: {self._refusal}; rows wait in {self._journal.folder}; see `hookline migrate`"
+        return self._intake.find_problem(f"{self._shown}: {self._problem or 'it does not keep up'}")
+
+    @property
+    def lost_rows(self) -> int:
+        """Rows that were not kept, since start."""
+        return self._intake.lost_rows
+
+    def intend(self, entry: LedgerEntry) -> None:
+        self._intake.intend(entry)
+
+    def withdraw(self, id: str) -> None:
+        self._intake.withdraw(id)
 
     def book(self, entry: LedgerEntry) -> None:
-        if self._is_closing:
-            self._lose(entry, "the store is closed")
-            return
-        try:
-            is_kept = self._spool.append(entry)
-            self._spool_problem = None
-        except OSError as error:
-            self._spool_problem = str(error)
-            self._lose(entry, f"the spool can't be written: {error}")
-            return
-        except TypeError as error:
-            self._lose(entry, f"it can't be written: {error}")
-            return
-        if not is_kept:
-            self._lose(entry, "the spool is full")
-        elif not self._is_woken:
-            self._is_woken = True
+        self._intake.book(entry)
+
+    async def recovered(self) -> Sequence[tuple[str, int]]:
+        return await self._intake.recovered()
+
+    def adopt(self) -> None:
+        self._adopt_at = 0.0
+        if not self._is_closing:
             self._loop.call_soon_threadsafe(self._work.set)
 
     async def flush(self) -> None:
@@ -130,7 +126,7 @@ class PostgresRecords:
 
     async def aclose(self) -> None:
         if not self._is_closing:
-            self._is_closing = True
+            self._is_closing = self._intake.is_closed = True
             self._loop.call_soon_threadsafe(self._begin_to_close)
         await asyncio.to_thread(self._thread.join, CLOSE_WAIT_S)
 
@@ -147,15 +143,15 @@ class PostgresRecords:
         try:
             self._loop.run_until_complete(self._main(started))
         except asyncio.CancelledError:
-            log.error("records: closed with rows left in %s for the next process", self._spool.folder)
+            log.error("records: closed with rows left in %s for the next process", self._journal.folder)
         except BaseException as error:
             if not started.done():
                 started.set_exception(error)
             else:
                 log.exception("records: the writer for %s ended", self._shown)
         finally:
-            self._is_closing = True
-            self._spool.close()
+            self._is_closing = self._intake.is_closed = True
+            self._journal.close()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
@@ -180,12 +176,13 @@ class PostgresRecords:
         try:
             await self._try(self._probe())
             self._adopt()
+            self._intake.refuse_unreadable()
             started.set_result(None)
             while not self._is_closing:
                 await self._wait()
                 self._work.clear()
                 self._urgent.clear()
-                self._is_woken = False
+                self._intake.is_woken = False
                 self._adopt()
                 await self._try(self._turn())
             await self._try(self._turn())
@@ -206,10 +203,8 @@ class PostgresRecords:
         if time.monotonic() < self._adopt_at:
             return
         self._adopt_at = time.monotonic() + ADOPT_EVERY_S
-        if count := self._spool.adopt():
-            log.warning(
-                "records: %d files of ledger rows were left in %s and are taken over", count, self._spool.folder
-            )
+        if count := self._journal.adopt():
+            log.warning("records: %d journals were left in %s and are taken over", count, self._journal.folder)
 
     async def _try(self, step: Coroutine[Any, Any, None]) -> None:
         """One step of the writer: what keeps it from succeeding is remembered, and opens the breaker."""
@@ -242,7 +237,7 @@ class PostgresRecords:
 
     def _fail(self, why: str) -> None:
         if self._problem is None:
-            log.error("records: %s can't be used: %s; ledger rows wait in %s", self._shown, why, self._spool.folder)
+            log.error("records: %s can't be used: %s; ledger rows wait in %s", self._shown, why, self._journal.folder)
         self._problem = why
 
     async def _probe(self) -> None:
@@ -265,17 +260,17 @@ class PostgresRecords:
         async with self._turning:
             if self._problem is not None:
                 await self._probe()
-            while (mark is None or not self._spool.is_done(mark)) and (read := self._spool.read()):
-                segment, entries, end = read
-                await self._commit(entries)
-                self._spool.done(segment, end)
+            while (mark is None or not self._journal.is_done(mark)) and (batch := self._journal.read()):
+                if batch.entries:
+                    await self._commit(batch.entries)
+                self._intake.done(batch)
 
     async def _flush(self) -> None:
-        mark = self._spool.mark()
+        mark = self._journal.mark()
         if self._problem is not None:
             raise self._unavailable()
         await self._try(self._turn(mark))
-        if not self._spool.is_done(mark):
+        if not self._journal.is_done(mark):
             raise self._unavailable()
 
     async def _fetch(self, statement: str, *arguments: object) -> list[Any]:
@@ -306,7 +301,7 @@ class PostgresRecords:
             if not self._is_rows_fault(error):
                 raise
             if len(entries) == 1:
-                self._lose(entries[0], f"it can't be written: {_said(error)}")
+                self._intake.lose(entries[0], f"it can't be written: {_said(error)}")
                 return
             middle = len(entries) // 2  # halves: one bad row of 4,000 costs 24 tries
             await self._commit(entries[:middle])
@@ -326,10 +321,17 @@ class PostgresRecords:
             rows = [row_of(entry) for entry in by_id.values()]
             await connection.copy_records_to_table("ledger", records=rows, columns=LEDGER_COLUMNS)
             await connection.executemany(sql.ADD_SPEND, sums_of(by_id.values()))
+            groups, tags = new_groups(by_id.values(), self._known_groups)
+            hours = sums_by_hour(by_id.values())
+            for statement, added in ((sql.ADD_GROUP, groups), (sql.ADD_TAG, tags)):
+                if added:
+                    await connection.executemany(statement, added)
+            await connection.executemany(sql.ADD_HOUR, hours)
+            await connection.executemany(sql.ADD_DAY, sums_by_day(hours))
+        remember(self._known_groups, groups)
 
-    def _lose(self, entry: LedgerEntry, why: str) -> None:
-        self.lost_rows += 1
-        tell_lost(entry, why, self.lost_rows)
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._work.set)
 
 
 async def _within(timeout_s: float, event: asyncio.Event) -> None:
@@ -338,14 +340,6 @@ async def _within(timeout_s: float, event: asyncio.Event) -> None:
             await event.wait()
     except TimeoutError:
         pass
-
-
-def split_spool(url: str) -> tuple[str, str]:
-    """A URL as asyncpg and Alembic take it, and the spool's folder."""
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    folder = options.pop("spool", "hookline-spool")
-    return urlunsplit(parts._replace(query=urlencode(options))), folder
 
 
 def _without_secrets(dsn: str) -> str:

@@ -29,9 +29,13 @@ LEDGER = Table(
     Column("cost_nanousd", BigInteger),
     Column("is_estimated", Boolean, nullable=False),
     Column("price_version", String),
+    Column("corrects", String),
+    Column("group_id", BigInteger),
     Index("ledger_at", "at"),
+    Index("ledger_group", "group_id", "at"),
 )
-"""One row per paid attempt, written once and never changed. `price_version` says which price made the cost; None where none was known or told."""
+"""One row per paid attempt, written once and never changed. `price_version` says which price made the cost; None where none was known or told. A correction is
+a row of its own that names in `corrects` the row whose cost it changes."""
 
 SPEND = Table(
     "spend",
@@ -43,6 +47,48 @@ SPEND = Table(
 )
 """The ledger summed per scope (those who paid, and `model:NAME`) and quarter of an hour, which is the grain of all time zones: what has been spent is read
 here, whatever the ledger's size."""
+
+SPEND_GROUPS = Table(
+    "spend_groups",
+    METADATA,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("tenant", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("user", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("deployment", String, nullable=False),
+    Column("tags", String, nullable=False),
+    Index("spend_groups_tenant", "tenant"),
+    Index("spend_groups_key", "key_id"),
+)
+"""Who called what (spend_groups.py); `tags` is a JSON list."""
+
+SPEND_TAGS = Table(
+    "spend_tags",
+    METADATA,
+    Column("tag", String, primary_key=True),
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+"""The tags of each group, one by one."""
+
+
+def _sums(name: str, bucket: str) -> Table:
+    return Table(
+        name,
+        METADATA,
+        Column(bucket, Integer, primary_key=True, autoincrement=False),
+        Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+        *(Column(number, BigInteger, nullable=False) for number in NUMBERS),
+        Index(f"{name}_group", "group_id", bucket),
+        sqlite_with_rowid=False,
+    )
+
+
+NUMBERS = ("calls", "input_tokens", "output_tokens", "cached_tokens", "nanousd", "unpriced_calls", "estimated_calls")
+SPEND_HOURS = _sums("spend_hours", "hour")
+SPEND_DAYS = _sums("spend_days", "day")
+"""The ledger summed per group and hour since 1970 (UTC), and per day: reports are read here, whatever the ledger's size. A correction is no call."""
 
 KEYS = Table(
     "keys",

@@ -78,6 +78,39 @@ class RecordStoreContract:
 
         assert (await records.spent_by_scope())[scope] == 40
 
+    async def test_an_intent_without_a_row_is_charged_once_its_store_is_gone(
+        self, open_records: MakeRecords, scope: str
+    ) -> None:
+        first, id = open_records(), _id()
+        first.intend(entry(id=id, scopes=(scope,), cost_nanousd=90))
+        await first.flush()
+        assert await first.spent_in(scope) == 0, "it may still come"
+        await first.aclose()
+
+        second = open_records()
+
+        assert await second.spent_in(scope) == 90
+        assert (id, 90) in await second.recovered()
+        await second.aclose()
+        assert await open_records().spent_in(scope) == 90, "once"
+
+    async def test_a_row_takes_the_place_of_its_intent(self, open_records: MakeRecords, scope: str) -> None:
+        first, id = open_records(), _id()
+        first.intend(entry(id=id, scopes=(scope,), cost_nanousd=90))
+        first.book(entry(id=id, scopes=(scope,), cost_nanousd=30))
+        await first.aclose()
+
+        assert await open_records().spent_in(scope) == 30
+
+    async def test_a_withdrawn_intent_is_not_charged(self, open_records: MakeRecords, scope: str) -> None:
+        first, id = open_records(), _id()
+        first.intend(entry(id=id, scopes=(scope,), cost_nanousd=90))
+        first.withdraw(id)
+        first.withdraw("unknown")
+        await first.aclose()
+
+        assert await open_records().spent_in(scope) == 0
+
     async def test_sums_between_two_moments(self, open_records: MakeRecords, scope: str) -> None:
         records, midnight = open_records(), 1_700_006_400.0
         for at, cost in ((midnight - 0.1, 1), (midnight, 10), (midnight + 86_399, 100), (midnight + 86_400, 1_000)):
