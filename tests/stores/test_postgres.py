@@ -52,13 +52,6 @@ async def open_at(tmp_path):
         await records.aclose()
 
 
-@pytest.fixture
-def running(postgres):
-    """The server, which runs again when the test has ended."""
-    yield postgres
-    postgres.start()
-
-
 class TestPostgresRecords(RecordStoreContract):
     @pytest.fixture
     def open_records(self, open_at, shared_url):

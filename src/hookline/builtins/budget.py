@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -19,6 +20,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import (
+    AddWorker,
     ApiError,
     Attempt,
     BadRequest,
@@ -29,6 +31,7 @@ from hookline import (
     InputBound,
     InsufficientQuota,
     LedgerEntry,
+    Outcome,
     Principal,
     Rejected,
     Result,
@@ -120,6 +123,18 @@ class Plugin:
         )
 
     @hookimpl
+    def register_workers(self, add: AddWorker) -> None:
+        add("settle the dead", self._settle_the_dead)
+
+    async def _settle_the_dead(self) -> None:
+        """Settle what processes that died had reserved to what the ledger charged for it, so that the two agree before it expires."""
+        while True:
+            for name, amount_nanousd in await self._records.recovered():
+                with suppress(Unavailable):  # then it expires, into the whole amount
+                    if isinstance(settling := self._limits.settle(name, amount_nanousd), Awaitable):
+                        await settling
+
+    @hookimpl
     async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Payment | None:
         if is_free(call):
             return None
@@ -132,7 +147,10 @@ class Plugin:
         deployment = target.deployment
         name = next(self._names)
         if not plan.spends:
-            return Payment(self, call, plan, deployment, name, None, 0)
+            payment = Payment(self, call, plan, deployment, name, None, 0)
+            with suppress(Unavailable):  # nobody's budget hangs on it: it is served, and booked if there is room then
+                self._intend(payment, None)
+            return payment
         bound = bound_input(call)
         if plan.is_hard:
             problem = find_unbounded(call, deployment, bound)
@@ -159,7 +177,14 @@ class Plugin:
         if refusal is not None:
             told = self._refuse(refusal, plan)
             raise Skip(told.message, told)
-        return Payment(self, call, plan, deployment, name, input_tokens, amount)
+        payment = Payment(self, call, plan, deployment, name, input_tokens, amount)
+        try:
+            self._intend(payment, amount)
+        except Unavailable as error:
+            if isinstance(settling := self._limits.settle(name, 0), Awaitable):
+                await settling
+            raise Rejected(error) from error
+        return payment
 
     def _output_cap(self, deployment: Deployment) -> int:
         """The completion limit that a hard budget sets."""
@@ -239,29 +264,41 @@ class Plugin:
             told = "budget %s has reached its alert line: %s of %s USD spent"
             self._host.log.warning(told, name, format_usd(alert.spent_nanousd), format_usd(alert.spend.limit_nanousd))
 
+    def _intend(self, payment: Payment, amount_nanousd: int | None) -> None:
+        """Have the ledger charge the whole reservation if this process dies before `book` or `withdraw`."""
+        self._records.intend(self._entry(payment, "upstream_lost", Usage(), amount_nanousd, is_estimated=True))
+
     def book(self, payment: Payment, result: Result, cost_nanousd: int | None) -> None:
-        """Queue the ledger row of an attempt."""
-        call, usage = payment.call, result.usage or Usage()
-        principal = call.principal
-        self._records.book(
-            LedgerEntry(
-                payment.name,
-                call.id,
-                self._clock.time(),
-                principal.tenant,
-                principal.key_id,
-                principal.user,
-                call.model or "",
-                payment.deployment.id,
-                call.endpoint,
-                result.outcome,
-                usage.input_tokens,
-                usage.output_tokens,
-                usage.cached_tokens,
-                cost_nanousd,
-                result.is_estimated,
-                payment.plan.payers,
-            )
+        """Keep the ledger row of an attempt."""
+        usage = result.usage or Usage()
+        self._records.book(self._entry(payment, result.outcome, usage, cost_nanousd, is_estimated=result.is_estimated))
+
+    def withdraw(self, payment: Payment) -> None:
+        """The attempt cost nothing, and has no row."""
+        self._records.withdraw(payment.name)
+
+    def _entry(
+        self, payment: Payment, outcome: Outcome, usage: Usage, cost_nanousd: int | None, *, is_estimated: bool
+    ) -> LedgerEntry:
+        call, principal = payment.call, payment.call.principal
+        return LedgerEntry(
+            payment.name,
+            call.id,
+            self._clock.time(),
+            principal.tenant,
+            principal.key_id,
+            principal.user,
+            call.model or "",
+            payment.deployment.id,
+            call.endpoint,
+            outcome,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_tokens,
+            cost_nanousd,
+            is_estimated,
+            payment.plan.payers,
+            tags=(*principal.tags, *call.tags),
         )
 
 
@@ -292,6 +329,8 @@ class Payment:
         cost = self._cost(result)
         if cost != 0 or result.outcome == "ok":
             self._plugin.book(self, result, cost)
+        else:
+            self._plugin.withdraw(self)
         if self._input_tokens is None:
             return None
         alerts = self._plugin._limits.settle(self.name, cost or 0)
