@@ -280,7 +280,7 @@ async def test_without_room_in_the_journal_a_budgeted_call_is_503_and_nothing_st
 
     refused = await kit.call(principal=key())
 
-    assert (refused.status, refused.json()["error"]["code"]) == (503, "unavailable")
+    assert (refused.status, refused.json()["error"]["code"]) == (503, "service_unavailable")
     assert int(refused.headers["retry-after"]) > 0
     assert await spent(kit, DAY) == [0]
     assert kit.workshop.stores.limits.in_flight == 0  # type: ignore[attr-defined]

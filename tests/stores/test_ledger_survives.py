@@ -227,7 +227,7 @@ async def test_a_worker_that_is_killed_is_charged_at_once_and_its_reservations_s
                 return CALL_NANOUSD + len(rows) * charged
 
             # What still runs is reserved, and neither spent nor in the ledger.
-            while (spent := await spent_of_window(proxy)) != ledger():  # noqa: ASYNC110
+            while (spent := await spent_of_window(proxy)) != ledger():
                 rows = await fetch(url, f"{ROWS} WHERE is_estimated")
                 assert spent <= 7 * charged
             for task in running:
