@@ -73,6 +73,21 @@ def test_what_is_not_done_is_read_again(open_journal):
     assert read_all(journal) == []
 
 
+def test_rows_that_are_too_many_for_memory_are_read_from_the_files(monkeypatch, open_journal):
+    monkeypatch.setattr(ledger_journal, "RECENT_MAX", 3)
+    monkeypatch.setattr(ledger_journal, "SEGMENT_BYTES", 500)
+    journal = open_journal()
+    seen = []
+    for number in range(40):
+        journal.intend(entry(id=str(number)))
+        journal.book(entry(id=str(number)))
+        if number % 9 == 8:
+            seen += ids(read_all(journal))
+
+    assert [*seen, *ids(read_all(journal))] == [str(number) for number in range(40)]
+    assert journal.waiting_bytes == 0
+
+
 def test_the_files_of_a_living_process_are_left_to_it(open_journal, die):
     first, second = open_journal(), open_journal()
     first.book(entry(id="a"))

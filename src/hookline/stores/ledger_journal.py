@@ -8,6 +8,7 @@ outage and those of a process that died are read by the same code, so recovery i
 The rules
 - A journal is the files `NAME.<number>.journal` of one process, and belongs to whoever holds the flock on `NAME.lock`; the kernel lets go of that when a process
   dies, however it dies. Taken over are all files of a journal or none: a row and its intent may stand in different ones.
+- Rows of our own are handed to the reading thread in memory as long as they are few; all others are read from the files.
 - One thread appends, one reads, one syncs. A segment that has grown to SEGMENT_BYTES gets a successor. It is removed, the oldest first, when all its rows
   are committed and none of its intents is open; intents that keep an old one are written again into the newest.
 - An intent for which a dead journal holds neither row nor withdrawal is read as a row.
@@ -23,6 +24,7 @@ import logging
 import os
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +37,8 @@ SEGMENTS_KEPT = 16
 """More segments than this are not kept for the sake of calls that still run."""
 CHUNK_BYTES = 1024 * 1024
 MAX_BYTES = 256 * 1024 * 1024
+RECENT_MAX = 4_096
+"""So many rows are handed over in memory, which saves reading what this process has just written; beyond that (an outage) they are read from the file."""
 OPEN_MAX = 100_000
 FSYNC_MS = 100
 
@@ -110,6 +114,8 @@ class LedgerJournal:
         self._active = self._open_segment()
         self._segments.append(self._active)
         self._open: dict[str, tuple[Segment, bytes]] = {}
+        self._recent: deque[tuple[Segment, int, LedgerEntry]] = deque()
+        self._is_recent_whole = True
         self._adopted: list[_Journal] = []
         self._unreadable: set[str] = set()
         self._files = threading.Lock()  # a descriptor must not be closed while it is synced
@@ -150,7 +156,12 @@ class LedgerJournal:
         line = row_line(entry)
         if self._waits_for(self.max_bytes - len(line)):
             raise Full
-        self._append(line)
+        recent, active = self._recent, self._active
+        if self._is_recent_whole:
+            self._is_recent_whole = len(recent) < RECENT_MAX
+        elif active.done >= active.size and active is self._segments[0] and not recent:
+            self._is_recent_whole = True  # all before this row is committed
+        self._append(line, entry if self._is_recent_whole else None)
         self._close(entry.id)
 
     def withdraw(self, id: str) -> None:
@@ -171,9 +182,12 @@ class LedgerJournal:
             return active.size - active.done > room_bytes
         return self.waiting_bytes > room_bytes
 
-    def _append(self, line: bytes) -> Segment:
+    def _append(self, line: bytes, row: LedgerEntry | None = None) -> Segment:
         active = self._active
         _write(active, line)
+        if row is not None:  # before `size` says that it is there
+            self._recent.append((active, active.size + len(line), row))
+        active.size += len(line)
         if not self._dirt.is_set():
             self._dirt.set()
         if active.size >= SEGMENT_BYTES:
@@ -198,6 +212,7 @@ class LedgerJournal:
         for id, (segment, line) in list(self._open.items()):
             if segment in old:
                 _write(active, line)
+                active.size += len(line)
                 self._open[id] = (active, line)
                 active.open_intents += 1
                 segment.open_intents -= 1
@@ -214,6 +229,9 @@ class LedgerJournal:
     def done(self, batch: Batch) -> None:
         """What was read is in the database."""
         if batch.segment is not None:
+            recent = self._recent
+            while recent and recent[0][0] is batch.segment and recent[0][1] <= batch.end:
+                recent.popleft()
             batch.segment.done = batch.end
         else:
             self._remove(batch.journal)
@@ -272,8 +290,12 @@ class LedgerJournal:
         segments = journal.segments
         for segment in tuple(segments):
             # In this order: a segment that is not active any more does not grow.
-            is_active, size = segment.is_active, segment.size
-            if segment.done < size:
+            is_active, size, is_whole = segment.is_active, segment.size, self._is_recent_whole
+            if journal is self._own and is_whole:
+                if (batch := self._read_recent(segment)) is not None:
+                    return batch
+                segment.done = max(segment.done, size)  # intents, and rows that are done
+            elif segment.done < size:
                 chunk = self._read_whole_lines(segment, size)
                 if chunk:
                     return self._parse(journal, segment, chunk)
@@ -291,6 +313,17 @@ class LedgerJournal:
         if left:
             log.warning("records: %d calls that ran in a process which died are charged, estimated", len(left))
         return Batch(left, [(entry.id, entry.cost_nanousd or 0) for entry in left], journal, None, 0)
+
+    def _read_recent(self, segment: Segment) -> Batch | None:
+        """Rows of a segment of our own that are still in memory."""
+        entries, end, recent = [], 0, self._recent
+        for i in range(len(recent)):  # by index: `book` appends meanwhile
+            of, until, entry = recent[i]
+            if of is not segment:
+                break
+            entries.append(entry)
+            end = until
+        return Batch(entries, [], self._own, segment, end) if entries else None
 
     def _parse(self, journal: _Journal, segment: Segment, chunk: bytes) -> Batch:
         batch = Batch([], [], journal, segment, segment.done + len(chunk))
@@ -416,12 +449,11 @@ class LedgerJournal:
 
 
 def _write(segment: Segment, line: bytes) -> None:
-    """One line, whole or not at all. Raises OSError."""
+    """One line, whole or not at all; `size` is the caller's to change. Raises OSError."""
     written = os.write(segment.fd, line)
     if written != len(line):
         os.ftruncate(segment.fd, segment.size)
         raise OSError(f"only {written} of {len(line)} bytes could be written")
-    segment.size += written
 
 
 def _discard(segment: Segment) -> None:

@@ -24,15 +24,17 @@ from urllib.parse import urlsplit
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import postgres_statements as sql
-from hookline.stores.ledger import quarter_of, row_of, sums_of
+from hookline.stores.ledger import additions_of, quarter_of
 from hookline.stores.ledger_intake import LedgerIntake
 from hookline.stores.ledger_journal import MAX_BYTES, LedgerJournal, Mark
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.records_url import split_url
+from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum, check
 from hookline.stores.schema import SCHEMA_VERSION, NotMigrated, refuse_newer
-from hookline.stores.spend_groups import new_groups, remember, sums_by_day, sums_by_hour
+from hookline.stores.spend_groups import remember
+from hookline.stores.spend_query import days_question, read_page, read_sums, rows_question, runs_of, spend_question
 
-COMMIT_EVERY_S = 0.05
+COMMIT_EVERY_S = 0.25
 RETRY_EVERY_S = 0.5
 CONNECT_TIMEOUT_S = 2.0
 QUESTION_TIMEOUT_S = 2.0
@@ -42,6 +44,9 @@ CLOSE_WAIT_S = 10.0
 ADOPT_EVERY_S = 5.0
 CONNECTIONS_MAX = 4
 LEDGER_COLUMNS = (*LedgerEntry._fields[:15], "price_version", "corrects", "group_id")
+
+ADDING = (sql.ADD_SPEND, sql.ADD_GROUP, sql.ADD_TAG, sql.ADD_HOUR, sql.ADD_DAY)
+"""In the order of `Additions`, after the rows."""
 
 T = TypeVar("T")
 log = logging.getLogger("hookline.records")
@@ -123,6 +128,25 @@ class PostgresRecords:
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         rows = await self._ask(self._fetch(sql.SUM_SCOPE, scope, quarter_of(since), quarter_of(until)))
         return int(rows[0][0] or 0)
+
+    async def report(self, query: SpendQuery) -> Sequence[SpendSum]:
+        check(query)
+        asked = spend_question(query, "$")
+        return read_sums(query, await self._ask(self._fetch(asked.text, *asked.arguments)))
+
+    async def read_ledger(self, query: LedgerQuery) -> LedgerPage:
+        check(query)
+        runs, rows = [query], list[Any]()
+        if query.where:
+            asked = days_question(query, "$")
+            days = await self._ask(self._fetch(asked.text, *asked.arguments))
+            runs = runs_of([day for (day,) in days], query)
+        for run in runs:
+            asked = rows_question(run._replace(limit=query.limit - len(rows)), "$")
+            rows += await self._ask(self._fetch(asked.text, *asked.arguments))
+            if len(rows) > query.limit:
+                break
+        return read_page(query, rows)
 
     async def aclose(self) -> None:
         if not self._is_closing:
@@ -318,17 +342,12 @@ class PostgresRecords:
                 del by_id[id]
             if not by_id:
                 return
-            rows = [row_of(entry) for entry in by_id.values()]
-            await connection.copy_records_to_table("ledger", records=rows, columns=LEDGER_COLUMNS)
-            await connection.executemany(sql.ADD_SPEND, sums_of(by_id.values()))
-            groups, tags = new_groups(by_id.values(), self._known_groups)
-            hours = sums_by_hour(by_id.values())
-            for statement, added in ((sql.ADD_GROUP, groups), (sql.ADD_TAG, tags)):
-                if added:
-                    await connection.executemany(statement, added)
-            await connection.executemany(sql.ADD_HOUR, hours)
-            await connection.executemany(sql.ADD_DAY, sums_by_day(hours))
-        remember(self._known_groups, groups)
+            added = additions_of(by_id.values(), self._known_groups)
+            await connection.copy_records_to_table("ledger", records=added.rows, columns=LEDGER_COLUMNS)
+            for statement, rows in zip(ADDING, added[1:], strict=True):
+                if rows:
+                    await connection.executemany(statement, rows)
+        remember(self._known_groups, added.groups)
 
     def _wake(self) -> None:
         self._loop.call_soon_threadsafe(self._work.set)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum
+
 
 class Clock(Protocol):
     """Time, injected: tests move it by hand."""
@@ -179,6 +181,14 @@ class RecordStore(Protocol):
 
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         """The same for one scope ("key:ci", "model:gpt-4o"): its cost does not grow with the ledger."""
+
+    async def report(self, query: SpendQuery) -> Sequence[SpendSum]:
+        """Sums of the ledger by tenant, key, user, model, deployment, tag, hour, day. Time comes first in their order, then the most expensive.
+
+        One line more than `query.limit` says that there are more. Raises ValueError for a member that there is not."""
+
+    async def read_ledger(self, query: LedgerQuery) -> LedgerPage:
+        """The rows themselves, the newest first. Raises ValueError for a member that there is not."""
 
     def adopt(self) -> None:
         """A process next to this one has died: look now, and not in a few seconds, for what it left."""

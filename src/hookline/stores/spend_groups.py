@@ -1,13 +1,14 @@
 """Spend groups: who called what, as one number.
 
-Lives here: `group_of`, and what a batch adds to the sums per group and hour. Elsewhere: the tables (tables.py), questions (spend_query.py), sums per payer, which
-budgets read (ledger.py).
-Idea: tenant, key, user, model, deployment and tags together are one group; there are few of them beside calls, and every report is a sum over groups. Its number
-is a hash, so processes agree on it without asking."""
+Lives here: the kinds of groups, `group_of`, and what a batch adds to the sums per group, hour and day. Elsewhere: the tables (tables.py), questions
+(spend_query.py), sums per payer, which budgets read (ledger.py).
+Idea: tenant, key, user, model, deployment and tags together are one group, and every report is a sum over groups. There are fewer of them where fewer members
+are looked at, so sums are kept for a few sets of members (`KINDS`), and a report reads the smallest that has what it asks for. A group's number is a hash,
+so processes agree on it without asking."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
 
 import orjson
@@ -16,62 +17,74 @@ from hookline.stores.protocols import LedgerEntry
 
 HOUR_S = 3600
 HOURS_A_DAY = 24
-KNOWN_MAX = 10_000
+KNOWN_MAX = 20_000
 
-Sums = tuple[int, int, int, int, int, int, int, int, int]
-"""(hour or day, group, calls, input, output and cached tokens, nano-dollars, calls without a price, estimated calls)"""
+MEMBERS = ("tenant", "key", "user", "model", "deployment", "tag")
+KINDS: tuple[frozenset[str], ...] = (
+    frozenset(MEMBERS),
+    frozenset(("tenant", "key", "model", "deployment")),
+    frozenset(("tenant", "user", "model")),
+    frozenset(("tenant", "tag")),
+    frozenset(),
+)
+"""What the groups of each kind look at. Kind 0 is that of ledger rows; each narrower one costs a batch as many sums more as it has groups."""
 
-_numbers: dict[tuple[object, ...], int] = {}
+Group = tuple[int, int, str, str, str, str, str, str]
+"""A row of `spend_groups`: (number, kind, members, tags as a JSON list). What the kind does not look at, and nobody as a user, is ''."""
+Sums = tuple[int, int, int, int, int, int, int, int, int, int]
+"""(kind, hour or day, group, calls, input, output and cached tokens, nano-dollars, calls without a price, estimated calls)"""
 
-
-def group_of(entry: LedgerEntry) -> int:
-    """The number of its group: 63 bits of a hash."""
-    members = (entry.tenant, entry.key_id, entry.user, entry.model, entry.deployment, *entry.tags)
-    known = _numbers.get(members)
-    if known is None:
-        if len(_numbers) >= KNOWN_MAX:
-            _numbers.clear()
-        known = _numbers[members] = number_of(*_members(entry))
-    return known
-
-
-def number_of(tenant: str, key_id: str, user: str, model: str, deployment: str, tags: str) -> int:
-    """`tags` is the JSON list."""
-    digest = blake2b(orjson.dumps((tenant, key_id, user, model, deployment, tags)), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
+_known: dict[tuple[object, ...], tuple[Group, ...]] = {}
 
 
-def _members(entry: LedgerEntry) -> tuple[str, str, str, str, str, str]:
-    """Nobody is the user ''."""
-    tags = orjson.dumps(sorted(set(entry.tags))).decode()
-    return (entry.tenant, entry.key_id, entry.user or "", entry.model, entry.deployment, tags)
+def groups_of(entry: LedgerEntry) -> tuple[Group, ...]:
+    """One group of each kind."""
+    key = (entry.tenant, entry.key_id, entry.user, entry.model, entry.deployment, *entry.tags)
+    found = _known.get(key)
+    if found is None:
+        if len(_known) >= KNOWN_MAX:
+            _known.clear()
+        tags = orjson.dumps(sorted(set(entry.tags))).decode()
+        members = (entry.tenant, entry.key_id, entry.user or "", entry.model, entry.deployment, tags)
+        found = _known[key] = tuple(_group(kind, members) for kind in range(len(KINDS)))
+    return found
 
 
-def new_groups(
-    entries: Iterable[LedgerEntry], known: set[int]
-) -> tuple[list[tuple[object, ...]], list[tuple[str, int]]]:
+def find_kind(members: Collection[str]) -> int:
+    """The kind with the fewest members that has these."""
+    return max(kind for kind, looked_at in enumerate(KINDS) if looked_at.issuperset(members))
+
+
+Grouped = Sequence[tuple[LedgerEntry, tuple[Group, ...]]]
+"""Entries, each with its groups."""
+
+
+def new_groups(grouped: Grouped, known: set[int]) -> tuple[list[Group], list[tuple[str, int]]]:
     """Rows of `spend_groups` and of `spend_tags` for groups that are not in `known`, in order. Whoever has committed them adds them to it."""
-    found = {number: entry for entry in entries if (number := group_of(entry)) not in known}
-    groups: list[tuple[object, ...]] = [(number, *_members(found[number])) for number in sorted(found)]
-    tags = sorted({(tag, number) for number, entry in found.items() for tag in entry.tags})
-    return groups, tags
+    found: dict[int, Group] = {}
+    for _, groups in grouped:
+        if groups[0][0] not in known:
+            found.update((group[0], group) for group in groups)
+    tags = sorted((tag, number) for number, group in found.items() for tag in orjson.loads(group[7] or "[]"))
+    return sorted(found.values()), tags
 
 
-def remember(known: set[int], groups: Iterable[tuple[object, ...]]) -> None:
+def remember(known: set[int], groups: Iterable[Group]) -> None:
     """Add committed groups to what is known."""
     if len(known) >= KNOWN_MAX:
         known.clear()
-    known.update(group[0] for group in groups)  # type: ignore[misc]
+    known.update(group[0] for group in groups)
 
 
-def sums_by_hour(entries: Iterable[LedgerEntry]) -> list[Sums]:
+def sums_by_hour(grouped: Grouped) -> list[Sums]:
     """What to add to `spend_hours`, in order: two processes that lock rows in one order never wait for each other in a circle."""
-    sums: dict[tuple[int, int], list[int]] = {}
-    for entry in entries:
-        key = (int(entry.at // HOUR_S), group_of(entry))
-        found = sums.get(key)
-        if found is None:
-            found = sums[key] = [0] * 7
+    sums: dict[tuple[int, int], tuple[list[int], tuple[Group, ...]]] = {}
+    for entry, groups in grouped:
+        key = (int(entry.at // HOUR_S), groups[0][0])
+        known = sums.get(key)
+        if known is None:
+            known = sums[key] = ([0] * 7, groups)
+        found = known[0]
         cost = entry.cost_nanousd
         if entry.corrects is None:
             found[0] += 1
@@ -81,14 +94,26 @@ def sums_by_hour(entries: Iterable[LedgerEntry]) -> list[Sums]:
         found[2] += entry.output_tokens
         found[3] += entry.cached_tokens
         found[4] += cost or 0
-    return sorted((*key, *found) for key, found in sums.items())  # type: ignore[misc]
+    return _summed((group[1], hour, group[0], added) for (hour, _), (added, groups) in sums.items() for group in groups)
 
 
 def sums_by_day(hours: Iterable[Sums]) -> list[Sums]:
     """The same for `spend_days`."""
-    sums: dict[tuple[int, int], list[int]] = {}
-    for hour, group, *added in hours:
-        found = sums.setdefault((hour // HOURS_A_DAY, group), [0] * 7)
-        for i, number in enumerate(added):
-            found[i] += number
+    return _summed((kind, hour // HOURS_A_DAY, group, added) for kind, hour, group, *added in hours)
+
+
+def _summed(parts: Iterable[tuple[int, int, int, list[int]]]) -> list[Sums]:
+    sums: dict[tuple[int, int, int], list[int]] = {}
+    for kind, bucket, group, added in parts:
+        found = sums.get((kind, bucket, group))
+        if found is None:
+            sums[kind, bucket, group] = added[:]
+        else:
+            found[:] = map(int.__add__, found, added)
     return sorted((*key, *found) for key, found in sums.items())  # type: ignore[misc]
+
+
+def _group(kind: int, members: tuple[str, ...]) -> Group:
+    kept = tuple(value if name in KINDS[kind] else "" for name, value in zip(MEMBERS, members, strict=True))
+    digest = blake2b(orjson.dumps((kind, *kept)), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 1, kind, *kept)  # type: ignore[return-value]

@@ -25,26 +25,39 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import sqlite_statements as sql
-from hookline.stores.ledger import quarter_of, row_of, sums_of
+from hookline.stores.ledger import additions_of, quarter_of
 from hookline.stores.ledger_intake import LedgerIntake
 from hookline.stores.ledger_journal import FSYNC_MS, MAX_BYTES, LedgerJournal
 from hookline.stores.protocols import LedgerEntry
+from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum, check
 from hookline.stores.schema import REVISION, SCHEMA_VERSION, migrate_in_child, refuse_newer
-from hookline.stores.spend_groups import new_groups, remember, sums_by_day, sums_by_hour
+from hookline.stores.spend_groups import remember
+from hookline.stores.spend_query import (
+    Question,
+    days_question,
+    read_page,
+    read_sums,
+    rows_question,
+    runs_of,
+    spend_question,
+)
 
-COMMIT_EVERY_S = 0.05
+COMMIT_EVERY_S = 0.25
 RETRY_EVERY_S = 0.5
 ADOPT_EVERY_S = 5.0
 CLOSE_WAIT_S = 10.0
 BUSY_TIMEOUT_S = 0.5
 """How long the writer waits for another process's transaction, before questions are refused and it tries again."""
 QUESTION_TIMEOUT_S = 2.0
+
+ADDING = (sql.BOOK, sql.ADD_SPEND, sql.ADD_GROUP, sql.ADD_TAG, sql.ADD_HOUR, sql.ADD_DAY)
+"""In the order of `Additions`."""
 
 T = TypeVar("T")
 log = logging.getLogger("hookline.records")
@@ -118,7 +131,7 @@ class SqliteRecords:
         self._has_work.set()
 
     async def flush(self) -> None:
-        await self._ask(lambda: None)
+        await asyncio.wrap_future(self._put(lambda: None))
 
     async def spent_by_scope(self, *, since: float = 0.0, until: float = float("inf")) -> Mapping[str, int]:
         bounds = (quarter_of(since), quarter_of(until))
@@ -127,6 +140,29 @@ class SqliteRecords:
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         bounds = (scope, quarter_of(since), quarter_of(until))
         return await self._ask(lambda: self._connection.execute(sql.SUM_SCOPE, bounds).fetchone()[0] or 0)
+
+    async def report(self, query: SpendQuery) -> Sequence[SpendSum]:
+        check(query)
+        asked = spend_question(query, "?")
+        return read_sums(query, await self._ask(lambda: self._fetch(asked)))
+
+    async def read_ledger(self, query: LedgerQuery) -> LedgerPage:
+        check(query)
+
+        def read() -> list[tuple[Any, ...]]:
+            runs, rows = [query], list[tuple[Any, ...]]()
+            if query.where:
+                runs = runs_of([day for (day,) in self._fetch(days_question(query, "?"))], query)
+            for run in runs:
+                rows += self._fetch(rows_question(run._replace(limit=query.limit - len(rows)), "?"))
+                if len(rows) > query.limit:
+                    break
+            return rows
+
+        return read_page(query, await self._ask(read))
+
+    def _fetch(self, asked: Question) -> list[tuple[Any, ...]]:
+        return self._connection.execute(asked.text, asked.arguments).fetchall()
 
     async def aclose(self) -> None:
         self._is_closing = self._intake.is_closed = True
@@ -139,6 +175,14 @@ class SqliteRecords:
 
     async def _ask(self, question: Callable[[], T]) -> T:
         """Have the writer run `question` after everything booked so far. Raises Unavailable, at once while rows can't be written."""
+        answer = self._put(question)
+        try:
+            async with asyncio.timeout(QUESTION_TIMEOUT_S):
+                return await asyncio.wrap_future(answer)
+        except TimeoutError as error:
+            raise Unavailable(f"records: {self._path} gave no answer in time", retry_after_s=RETRY_EVERY_S) from error
+
+    def _put(self, question: Callable[[], T]) -> Future[T]:
         if self._is_closing:
             raise Unavailable(f"records: {self._path} is closed")
         if self._problem is not None:
@@ -147,13 +191,7 @@ class SqliteRecords:
         self._questions.append((question, answer))  # type: ignore[arg-type]
         self._is_urgent.set()
         self._has_work.set()
-        try:
-            async with asyncio.timeout(QUESTION_TIMEOUT_S):
-                return await asyncio.wrap_future(answer)
-        except TimeoutError as error:
-            raise Unavailable(
-                f"records: {self._path} gave no answer in time", retry_after_s=QUESTION_TIMEOUT_S
-            ) from error
+        return answer
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(self.readiness or "records: can't be used", retry_after_s=1.0)
@@ -238,16 +276,12 @@ class SqliteRecords:
         try:
             for (id,) in execute(sql.FIND_BOOKED, (orjson.dumps(list(entries)).decode(),)).fetchall():
                 del entries[id]
-            self._connection.executemany(sql.BOOK, [row_of(entry) for entry in entries.values()])
-            self._connection.executemany(sql.ADD_SPEND, sums_of(entries.values()))
-            groups, tags = new_groups(entries.values(), self._known_groups)
-            hours = sums_by_hour(entries.values())
-            self._connection.executemany(sql.ADD_GROUP, groups)
-            self._connection.executemany(sql.ADD_TAG, tags)
-            self._connection.executemany(sql.ADD_HOUR, hours)
-            self._connection.executemany(sql.ADD_DAY, sums_by_day(hours))
+            added = additions_of(entries.values(), self._known_groups)
+            parts: tuple[Sequence[Any], ...] = added
+            for statement, rows in zip(ADDING, parts, strict=True):
+                self._connection.executemany(statement, rows)
             execute("COMMIT")
-            remember(self._known_groups, groups)
+            remember(self._known_groups, added.groups)
         except BaseException:
             if self._connection.in_transaction:
                 execute("ROLLBACK")

@@ -49,7 +49,6 @@ CREATE TABLE ledger (
     PRIMARY KEY (id)
 );
 CREATE INDEX ledger_at ON ledger (at);
-CREATE INDEX ledger_group ON ledger (group_id, at);
 CREATE TABLE owners (
     object_id VARCHAR NOT NULL,
     tenant VARCHAR NOT NULL,
@@ -66,6 +65,7 @@ CREATE TABLE spend (
 );
 CREATE INDEX spend_scope ON spend (scope, quarter);
 CREATE TABLE spend_days (
+    kind INTEGER NOT NULL,
     day INTEGER NOT NULL,
     group_id BIGINT NOT NULL,
     calls BIGINT NOT NULL,
@@ -75,12 +75,13 @@ CREATE TABLE spend_days (
     nanousd BIGINT NOT NULL,
     unpriced_calls BIGINT NOT NULL,
     estimated_calls BIGINT NOT NULL,
-    PRIMARY KEY (day, group_id)
+    PRIMARY KEY (kind, day, group_id)
 )
  WITHOUT ROWID;
 CREATE INDEX spend_days_group ON spend_days (group_id, day);
 CREATE TABLE spend_groups (
     id BIGINT NOT NULL,
+    kind INTEGER NOT NULL,
     tenant VARCHAR NOT NULL,
     key_id VARCHAR NOT NULL,
     user VARCHAR NOT NULL,
@@ -89,9 +90,9 @@ CREATE TABLE spend_groups (
     tags VARCHAR NOT NULL,
     PRIMARY KEY (id)
 );
-CREATE INDEX spend_groups_key ON spend_groups (key_id);
-CREATE INDEX spend_groups_tenant ON spend_groups (tenant);
+CREATE INDEX spend_groups_kind ON spend_groups (kind, id);
 CREATE TABLE spend_hours (
+    kind INTEGER NOT NULL,
     hour INTEGER NOT NULL,
     group_id BIGINT NOT NULL,
     calls BIGINT NOT NULL,
@@ -101,16 +102,16 @@ CREATE TABLE spend_hours (
     nanousd BIGINT NOT NULL,
     unpriced_calls BIGINT NOT NULL,
     estimated_calls BIGINT NOT NULL,
-    PRIMARY KEY (hour, group_id)
+    PRIMARY KEY (kind, hour, group_id)
 )
  WITHOUT ROWID;
-CREATE INDEX spend_hours_group ON spend_hours (group_id, hour);
 CREATE TABLE spend_tags (
     tag VARCHAR NOT NULL,
     group_id BIGINT NOT NULL,
-    PRIMARY KEY (tag, group_id)
+    PRIMARY KEY (group_id, tag)
 )
- WITHOUT ROWID"""
+ WITHOUT ROWID;
+CREATE INDEX spend_tags_tag ON spend_tags (tag, group_id)"""
 
 FIND_BOOKED = """\
 SELECT ledger.id
@@ -128,25 +129,25 @@ INSERT INTO spend (quarter, scope, nanousd) VALUES (?, ?, ?) ON CONFLICT (quarte
     = (spend.nanousd + excluded.nanousd)"""
 
 ADD_GROUP = """\
-INSERT INTO spend_groups (id, tenant, key_id, user, model, deployment, tags) VALUES (?, ?, ?, ?, ?, ?, ?) ON
-    CONFLICT DO NOTHING"""
+INSERT INTO spend_groups (id, kind, tenant, key_id, user, model, deployment, tags) VALUES (?, ?, ?, ?, ?, ?, ?,
+    ?) ON CONFLICT DO NOTHING"""
 
 ADD_TAG = """\
 INSERT INTO spend_tags (tag, group_id) VALUES (?, ?) ON CONFLICT DO NOTHING"""
 
 ADD_HOUR = """\
-INSERT INTO spend_hours (hour, group_id, calls, input_tokens, output_tokens, cached_tokens, nanousd,
-    unpriced_calls, estimated_calls) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hour, group_id) DO UPDATE
-    SET calls = (spend_hours.calls + excluded.calls), input_tokens = (spend_hours.input_tokens +
+INSERT INTO spend_hours (kind, hour, group_id, calls, input_tokens, output_tokens, cached_tokens, nanousd,
+    unpriced_calls, estimated_calls) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, hour, group_id) DO
+    UPDATE SET calls = (spend_hours.calls + excluded.calls), input_tokens = (spend_hours.input_tokens +
     excluded.input_tokens), output_tokens = (spend_hours.output_tokens + excluded.output_tokens), cached_tokens
     = (spend_hours.cached_tokens + excluded.cached_tokens), nanousd = (spend_hours.nanousd + excluded.nanousd),
     unpriced_calls = (spend_hours.unpriced_calls + excluded.unpriced_calls), estimated_calls =
     (spend_hours.estimated_calls + excluded.estimated_calls)"""
 
 ADD_DAY = """\
-INSERT INTO spend_days (day, group_id, calls, input_tokens, output_tokens, cached_tokens, nanousd,
-    unpriced_calls, estimated_calls) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (day, group_id) DO UPDATE
-    SET calls = (spend_days.calls + excluded.calls), input_tokens = (spend_days.input_tokens +
+INSERT INTO spend_days (kind, day, group_id, calls, input_tokens, output_tokens, cached_tokens, nanousd,
+    unpriced_calls, estimated_calls) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, day, group_id) DO
+    UPDATE SET calls = (spend_days.calls + excluded.calls), input_tokens = (spend_days.input_tokens +
     excluded.input_tokens), output_tokens = (spend_days.output_tokens + excluded.output_tokens), cached_tokens =
     (spend_days.cached_tokens + excluded.cached_tokens), nanousd = (spend_days.nanousd + excluded.nanousd),
     unpriced_calls = (spend_days.unpriced_calls + excluded.unpriced_calls), estimated_calls =

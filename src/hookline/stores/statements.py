@@ -65,7 +65,7 @@ def _additions(insert: Callable[[Table], Any]) -> Mapping[str, ClauseElement]:
     def add(table: Table, bucket: str) -> ClauseElement:
         added = insert(table)
         summed: ClauseElement = added.on_conflict_do_update(
-            index_elements=[table.c[bucket], table.c.group_id],
+            index_elements=[table.c.kind, table.c[bucket], table.c.group_id],
             set_={name: table.c[name] + added.excluded[name] for name in NUMBERS},
         )
         return summed
