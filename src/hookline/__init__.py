@@ -59,6 +59,7 @@ from hookline.stores.protocols import (
     SpendRefusal,
     Take,
 )
+from hookline.stores.reports import REPORT_BUCKETS, REPORT_MEMBERS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
 from hookline.upload import Upload
 
 __all__ = [
@@ -67,6 +68,8 @@ __all__ = [
     "ENDPOINTS",
     "EXPOSED_HEADERS",
     "NANO_PER_USD",
+    "REPORT_BUCKETS",
+    "REPORT_MEMBERS",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",
     "Access",
@@ -95,6 +98,8 @@ __all__ = [
     "InsufficientQuota",
     "InternalError",
     "LedgerEntry",
+    "LedgerPage",
+    "LedgerQuery",
     "Level",
     "LimitStore",
     "Limits",
@@ -119,7 +124,9 @@ __all__ = [
     "Source",
     "Spend",
     "SpendAlert",
+    "SpendQuery",
     "SpendRefusal",
+    "SpendSum",
     "StartupError",
     "Step",
     "Take",

@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import (
+    AddRoute,
     AddWorker,
     ApiError,
     Attempt,
@@ -47,6 +48,7 @@ from hookline import (
     format_usd,
     hookimpl,
 )
+from hookline.builtins.spend_report import register_spend_routes
 
 NEVER = float("inf")
 PLANS_MAX = 4_096
@@ -121,6 +123,10 @@ class Plugin:
         self._alerts = host.metrics.counter(
             "hookline_budget_alerts_total", "Budget windows that reached their alert line.", ("scope",)
         )
+
+    @hookimpl
+    def register_routes(self, add: AddRoute) -> None:
+        register_spend_routes(add, self._records)
 
     @hookimpl
     def register_workers(self, add: AddWorker) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 REPORT_MEMBERS = ("tenant", "key", "user", "model", "deployment", "tag")
 """By which a report filters and groups. A call with two tags is in both groups of `tag`, one without tags in none."""
-BUCKETS = ("hour", "day")
+REPORT_BUCKETS = ("hour", "day")
 """By which it groups time, in UTC."""
 
 
@@ -66,8 +66,8 @@ def check(query: SpendQuery | LedgerQuery) -> None:
     """Raises ValueError for a member that there is not: its name would be part of what a database is asked."""
     unknown = set(query.where) - set(REPORT_MEMBERS)
     if isinstance(query, SpendQuery):
-        unknown |= set(query.by) - {*REPORT_MEMBERS, *BUCKETS}
-        if len(set(query.by) & set(BUCKETS)) > 1 or len(set(query.by)) != len(query.by):
+        unknown |= set(query.by) - {*REPORT_MEMBERS, *REPORT_BUCKETS}
+        if len(set(query.by) & set(REPORT_BUCKETS)) > 1 or len(set(query.by)) != len(query.by):
             raise ValueError(f"group by each once, and by hour or day, not {', '.join(query.by)}")
     if unknown:
-        raise ValueError(f"no {', '.join(sorted(unknown))}; there are {', '.join((*REPORT_MEMBERS, *BUCKETS))}")
+        raise ValueError(f"no {', '.join(sorted(unknown))}; there are {', '.join((*REPORT_MEMBERS, *REPORT_BUCKETS))}")

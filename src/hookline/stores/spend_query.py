@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from hookline.stores.protocols import LedgerEntry
-from hookline.stores.reports import BUCKETS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
+from hookline.stores.reports import REPORT_BUCKETS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
 from hookline.stores.spend_groups import HOUR_S, HOURS_A_DAY, find_kind
 
 LAST_HOUR = 2**31 - HOURS_A_DAY
@@ -58,8 +58,8 @@ def hours_of(since: float, until: float) -> tuple[int, int]:
 def spend_question(query: SpendQuery, mark: str) -> Question:
     """The sums; one line more than `limit` says that there are more."""
     writer = _Writer(mark)
-    kind = find_kind({*query.where, *query.by} - set(BUCKETS))
-    bucket = next((name for name in BUCKETS if name in query.by), None)
+    kind = find_kind({*query.where, *query.by} - set(REPORT_BUCKETS))
+    bucket = next((name for name in REPORT_BUCKETS if name in query.by), None)
     names = [_name_of(member) for member in query.by]
     facts = " UNION ALL ".join(_facts(writer, query, bucket, kind))
     tags = " JOIN spend_tags AS t ON t.group_id = s.group_id" if "tag" in query.by else ""
