@@ -47,6 +47,7 @@ from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
+from hookline.stores.plugin_tables import Page, Row, Table, TableStore
 from hookline.stores.protocols import (
     LedgerEntry,
     Level,
@@ -107,6 +108,7 @@ __all__ = [
     "NotFound",
     "Note",
     "Outcome",
+    "Page",
     "Price",
     "Principal",
     "Provider",
@@ -119,6 +121,7 @@ __all__ = [
     "Result",
     "Retry",
     "RouteRequest",
+    "Row",
     "Skip",
     "Slot",
     "Source",
@@ -129,6 +132,8 @@ __all__ = [
     "SpendSum",
     "StartupError",
     "Step",
+    "Table",
+    "TableStore",
     "Take",
     "Tap",
     "Target",

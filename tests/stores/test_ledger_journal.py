@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hookline.stores import ledger_journal
+from hookline.stores import journal_segment, ledger_journal
 from hookline.stores.ledger_journal import Full, LedgerJournal
 from hookline.testing.record_contract import entry
 
@@ -52,7 +52,7 @@ def ids(rows):
 
 def test_rows_come_in_order_through_many_segments_and_leave_one_file(tmp_path, monkeypatch, open_journal):
     monkeypatch.setattr(ledger_journal, "SEGMENT_BYTES", 500)
-    monkeypatch.setattr(ledger_journal, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(journal_segment, "CHUNK_BYTES", 300)
     journal = open_journal()
     for number in range(50):
         journal.book(entry(id=str(number)))
@@ -116,7 +116,7 @@ def test_a_dead_process_owes_what_it_intended_and_neither_booked_nor_withdrew(
     tmp_path, monkeypatch, open_journal, die, segment_bytes
 ):
     monkeypatch.setattr(ledger_journal, "SEGMENT_BYTES", segment_bytes)
-    monkeypatch.setattr(ledger_journal, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(journal_segment, "CHUNK_BYTES", 300)
     first = open_journal()
     for id in "abcd":
         first.intend(entry(id=id, cost_nanousd=90))

@@ -13,7 +13,6 @@ import asyncpg
 import pytest
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import create_async_engine
-from tests.stores.test_sqlite import REPORTS, ROWS
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import postgres_statements
@@ -25,7 +24,7 @@ from hookline.stores.spend_query import days_question, rows_question, spend_ques
 from hookline.stores.statements import postgres_statements as compiled_statements
 from hookline.stores.tables import METADATA
 from hookline.testing.process import ProxyProcess
-from hookline.testing.record_contract import RecordStoreContract, entry
+from hookline.testing.record_contract import REPORTS, ROWS, RecordStoreContract, entry
 
 CONFIG = """
 [state]

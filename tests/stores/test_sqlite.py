@@ -16,12 +16,11 @@ import pytest
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import sqlite_statements
 from hookline.stores.migration import STEPS, migrate
-from hookline.stores.reports import LedgerQuery, SpendQuery
 from hookline.stores.schema import REVISION, SCHEMA_VERSION
 from hookline.stores.spend_query import days_question, rows_question, spend_question
 from hookline.stores.sqlite import SqliteRecords
 from hookline.stores.statements import sqlite_statements as compiled_statements
-from hookline.testing.record_contract import RecordStoreContract, entry
+from hookline.testing.record_contract import REPORTS, ROWS, RecordStoreContract, entry
 
 
 @pytest.fixture
@@ -142,19 +141,6 @@ async def test_spend_of_a_scope_is_read_by_its_index(tmp_path, open_records):
         plan = file.execute("EXPLAIN QUERY PLAN " + sqlite_statements.SUM_SCOPE, ("key:ci", 0, 1)).fetchall()
 
     assert "USING INDEX spend_scope (scope=? AND quarter>? AND quarter<?)" in plan[0][3]
-
-
-REPORTS = [
-    SpendQuery(),
-    SpendQuery(by=("model", "day")),
-    SpendQuery(since=1_700_000_000.0, until=1_700_500_000.0, where={"key": ["ci"]}, by=("hour",)),
-    SpendQuery(since=1_700_000_000.0, where={"user": ["ann"], "tag": ["x"]}, by=("deployment",)),
-    SpendQuery(where={"tenant": ["acme"]}, by=("tag", "day")),
-]
-ROWS = [
-    LedgerQuery(),
-    LedgerQuery(where={"tenant": ["acme"], "tag": ["x"]}, before=(1_700_000_000.0, "a"), until=1_700_100_000.0),
-]
 
 
 async def test_reports_are_read_by_indexes(tmp_path, open_records):

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -48,6 +49,7 @@ from hookline import (
     format_usd,
     hookimpl,
 )
+from hookline.builtins.recovery import settle_the_dead
 from hookline.builtins.spend_report import register_spend_routes
 
 NEVER = float("inf")
@@ -130,15 +132,7 @@ class Plugin:
 
     @hookimpl
     def register_workers(self, add: AddWorker) -> None:
-        add("settle the dead", self._settle_the_dead)
-
-    async def _settle_the_dead(self) -> None:
-        """Settle what processes that died had reserved to what the ledger charged for it, so that the two agree before it expires."""
-        while True:
-            for name, amount_nanousd in await self._records.recovered():
-                with suppress(Unavailable):  # then it expires, into the whole amount
-                    if isinstance(settling := self._limits.settle(name, amount_nanousd), Awaitable):
-                        await settling
+        add("settle the dead", partial(settle_the_dead, self._records, self._limits))
 
     @hookimpl
     async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Payment | None:
@@ -276,12 +270,8 @@ class Plugin:
 
     def book(self, payment: Payment, result: Result, cost_nanousd: int | None) -> None:
         """Keep the ledger row of an attempt."""
-        usage = result.usage or Usage()
-        self._records.book(self._entry(payment, result.outcome, usage, cost_nanousd, is_estimated=result.is_estimated))
-
-    def withdraw(self, payment: Payment) -> None:
-        """The attempt cost nothing, and has no row."""
-        self._records.withdraw(payment.name)
+        told = (result.outcome, result.usage or Usage(), cost_nanousd)
+        self._records.book(self._entry(payment, *told, is_estimated=result.is_estimated))
 
     def _entry(
         self, payment: Payment, outcome: Outcome, usage: Usage, cost_nanousd: int | None, *, is_estimated: bool
@@ -336,7 +326,7 @@ class Payment:
         if cost != 0 or result.outcome == "ok":
             self._plugin.book(self, result, cost)
         else:
-            self._plugin.withdraw(self)
+            self._plugin._records.withdraw(self.name)
         if self._input_tokens is None:
             return None
         alerts = self._plugin._limits.settle(self.name, cost or 0)

@@ -1,6 +1,6 @@
 """The ledger's journal: rows and intents on disk from the moment they are told until a database has them.
 
-Lives here: segments (append-only files), reading them in order, taking over those of processes that died, syncing. Elsewhere: what a line is
+Lives here: appending, reading in order, taking over what processes that died left, syncing. Elsewhere: one file (journal_segment.py), what a line is
 (journal_lines.py), what callers meet (ledger_intake.py), who commits what is read (sqlite.py, postgres.py).
 Idea: the journal IS the queue. An append is one small write into the page cache (1.1 µs with its checksum), which `kill -9` does not undo; live rows, rows of an
 outage and those of a process that died are read by the same code, so recovery is no path of its own.
@@ -18,8 +18,6 @@ The rules
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -30,12 +28,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hookline.stores.journal_lines import charge_for_damage, intent_line, read_lines, row_line, withdrawal_line
+from hookline.stores.journal_segment import Segment, discard, lock, read_whole_lines, write_line
 from hookline.stores.protocols import LedgerEntry
 
 SEGMENT_BYTES = 1024 * 1024
 SEGMENTS_KEPT = 16
 """More segments than this are not kept for the sake of calls that still run."""
-CHUNK_BYTES = 1024 * 1024
 MAX_BYTES = 256 * 1024 * 1024
 RECENT_MAX = 4_096
 """So many rows are handed over in memory, which saves reading what this process has just written; beyond that (an outage) they are read from the file."""
@@ -47,17 +45,6 @@ log = logging.getLogger("hookline.records")
 
 class Full(Exception):
     """No room is left."""
-
-
-class Segment:
-    """One file. `size` and `open_intents` are changed by the appending thread only, `done` by the reading one."""
-
-    __slots__ = ("done", "fd", "is_active", "is_damaged", "open_intents", "path", "size", "synced")
-
-    def __init__(self, path: Path, fd: int, *, size: int, is_active: bool) -> None:
-        self.path, self.fd, self.size, self.is_active = path, fd, size, is_active
-        self.done = self.synced = self.open_intents = 0
-        self.is_damaged = False
 
 
 class _Journal:
@@ -184,7 +171,7 @@ class LedgerJournal:
 
     def _append(self, line: bytes, row: LedgerEntry | None = None) -> Segment:
         active = self._active
-        _write(active, line)
+        write_line(active, line)
         if row is not None:  # before `size` says that it is there
             self._recent.append((active, active.size + len(line), row))
         active.size += len(line)
@@ -211,7 +198,7 @@ class LedgerJournal:
         active = self._active
         for id, (segment, line) in list(self._open.items()):
             if segment in old:
-                _write(active, line)
+                write_line(active, line)
                 active.size += len(line)
                 self._open[id] = (active, line)
                 active.open_intents += 1
@@ -279,7 +266,7 @@ class LedgerJournal:
                 for segment in journal.segments:
                     is_left = is_left or segment.done < segment.size or bool(segment.open_intents)
                     if journal is self._own and not is_left:
-                        _discard(segment)
+                        discard(segment)
                     os.close(segment.fd)
                 if journal is self._own and not is_left:
                     self._lock_path(journal.name).unlink(missing_ok=True)
@@ -296,7 +283,7 @@ class LedgerJournal:
                     return batch
                 segment.done = max(segment.done, size)  # intents, and rows that are done
             elif segment.done < size:
-                chunk = self._read_whole_lines(segment, size)
+                chunk = read_whole_lines(segment, size)
                 if chunk:
                     return self._parse(journal, segment, chunk)
                 log.error("records: %s ends in the middle of a line, on which nobody has acted", segment.path)
@@ -305,7 +292,7 @@ class LedgerJournal:
                 self._on_segment_done()
                 with self._files:
                     segments.pop(0)
-                    _discard(segment)
+                    discard(segment)
                     os.close(segment.fd)
         if journal.intents is None:
             return None
@@ -365,22 +352,12 @@ class LedgerJournal:
             )
         return charged
 
-    def _read_whole_lines(self, segment: Segment, size: int) -> bytes:
-        """Lines from `done` on, about CHUNK_BYTES of them; empty if there is no whole line."""
-        wanted = CHUNK_BYTES
-        while True:
-            chunk = os.pread(segment.fd, min(wanted, size - segment.done), segment.done)
-            end = chunk.rfind(b"\n") + 1
-            if end or len(chunk) < wanted:
-                return chunk[:end]
-            wanted *= 2
-
     def _take_over(self, name: str) -> _Journal | None:
         """A dead process's journal; None if it is alive, or another has taken it over. Raises OSError."""
         lock_fd = os.open(self._lock_path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         segments: list[Segment] = []
         try:
-            if not _lock(lock_fd) or os.fstat(lock_fd).st_nlink == 0:
+            if not lock(lock_fd) or os.fstat(lock_fd).st_nlink == 0:
                 os.close(lock_fd)
                 return None
             for path in sorted(self.folder.glob(f"{name}.*.journal")):
@@ -397,7 +374,7 @@ class LedgerJournal:
         """A dead journal whose last row is committed. The lock goes last."""
         self._on_segment_done()
         for segment in journal.segments:
-            _discard(segment)
+            discard(segment)
             os.close(segment.fd)
         self._lock_path(journal.name).unlink(missing_ok=True)
         os.close(journal.lock_fd)
@@ -407,7 +384,7 @@ class LedgerJournal:
         """Locked before it has the name by which others find it."""
         hidden = self.folder / f".{self._name}"
         fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        _lock(fd)
+        lock(fd)
         hidden.rename(self._lock_path(self._name))
         return fd
 
@@ -446,27 +423,3 @@ class LedgerJournal:
                 if segment.synced < (size := segment.size):
                     os.fdatasync(segment.fd)
                     segment.synced = size
-
-
-def _write(segment: Segment, line: bytes) -> None:
-    """One line, whole or not at all; `size` is the caller's to change. Raises OSError."""
-    written = os.write(segment.fd, line)
-    if written != len(line):
-        os.ftruncate(segment.fd, segment.size)
-        raise OSError(f"only {written} of {len(line)} bytes could be written")
-
-
-def _discard(segment: Segment) -> None:
-    with contextlib.suppress(OSError):
-        if segment.is_damaged:
-            segment.path.rename(segment.path.with_suffix(".damaged"))
-        else:
-            segment.path.unlink(missing_ok=True)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

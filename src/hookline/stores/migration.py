@@ -69,12 +69,18 @@ def _migrate_postgres(url: str, shown: str) -> int:
         engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
         try:
             async with engine.begin() as connection:
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                await connection.run_sync(take_lock)
                 return await connection.run_sync(_run_steps, shown)
         finally:
             await engine.dispose()
 
     return asyncio.run(run())
+
+
+def take_lock(connection: Connection) -> None:
+    """Wait for others that migrate, until the transaction ends; SQLite's own lock is taken at its beginning or first write."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
 
 
 def _run_steps(connection: Connection, shown: str) -> int:

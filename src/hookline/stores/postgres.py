@@ -18,8 +18,9 @@ import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from hookline.errors import StartupError, Unavailable
@@ -27,12 +28,16 @@ from hookline.stores import postgres_statements as sql
 from hookline.stores.ledger import additions_of, quarter_of
 from hookline.stores.ledger_intake import LedgerIntake
 from hookline.stores.ledger_journal import MAX_BYTES, LedgerJournal, Mark
+from hookline.stores.plugin_tables import TableStore, check_table
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.records_url import split_url
 from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum, check
 from hookline.stores.schema import SCHEMA_VERSION, NotMigrated, refuse_newer
 from hookline.stores.spend_groups import remember
 from hookline.stores.spend_query import days_question, read_page, read_sums, rows_question, runs_of, spend_question
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 COMMIT_EVERY_S = 0.25
 RETRY_EVERY_S = 0.5
@@ -49,6 +54,7 @@ ADDING = (sql.ADD_SPEND, sql.ADD_GROUP, sql.ADD_TAG, sql.ADD_HOUR, sql.ADD_DAY)
 """In the order of `Additions`, after the rows."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound="BaseModel")
 log = logging.getLogger("hookline.records")
 
 
@@ -147,6 +153,18 @@ class PostgresRecords:
             if len(rows) > query.limit:
                 break
         return read_page(query, rows)
+
+    def table(self, model: type[M]) -> TableStore[M]:
+        from hookline.stores.table_sql import SqlTable
+
+        check_table(model)
+        with suppress(Unavailable):  # then it is found out when the table is used
+            asyncio.run_coroutine_threadsafe(self._check_table(model), self._loop).result()
+
+        async def run(text: str, arguments: Sequence[Any]) -> list[Any]:
+            return await self._ask(self._execute(text, arguments))
+
+        return SqlTable(model, run, "$")
 
     async def aclose(self) -> None:
         if not self._is_closing:
@@ -308,6 +326,33 @@ class PostgresRecords:
         except Unavailable:
             raise
         except Exception as error:
+            self._trip(error)
+            raise self._unavailable() from error
+
+    async def _check_table(self, model: type[BaseModel]) -> None:
+        """Raises StartupError for a table that `hookline migrate` has to make or widen."""
+        from hookline.stores.table_migration import missing_columns
+        from hookline.stores.table_sql import check_indexes, table_name
+
+        check_indexes(model)
+        name = table_name(check_table(model).name)
+        asked = "SELECT column_name FROM information_schema.columns WHERE table_name = $1"
+        existing = [row[0] for row in await self._execute(asked, [name])]
+        if missing := missing_columns(model, existing):
+            what = f"lacks {', '.join(missing)}" if existing else "is not there"
+            raise StartupError([f"[state] records: the table {name} in {self._shown} {what}; run: hookline migrate"])
+
+    async def _execute(self, text: str, arguments: Sequence[Any]) -> list[Any]:
+        """One statement; ledger rows that wait are not waited for. Raises ValueError for what can't be kept."""
+        if self._problem is not None:
+            raise self._unavailable()
+        try:
+            async with asyncio.timeout(QUESTION_TIMEOUT_S), self._pool.acquire() as connection:
+                rows: list[Any] = await connection.fetch(text, *arguments)
+                return rows
+        except Exception as error:
+            if self._is_rows_fault(error):
+                raise ValueError(f"this can't be kept: {_said(error)}") from error
             self._trip(error)
             raise self._unavailable() from error
 

@@ -8,9 +8,15 @@ a principal (`Take`, `Spend`) is made once and passed by reference, what differs
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+from hookline.stores.plugin_tables import TableStore
 from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
 
 
 class Clock(Protocol):
@@ -189,6 +195,9 @@ class RecordStore(Protocol):
 
     async def read_ledger(self, query: LedgerQuery) -> LedgerPage:
         """The rows themselves, the newest first. Raises ValueError for a member that there is not."""
+
+    def table(self, model: type[M]) -> TableStore[M]:
+        """A plugin's own table (plugin_tables.py). Raises StartupError for one that can't be, or that `hookline migrate` has to make first."""
 
     def adopt(self) -> None:
         """A process next to this one has died: look now, and not in a few seconds, for what it left."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -34,6 +34,7 @@ from hookline.stores import sqlite_statements as sql
 from hookline.stores.ledger import additions_of, quarter_of
 from hookline.stores.ledger_intake import LedgerIntake
 from hookline.stores.ledger_journal import FSYNC_MS, MAX_BYTES, LedgerJournal
+from hookline.stores.plugin_tables import TableStore
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum, check
 from hookline.stores.schema import REVISION, SCHEMA_VERSION, migrate_in_child, refuse_newer
@@ -48,6 +49,9 @@ from hookline.stores.spend_query import (
     spend_question,
 )
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 COMMIT_EVERY_S = 0.25
 RETRY_EVERY_S = 0.5
 ADOPT_EVERY_S = 5.0
@@ -60,6 +64,7 @@ ADDING = (sql.BOOK, sql.ADD_SPEND, sql.ADD_GROUP, sql.ADD_TAG, sql.ADD_HOUR, sql
 """In the order of `Additions`."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound="BaseModel")
 log = logging.getLogger("hookline.records")
 
 
@@ -160,6 +165,24 @@ class SqliteRecords:
             return rows
 
         return read_page(query, await self._ask(read))
+
+    def table(self, model: type[M]) -> TableStore[M]:
+        from hookline.stores.table_migration import (
+            ensure_in_sqlite,  # pydantic's fields are looked at: only where a plugin has tables
+        )
+        from hookline.stores.table_sql import SqlTable
+
+        def execute(text: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
+            try:
+                return self._connection.execute(text, arguments).fetchall()
+            except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, OverflowError) as error:
+                raise ValueError(f"this can't be kept: {error}") from error
+
+        async def run(text: str, arguments: Sequence[Any]) -> list[tuple[Any, ...]]:
+            return await self._ask(lambda: execute(text, arguments))
+
+        ensure_in_sqlite(self._path, model)
+        return SqlTable(model, run, "?")
 
     def _fetch(self, asked: Question) -> list[tuple[Any, ...]]:
         return self._connection.execute(asked.text, asked.arguments).fetchall()

@@ -27,6 +27,19 @@ def _id() -> str:
     return f"contract-{next(_ids)}-{random.getrandbits(64):x}"
 
 
+REPORTS = [
+    SpendQuery(),
+    SpendQuery(by=("model", "day")),
+    SpendQuery(since=1_700_000_000.0, until=1_700_500_000.0, where={"key": ["ci"]}, by=("hour",)),
+    SpendQuery(since=1_700_000_000.0, where={"user": ["ann"], "tag": ["x"]}, by=("deployment",)),
+    SpendQuery(where={"tenant": ["acme"]}, by=("tag", "day")),
+]
+ROWS = [
+    LedgerQuery(),
+    LedgerQuery(where={"tenant": ["acme"], "tag": ["x"]}, before=(1_700_000_000.0, "a"), until=1_700_100_000.0),
+]
+"""Questions whose plans are worth a look: none of them may read a whole table."""
+
 MakeRecords = Callable[[], RecordStore]
 
 
