@@ -87,6 +87,7 @@ Edits are an onion in list order: a plugin listed earlier is further outside, so
     .replace("STOP_S", f"{STOP_S:g}")
     .replace("DECIDING", ", ".join(f"`{name}`" for name in PHASES if name in DECIDING_HOOKS))
 )
+PLUGIN_GROUPS = ("keys",)
 SECTIONS = ("When", "May change", "Ends the call by", "If it raises", "Example plugin")
 
 
@@ -315,6 +316,11 @@ def command_line() -> str:
     parts.append(f"```text\n{top}\n```\n")
     for name in re.findall(r"^  ([a-z]+)  +\S", top.split("Commands:")[1], re.MULTILINE):
         parts.append(f"## hookline {name}\n\n```text\n{_help(name)}\n```\n")
+    for group in PLUGIN_GROUPS:  # commands of built-in plugins
+        shown = _help(group)
+        parts.append(f"## hookline {group}\n\n```text\n{shown}\n```\n")
+        for name in re.findall(r"^  ([a-z]+)  +\S", shown.split("Commands:")[1], re.MULTILINE):
+            parts.append(f"### hookline {group} {name}\n\n```text\n{_help(group, name)}\n```\n")
     return "\n".join(parts)
 
 

@@ -45,8 +45,9 @@ from hookline.host import (
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
-from hookline.slots import CACHE_STATUS, EXPOSED_HEADERS, Slot
+from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
+from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
 from hookline.stores.plugin_tables import Page, Row, Table, TableStore
 from hookline.stores.protocols import (
     LedgerEntry,
@@ -67,6 +68,7 @@ __all__ = [
     "ANONYMOUS",
     "CACHE_STATUS",
     "ENDPOINTS",
+    "END_USER",
     "EXPOSED_HEADERS",
     "NANO_PER_USD",
     "REPORT_BUCKETS",
@@ -98,6 +100,8 @@ __all__ = [
     "InputBound",
     "InsufficientQuota",
     "InternalError",
+    "KeyChanges",
+    "KeyStore",
     "LedgerEntry",
     "LedgerPage",
     "LedgerQuery",
@@ -132,6 +136,7 @@ __all__ = [
     "SpendSum",
     "StartupError",
     "Step",
+    "StoredKey",
     "Table",
     "TableStore",
     "Take",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from hookline import providers as builtin_providers
 from hookline.attempt import Provider
 from hookline.catalog import Catalog
-from hookline.config import DeploymentTable, Settings
+from hookline.config import DeploymentTable, LimitTable, Scope, Settings
 from hookline.config_problems import merged_problems_of, nearest, problems_of
 from hookline.config_source import Source
 from hookline.deployment import Deployment
@@ -26,9 +26,11 @@ from hookline.host import Clock
 from hookline.plugin_host import Stores
 from hookline.plugin_loading import PluginEntry, said
 from hookline.prices import PriceTable, find_facts, price_from_usd
+from hookline.principal import Limits
 from hookline.stores.schema import NotMigrated
 
 REPLIES_MAX_BYTES = 16 * 1024 * 1024
+_LIMITS = set(LimitTable.model_fields)
 
 ProviderFactory = Callable[..., Provider]
 StoreKind = Literal["limits", "replies", "records"]
@@ -171,6 +173,19 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
     return lambda clock: Stores(limits(clock), replies(clock), open_records(clock))
 
 
+def may_hold_keys(settings: Settings) -> bool:
+    """Whether `auth` is active and `records` may hold virtual keys; False only where it is known to have held none."""
+    if not any(entry.name == "auth" for entry in settings.chain.plugins) or auth_options(settings).get("open") is True:
+        return False
+    url = records_url(settings)
+    if not url.startswith("sqlite:"):
+        return True
+    from hookline.stores.records_url import split_url
+    from hookline.stores.sqlite import may_hold_keys as file_may_hold_keys
+
+    return file_may_hold_keys(split_url(url).plain.removeprefix("sqlite:///"))
+
+
 def records_url(settings: Settings) -> str:
     """`[state] records` with absolute paths: `sqlite:///hookline.db` and `?spool=` are relative to the file they stand in; `fsync_ms` as an option of it."""
     source, url = settings.source, settings.state.records
@@ -251,7 +266,7 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
             mode=table.mode,
             context_tokens=table.context_tokens or (facts.context_tokens if facts is not None else None),
             max_output_tokens=table.max_output_tokens,
-            requests_per_minute=table.requests_per_minute,
+            limits=Limits.from_table(table.model_dump(include=_LIMITS)),
             capabilities=frozenset(table.capabilities),
             api_key=table.api_key,
         )
@@ -280,9 +295,14 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     """What plugins may read as `host.settings`: plain data, no secrets."""
     return {
         "server": settings.server.model_dump(),
-        "tenants": {name: scope.model_dump(exclude_none=True) for name, scope in settings.tenants.items()},
-        "users": {name: scope.model_dump(exclude_none=True) for name, scope in settings.users.items()},
-        "global": settings.everyone.model_dump(exclude_none=True),
+        "tenants": {name: _said(scope) for name, scope in settings.tenants.items()},
+        "users": {name: _said(scope) for name, scope in settings.users.items()},
+        "global": _said(settings.everyone),
+        "model_limits": {
+            name: limits
+            for name, table in settings.models.items()
+            if (limits := table.model_dump(include=_LIMITS, exclude_none=True))
+        },
         "aliases": {alias: name for name, table in settings.models.items() for alias in table.aliases},
         "models": [name for model, table in settings.models.items() for name in (model, *table.aliases)],
         "prices": list(settings.prices),
@@ -290,6 +310,11 @@ def public_settings(settings: Settings) -> dict[str, Any]:
         "state": {"shared": settings.state.shared.split(":", 1)[0], "records": settings.state.records.split(":", 1)[0]},
         "admin_key_set": settings.admin.key is not None,
     }
+
+
+def _said(scope: Scope) -> dict[str, Any]:
+    """What was written about a scope, and nothing that was not."""
+    return {key: value for key, value in scope.model_dump(exclude_none=True).items() if value != {}}
 
 
 def tenant_names(settings: Settings) -> set[str]:

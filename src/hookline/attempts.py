@@ -337,7 +337,10 @@ def no_target_error(skips: Sequence[tuple[Target, Skip]]) -> ApiError:
                 f"no deployment fits what is left: {reasons}", retry_after_s=min(waits, default=None)
             )
         if all(isinstance(e, RateLimited) for e in errors):
-            return RateLimited(f"no deployment may be called now: {reasons}", retry_after_s=min(waits, default=1.0))
+            may_retry = any(e.may_retry for e in errors)
+            after_s = min(waits, default=1.0 if may_retry else None)
+            told = f"no deployment may be called now: {reasons}"
+            return RateLimited(told, retry_after_s=after_s, may_retry=may_retry)
     return Unavailable(f"no deployment can take this call: {reasons}", retry_after_s=min(waits, default=1.0))
 
 

@@ -34,11 +34,12 @@ class ChatView:
     def max_output_tokens(self) -> int | None:
         """The client's own completion limit. Of several names the largest: which one counts is the upstream's choice. A negative one is none: some
         servers write on and on for -1."""
-        payload = self._payload
-        if _LIMITS.isdisjoint(payload):
-            return None
-        limits = [payload.get(name) for name in _LIMITS]
-        return max((limit for limit in limits if type(limit) is int and limit >= 0), default=None)
+        payload, largest = self._payload, -1
+        for name in _LIMITS.intersection(payload):  # asked several times a call: no comprehension, no max()
+            limit = payload[name]
+            if type(limit) is int and limit > largest:
+                largest = limit
+        return None if largest < 0 else largest
 
     @property
     def choices(self) -> int:

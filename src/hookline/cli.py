@@ -43,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="An exact, fast, pluggable LLM gateway. Plugins in [chain] may add commands.",
+    help="An exact, fast, pluggable LLM gateway. Plugins in [chain] may add commands; auth adds `hookline keys`.",
 )
 
 ConfigOption = Annotated[

@@ -19,12 +19,15 @@ from hookline.cli import CONFIG_VARIABLE
 from hookline.compilation import Process, compile_settings
 from hookline.config_loading import load
 
+HELP = frozenset({"--help", "-h"})
+
 
 def find_plugin_command(args: list[str]) -> tuple[Any, list[str]]:
     """The command named by `args[0]` and the arguments that are its own; `--config` among them is ours. Raises StartupError."""
     config, rest = _take_config(args[1:])
     settings = load(config)
-    process = Process(settings.server.host)
+    # Nothing listens: the first key of a host that others reach is made by a command. And help leaves no database behind.
+    process = Process("localhost", opens_stores=not HELP.intersection(rest))
     functions: dict[str, Callable[..., Any]] = {}
     compile_settings(settings, process, add_command=lambda name, function: functions.update({name: function}))
     function = functions.get(args[0])
@@ -32,6 +35,7 @@ def find_plugin_command(args: list[str]) -> tuple[Any, list[str]]:
         return None, rest
     if isinstance(function, typer.Typer):
         group = typer.main.get_group(function)
+        _close_after(group, process)
         return group, rest
     single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     single.command(args[0])(_run_whole(function, process))
@@ -50,6 +54,17 @@ def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
         else:
             rest.append(argument)
     return Path(config) if config else None, rest
+
+
+def _close_after(group: Any, process: Process) -> None:
+    """Have a group close what its commands use, when one has ended."""
+    invoke = group.invoke
+
+    def invoke_and_close(context: Any) -> Any:
+        context.call_on_close(lambda: asyncio.run(process.aclose()))
+        return invoke(context)
+
+    group.invoke = invoke_and_close
 
 
 def _run_whole(function: Callable[..., Any], process: Process) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ from hookline.assembly import (
     find_stores,
     make_catalog,
     make_providers,
+    may_hold_keys,
     plugin_entries,
     public_settings,
     tenant_names,
@@ -31,7 +32,7 @@ from hookline.catalog import Catalog
 from hookline.chain import ActivePlugin, Chain, compile_chain
 from hookline.config import Settings
 from hookline.config_masking import masked
-from hookline.config_rules import exposure_problems, unused_plugin_tables, worker_problems
+from hookline.config_rules import exposure_problems, is_loopback, unused_plugin_tables, worker_problems
 from hookline.errors import StartupError
 from hookline.host import AddCommand
 from hookline.metrics_registry import MetricsRegistry
@@ -183,12 +184,20 @@ def _make_workshop(settings: Settings, process: Process, registry: Registry, fou
     except Exception as error:  # the factory may be a plugin's
         found.append(settings.source.problem(("state",), f"a store can't be opened: {said(error)}"))
     stores = stores or _unopened()
-    return Workshop(process.clock, process.metrics, stores, public_settings(settings), process.find_http)
+    return Workshop(process.clock, process.metrics, stores, _shown_settings(settings, process), process.find_http)
+
+
+def _shown_settings(settings: Settings, process: Process) -> dict[str, Any]:
+    """What plugins may read, with the host that the command line made of `[server]`."""
+    shown = public_settings(settings)
+    shown["server"] |= {"host": process.host, "is_loopback": is_loopback(process.host)}
+    return shown
 
 
 def _register_plugin_stores(settings: Settings, process: Process, registry: Registry, found: list[str]) -> None:
     """Call `register_stores` of plugins that have it, on an instance made for this: no store is open yet."""
-    workshop = Workshop(process.clock, process.metrics, _unopened(), public_settings(settings), process.find_http)
+    shown = _shown_settings(settings, process)
+    workshop = Workshop(process.clock, process.metrics, _unopened(), shown, process.find_http)
     for entry in plugin_entries(settings):
         try:
             if not hasattr(find_class(entry), "register_stores"):
@@ -256,7 +265,8 @@ def _refusals(settings: Settings, process: Process, chain: Chain) -> Iterator[st
     """What is refused although each part is right."""
     others = {impl.plugin for impl in chain.hook("authenticate")} - {"auth"}
     stateful = [plugin.name for plugin in chain.plugins if plugin.needs_shared_state]
-    yield from exposure_problems(settings, has_other_authentication=bool(others), host=process.host)
+    if not is_loopback(process.host) and not may_hold_keys(settings):  # else `auth` looks, when it starts
+        yield from exposure_problems(settings, has_other_authentication=bool(others), host=process.host)
     yield from worker_problems(settings, stateful, process.workers)
     yield from unused_plugin_tables(settings, importlib.metadata.entry_points(group="hookline").names)
 

@@ -135,7 +135,20 @@ class ProviderTable(BaseModel):
         return dict(self.model_extra or {})
 
 
-class DeploymentTable(_Table):
+class LimitTable(_Table):
+    """Ceilings on calls. Windows slide: an hour is the last 60 minutes, a day the last 24 hours."""
+
+    requests_per_second: Count | None = None
+    requests_per_minute: Count | None = None
+    requests_per_hour: Count | None = None
+    requests_per_day: Count | None = None
+    tokens_per_minute: Count | None = Field(default=None, description="Input and output together.")
+    tokens_per_hour: Count | None = None
+    tokens_per_day: Count | None = None
+    max_parallel: Count | None = Field(default=None, description="Calls at the same time.")
+
+
+class DeploymentTable(LimitTable):
     """One deployment of a model."""
 
     provider: str
@@ -146,7 +159,6 @@ class DeploymentTable(_Table):
     mode: Literal["chat", "completions"] | None = None
     context_tokens: Count | None = None
     max_output_tokens: Count | None = None
-    requests_per_minute: Count | None = None
     capabilities: list[str] = []
 
     @property
@@ -154,8 +166,8 @@ class DeploymentTable(_Table):
         return self.id or f"{self.provider}/{self.model}"
 
 
-class ModelTable(_Table):
-    """`[models."x"]`: a name clients ask for."""
+class ModelTable(LimitTable):
+    """`[models."x"]`: a name clients ask for. Limits hold for all calls to it together."""
 
     deployments: list[
         Annotated[DeploymentTable, BeforeValidator(_as_deployment, json_schema_input_type=str | DeploymentTable)]
@@ -196,13 +208,13 @@ class BudgetTable(_Table):
         return windows
 
 
-class Scope(_Table):
+class Scope(LimitTable):
     """What a tenant, a user or everyone together may use."""
 
     models: list[str] | None = Field(default=None, description="Globs over model names.")
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    max_parallel: Count | None = None
+    limits_by_model: dict[str, LimitTable] = Field(
+        default={}, description="Further ceilings by glob: all models that one matches draw on them together."
+    )
     budget: BudgetTable | None = None
 
 

@@ -10,12 +10,20 @@ import re
 import zoneinfo
 from collections.abc import Iterable, Iterator, Sequence
 
-from hookline.config import PROVIDER_NAME, DeploymentTable, Settings
+from hookline.config import PROVIDER_NAME, DeploymentTable, LimitTable, Settings
 from hookline.config_locator import Path
 from hookline.config_problems import nearest
 
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
-_SAME_ID_SAME = ("provider", "model", "api_key", "mode", "context_tokens", "max_output_tokens", "requests_per_minute")
+_SAME_ID_SAME = (
+    "provider",
+    "model",
+    "api_key",
+    "mode",
+    "context_tokens",
+    "max_output_tokens",
+    *LimitTable.model_fields,
+)
 
 
 def rule_problems(settings: Settings) -> list[str]:
@@ -29,12 +37,12 @@ def exposure_problems(settings: Settings, *, has_other_authentication: bool, hos
     if is_loopback(host) or settings.server.open or has_other_authentication:
         return
     auth = next((settings.options_of(entry) for entry in settings.chain.plugins if entry.name == "auth"), {})
-    if auth.get("keys") and auth.get("open") is not True:
+    if (auth.get("keys") or auth.get("issuers")) and auth.get("open") is not True:
         return
     yield settings.source.problem(
         ("server", "host"),
         f'{host or "every address of this machine"} can be reached by others, and nobody is asked for a key; add [[plugins.auth.keys]] (and "auth" to '
-        "[chain] plugins), or `open = true` to [server] to serve everyone",
+        "[chain] plugins), or make one by `hookline keys create`, or add `open = true` to [server] to serve everyone",
     )
 
 

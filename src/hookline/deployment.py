@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hookline.money import Price
+from hookline.principal import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Deployment:
     mode: Literal["chat", "completions"] | None = None
     context_tokens: int | None = None
     max_output_tokens: int | None = None
-    requests_per_minute: int | None = None
+    limits: Limits = field(default_factory=Limits)
     capabilities: frozenset[str] = frozenset()
     api_key: str | None = field(default=None, repr=False)
 

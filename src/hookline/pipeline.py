@@ -41,7 +41,7 @@ from hookline.host import Clock, Metrics
 from hookline.peek import close_body
 from hookline.pipeline_settings import PipelineSettings
 from hookline.principal import ANONYMOUS
-from hookline.relay import Layer, edited, relay
+from hookline.relay import Layer, RelayedBody, with_layers
 from hookline.reply import Reply
 from hookline.settling import Settlement, Steps
 from hookline.slots import EXPOSED_HEADERS
@@ -194,7 +194,10 @@ class _Run:
         """An error as a reply; notes the outcome. A cancellation that is not the deadline's goes on."""
         if isinstance(error, asyncio.CancelledError):
             if not self._timer.was_cancelled_for("deadline"):
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback has this frame: 50 objects a call for the garbage collector
             error = UpstreamError("the call reached its deadline", kind="deadline")
         if is_rejected := isinstance(error, Rejected):
             error = error.error
@@ -284,7 +287,7 @@ class _Run:
                 await pending
         else:
             is_events = reply.is_event_stream
-            reply.body = relay(self._loop, attempt, reply.body, self._timer, is_events=is_events)
+            reply.body = RelayedBody(self._loop, attempt, reply.body, self._timer, is_events=is_events)
         return self._named(reply, attempt), OUTERMOST
 
     def _named(self, reply: Reply, attempt: Attempt) -> Reply:
@@ -316,7 +319,7 @@ class _Run:
                     if impl.index < maker:
                         layers.setdefault(impl.index, Layer(impl.plugin, [])).edit = impl.run
             if layers:
-                reply.body = edited(reply.body, self.call, [layers[index] for index in sorted(layers, reverse=True)])
+                reply.body = with_layers(reply.body, self.call, layers)
         self._status = reply.status
         return reply
 

@@ -14,16 +14,26 @@ from hookline.money import to_nanousd
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Ceilings of one scope; None is no ceiling."""
+    """Ceilings of one scope; None is no ceiling. Windows slide: a day is the last 24 hours.
+
+    `by_model` holds (glob over model names, further ceilings of all models it matches together)."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     max_parallel: int | None = None
+    requests_per_second: int | None = None
+    requests_per_hour: int | None = None
+    requests_per_day: int | None = None
+    tokens_per_hour: int | None = None
+    tokens_per_day: int | None = None
+    by_model: tuple[tuple[str, Limits], ...] = ()
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Limits:
-        """The limits among the members of a checked table: a key, a tenant, a user, `[global]`."""
-        return cls(table.get("requests_per_minute"), table.get("tokens_per_minute"), table.get("max_parallel"))
+        """The limits among the members of a checked table: a key, a tenant, a user, a model, a deployment, `[global]`."""
+        ceilings = {name: table.get(name) for name in cls.__slots__ if name != "by_model"}
+        by_model: Mapping[str, Mapping[str, Any]] = table.get("limits_by_model") or {}
+        return cls(**ceilings, by_model=tuple((glob, cls.from_table(inner)) for glob, inner in by_model.items()))
 
 
 @dataclass(frozen=True, slots=True)

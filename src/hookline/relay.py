@@ -2,7 +2,8 @@
 
 Lives here: the relay of an upstream's body with its end, edits and taps of plugins. Elsewhere: what an end looks like (openai_wire.py),
 attempts (attempts.py), comments while waiting (heartbeats.py), who writes to the client (surfaces).
-Idea: bodies are async generators, pulled by whoever writes, so a slow reader slows the upstream and closing one closes all below it.
+Idea: bodies are async generators, pulled by whoever writes, so a slow reader slows the upstream and closing one closes all below it. Whoever writes may offer a
+`sink` (ADR 0018): then chunks go from the upstream's socket to the client's without waking the call's task, until the reader is slow or the end has come.
 
 Rules. The attempt ends, and its tickets settle, before the held last bytes leave. A body that was cut yields the error event and
 then raises: the surface must end the connection without a clean terminator."""
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +65,54 @@ class Layer:
         log.error('plugin "%s": its tap failed and was dropped: %s: %s', self.plugin, type(error).__name__, error)
 
 
-async def relay(
-    loop: AttemptLoop, attempt: Attempt, upstream: AsyncIterator[bytes], timer: CallTimer, *, is_events: bool
-) -> Body:
+class RelayedBody:
     """An upstream's body. Ends the attempt; raises ApiError after the error event if the upstream was lost."""
+
+    __slots__ = ("_body", "layers", "sink")
+
+    def __init__(
+        self, loop: AttemptLoop, attempt: Attempt, upstream: AsyncIterator[bytes], timer: CallTimer, *, is_events: bool
+    ) -> None:
+        self.sink: Callable[[bytes], bool] | None = None
+        """Sends a chunk at once; False: wait for the reader before the next, and iterate on. Set and unset by who iterates, for iterating on."""
+        self.layers: Sequence[Layer] = ()
+        """Taps to be fed."""
+        self._body = _relay(self, loop, attempt, upstream, timer, is_events=is_events)
+
+    def __aiter__(self) -> Body:
+        return self._body
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._body)
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _relay(
+    target: RelayedBody,
+    loop: AttemptLoop,
+    attempt: Attempt,
+    upstream: AsyncIterator[bytes],
+    timer: CallTimer,
+    *,
+    is_events: bool,
+) -> Body:
     call = loop.call
     endpoint = call.endpoint if is_events else "relay"
+    watch: StreamWatch
+
+    def take(chunk: bytes) -> bytes:
+        out = watch.feed(chunk)
+        if out:
+            for layer in target.layers:
+                layer.feed(out)
+        return out
+
+    def push(chunk: bytes) -> bool:
+        out = take(chunk)
+        return (not out or (target.sink is not None and target.sink(out))) and watch.error is None
+
     while True:
         watch = StreamWatch(endpoint, hides_usage=attempt.has_hidden_usage, choices=call.chat.choices)
         lost: ApiError | None = None
@@ -77,17 +120,21 @@ async def relay(
         try:
             if isinstance(body, PeekedBody):
                 for chunk in body.head:
-                    if out := watch.feed(chunk):
+                    if out := take(chunk):
                         yield out
                 if body.pending is not None:
                     chunk, body.pending = await body.pending or b"", None
-                    if out := watch.feed(chunk):
+                    if out := take(chunk):
                         yield out
                 body = body.rest
+            forward = getattr(body, "forward", None)
             if watch.error is None:
                 async for chunk in body:
-                    if out := watch.feed(chunk):
+                    if out := take(chunk):
                         yield out
+                    if forward is not None and target.sink is not None and watch.error is None:
+                        await forward(push)
+                        yield b""  # who iterates waits for a slow reader now
                     if watch.error is not None:
                         break
             rest = watch.finish()
@@ -134,9 +181,13 @@ async def relay(
             if watch.error is None:
                 last += error_event(endpoint, lost.to_object()["error"], watch.next_sequence_number)
         if last:
+            for layer in target.layers:
+                layer.feed(last)
             yield last
         if lost is not None:
             raise lost
+        for layer in target.layers:
+            layer.end(True)
         return
 
 
@@ -155,7 +206,16 @@ def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bo
         attempt.usage = Usage(len(call.body), min(watch.output_bytes, most), is_estimated=True)
 
 
-async def edited(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]) -> Body:
+def with_layers(body: AsyncIterator[bytes], call: Call, layers: Mapping[int, Layer]) -> RelayedBody | Body:
+    """`body` through the layers of plugins, by place in the chain. Taps alone need no stage of their own: the relay feeds them."""
+    inner_first = [layers[index] for index in sorted(layers, reverse=True)]
+    if isinstance(body, RelayedBody) and all(layer.edit is None for layer in inner_first):
+        body.layers = inner_first
+        return body
+    return _edited(body, call, inner_first)
+
+
+async def _edited(body: AsyncIterator[bytes], call: Call, layers: Sequence[Layer]) -> Body:
     """`body` through taps and `edit_event`s, innermost layer first. Events are parsed only where a layer edits them."""
     is_complete = False
     last, ready, held_bytes = b"", list[bytes](), 0

@@ -25,5 +25,8 @@ class Slot(Generic[T]):
 CACHE_STATUS: Slot[str] = Slot("cache_status")
 """How the response cache took part: "hit", "miss", "stale" or "bypass". Written by `cache`, read by `logging` and `metrics`."""
 
+END_USER: Slot[str] = Slot("end_user")
+"""Whom the client says it calls for. A claim, for logs and tags: it decides nothing. Written by `auth`, read by `logging`."""
+
 EXPOSED_HEADERS: Slot[dict[str, str]] = Slot("exposed_headers")
 """Reply headers that belong on every reply to this call, also one that no upstream made (an error, a cache hit)."""

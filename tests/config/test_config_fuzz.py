@@ -75,6 +75,8 @@ def test_whatever_the_tables_hold_the_answer_is_settings_and_sentences(changes: 
         try:
             for part in path[:-1]:
                 parent = parent[part]
+            if isinstance(parent, dict) and not isinstance(path[-1], str):
+                continue  # a list became a table, and TOML has no keys that are numbers
             parent[path[-1]] = value
         except (LookupError, TypeError):
             continue  # an earlier change took the place away

@@ -47,6 +47,35 @@ def in_pieces(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
+# -- what is known by its surroundings
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        chunk("a", finish="stop"),
+        b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n',
+        DONE,
+    ],
+)
+def test_an_end_is_seen_after_any_number_of_plain_events(last):
+    seen, left, held = watch("chat", [chunk("a"), chunk("b"), chunk('say "c"'), chunk(""), chunk("d"), last])
+
+    assert seen.is_complete
+    assert left + held == chunk("a") + chunk("b") + chunk('say "c"') + chunk("") + chunk("d") + last
+
+
+def test_an_error_with_as_many_quotes_as_plain_events_is_seen():
+    plain = chunk("a")
+    told = b'data: {"error":{"message":"m","type":"t","code":"c","p":1}}\n\n'
+    assert plain.count(b'"') == told.count(b'"')
+
+    seen, left, _ = watch("chat", [plain, plain, told])
+
+    assert seen.error is not None
+    assert left == plain * 2
+
+
 # -- when a stream is complete
 
 

@@ -25,6 +25,8 @@ from hookline.testing.upstream import RESET, STALL, Script, ScriptedUpstream, js
 IS_LONG = os.environ.get("HOOKLINE_LONG") == "1"
 CALLS = 10_000 if IS_LONG else 500
 TOGETHER = 50
+PARALLEL = 12
+"""The others wait for their turn: also from the queue they leave."""
 KEPT_BYTES_MAX = 256 * 1024
 """What the second half of the calls may add to the heap: code that runs for the first time, tables that are bounded and not full yet."""
 RSS_BYTES_MAX = 8 << 20
@@ -75,10 +77,13 @@ deployments = ["up/m", "spare/m"]
 [prices.m]
 input = 1.0
 output = 2.0
+[plugins.rate_limit]
+max_wait_s = 20.0
+per_deployment = {{ max_parallel = 1000, tokens_per_day = 1000000000 }}
 [[plugins.auth.keys]]
 name = "k"
 key = "sk-client"
-max_parallel = {together}
+max_parallel = {parallel}
 requests_per_minute = 1000000
 tokens_per_minute = 1000000000
 budget = {{ daily_usd = 1000000.0 }}
@@ -166,7 +171,7 @@ def count_files(pid: int) -> int:
 async def test_clients_that_leave_at_any_moment_leave_nothing_behind(start_gateway, upstream):
     chance = random.Random(7)
     gateway = await start_gateway(
-        PROXY.format(journal='{ name = "journal", path = "./journal.py" }, ', up=upstream.url, together=TOGETHER),
+        PROXY.format(journal='{ name = "journal", path = "./journal.py" }, ', up=upstream.url, parallel=PARALLEL),
         journal=JOURNAL,
     )
     upstream.always(play_anything(chance))
@@ -195,6 +200,9 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(start_gatew
         assert journal[f"{name} taken"] == journal[f"{name} settled"]
     assert journal["attempt taken"] >= journal["attempt ended"]
     assert gateway.app._process.stores.limits.in_flight == 0, "a slot or money"
+    waits = [line for line in gateway.app._process.metrics.render().decode().splitlines() if "rate_limit_wait" in line]
+    assert "hookline_rate_limit_waiting_calls 0.0" in waits
+    assert any('_count{outcome="gone"}' in line for line in waits), "nobody left the queue"
     kept = [gateway.pool(name) for name in ("up", "spare")]
     assert [(stats.in_use, stats.waiting) for stats in kept] == [(0, 0), (0, 0)]
     kept_open = sum(stats.open for stats in kept)
@@ -219,7 +227,7 @@ def read_rss_bytes(pid: int) -> int:
 async def test_a_process_is_as_large_after_ten_thousand_clients_that_left_as_after_two(tmp_path, upstream):
     chance = random.Random(11)
     upstream.always(play_anything(chance))
-    with ProxyProcess(tmp_path, PROXY.format(journal="", up=upstream.url, together=TOGETHER)) as proxy:
+    with ProxyProcess(tmp_path, PROXY.format(journal="", up=upstream.url, parallel=PARALLEL)) as proxy:
         pid, port = proxy.process.pid, int(proxy.base_url.rpartition(":")[2])
         files_before = count_files(pid)
         await leave(port, range(2_000), chance)

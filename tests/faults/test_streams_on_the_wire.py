@@ -217,3 +217,31 @@ async def test_heartbeats_on_the_wire(start_gateway, upstream):
     assert b'data: {"error":{"message":"overloaded","code":"x"}}\n\n' in rest
     assert b"0\r\n\r\n" not in rest
     assert b"[DONE]" not in rest
+
+
+async def test_a_reader_slower_than_its_upstream_gets_every_byte_and_so_does_a_tap(start_gateway, upstream):
+    """Chunks are pushed past the call's task, which sees to it when the small buffers are full. The cache's tap reads along."""
+    config = proxy(upstream).replace('["fallback"]', '["cache"]')
+    gateway = await start_gateway(config + '[plugins.cache]\nwhen = "always"\nmax_entry_bytes = 67108864\n')
+    pieces = [b": %d %b\n\n" % (number, b"x" * 40_000) for number in range(150)]
+    body = b"".join(
+        [b"data: %b\n\n" % content("a").encode(), *pieces, b"data: %b\n\ndata: [DONE]\n\n" % FINISH.encode()]
+    )
+    upstream.play(
+        sse_reply(b"data: %b\n\n" % content("a").encode(), *pieces, b"data: %b\n\ndata: [DONE]\n\n" % FINISH.encode())
+    )
+    reader, writer = await gateway.connect()
+    writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    writer.write(chat_request("m", stream=True))
+
+    raw = await reader.readuntil(b"\r\n\r\n")
+    received = b""
+    while size := int(await reader.readline(), 16):
+        received += (await reader.readexactly(size + 2))[:-2]
+    writer.close()
+    again = await gateway.ask(chat_request("m", stream=True))
+
+    assert raw.startswith(b"HTTP/1.1 200")
+    assert received == body
+    assert again.body == body
+    assert again.headers["x-hookline-cache"] == "hit"

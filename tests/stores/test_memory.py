@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hookline.errors import Unavailable
 from hookline.stores.memory import ENTRY_OVERHEAD_BYTES, SWEEP_FROM_SCOPES, MemoryLimits, MemoryReplies
 from hookline.stores.protocols import Refusal, Spend, Take
-from hookline.stores.windows import GRAINS
+from hookline.stores.windows import GRAINS, Window
 from hookline.testing.clock import FakeClock
 from hookline.testing.store_contracts import LimitStoreContract, ReplyStoreContract
 
@@ -159,3 +159,13 @@ async def test_room_of_deleted_expired_and_replaced_replies_is_used_again(clock)
     store.put(b"003", b"x" * 997, ttl_s=60)
 
     assert [await store.get(key) for key in (b"002", b"003")] == [b"x" * 997] * 2
+
+
+def test_a_window_takes_a_clock_that_was_set_back() -> None:
+    window = Window(60.0)
+    window.add(1_000.0, 5)
+    window.expire(2_000.0)
+
+    window.add(1_000.5, 3)
+
+    assert window.used == 3

@@ -77,7 +77,7 @@ def schema_of(path):
         return {
             name: (
                 connection.execute(f"PRAGMA table_info({name})").fetchall(),
-                connection.execute(f"PRAGMA index_list({name})").fetchall(),
+                sorted(row[1:] for row in connection.execute(f"PRAGMA index_list({name})")),  # their order is history
                 connection.execute(f"PRAGMA index_info({name})").fetchall(),
             )
             for name in names

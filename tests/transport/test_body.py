@@ -190,3 +190,65 @@ async def test_two_thousand_small_pieces_arrive_complete_and_in_order(pool, exch
 
     assert b"".join(b"%d," % number for number in range(2000)) == body
     await sending
+
+
+async def test_forwarded_pieces_are_handed_over_in_the_turn_that_read_them(pool, exchange):
+    response, peer = await exchange(pool, HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"zero"))
+    taken, came = [], asyncio.Event()
+
+    def take(piece):
+        taken.append(piece)
+        came.set()
+        return True
+
+    forwarding = asyncio.ensure_future(response.forward(take))
+    for piece in (b"one", b"two"):
+        came.clear()
+        await peer.send(chunk(piece))
+        await came.wait()
+        assert not forwarding.done()
+    await peer.send(chunk(b"three") + b"0\r\n\r\n")
+    await forwarding
+
+    assert b"".join(taken) == b"zeroonetwothree"
+    assert [piece async for piece in response.chunks()] == []
+    assert response.is_complete
+
+
+async def test_forwarding_ends_when_asked_and_the_rest_is_iterated(pool, exchange):
+    response, peer = await exchange(pool, HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    taken = []
+    forwarding = asyncio.ensure_future(response.forward(lambda piece: taken.append(piece) or False))
+    await asyncio.sleep(0)
+
+    await peer.send(chunk(b"one"))
+    await forwarding
+    await peer.send(chunk(b"two") + b"0\r\n\r\n")
+
+    assert taken == [b"one"]
+    assert b"".join([piece async for piece in response.chunks()]) == b"two"
+
+
+async def test_a_body_that_breaks_while_it_is_forwarded_raises_after_its_pieces(pool, exchange):
+    response, peer = await exchange(pool, HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk(b"one"))
+    taken = []
+    forwarding = asyncio.ensure_future(response.forward(lambda piece: taken.append(piece) or True))
+
+    peer.close()
+    await forwarding
+
+    with pytest.raises(TransportError, match="before the end of its reply"):
+        await anext(response.chunks())
+    assert taken == [b"one"]
+
+
+async def test_cancelling_a_forward_closes_the_connection(pool, exchange):
+    response, peer = await exchange(pool, HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    forwarding = asyncio.ensure_future(response.forward(lambda piece: True))
+    await asyncio.sleep(0)
+
+    forwarding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await forwarding
+
+    assert await peer.is_closed_by_client()

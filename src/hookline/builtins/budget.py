@@ -120,7 +120,7 @@ class Plugin:
         self._settings = host.settings
         self._plans: dict[int, tuple[Principal, Plan]] = {}
         self._names = map(f"{uuid.uuid4().hex[:12]}.%d".__mod__, itertools.count())
-        self._expires_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0)) + MARGIN_S
+        self._expires_s = float(self._settings.get("server", {}).get("total_timeout_s", 600.0)) + MARGIN_S
         self._refused = host.metrics.counter("hookline_budget_refused_total", "Attempts that did not fit.", ("scope",))
         self._alerts = host.metrics.counter(
             "hookline_budget_alerts_total", "Budget windows that reached their alert line.", ("scope",)
@@ -148,7 +148,7 @@ class Plugin:
         name = next(self._names)
         if not plan.spends:
             payment = Payment(self, call, plan, deployment, name, None, 0)
-            with suppress(Unavailable):  # nobody's budget hangs on it: it is served, and booked if there is room then
+            with suppress(Unavailable):  # it is served all the same, and booked if there is room then
                 self._intend(payment, None)
             return payment
         bound = bound_input(call)
@@ -270,8 +270,8 @@ class Plugin:
 
     def book(self, payment: Payment, result: Result, cost_nanousd: int | None) -> None:
         """Keep the ledger row of an attempt."""
-        told = (result.outcome, result.usage or Usage(), cost_nanousd)
-        self._records.book(self._entry(payment, *told, is_estimated=result.is_estimated))
+        usage, is_estimated = result.usage or Usage(), result.is_estimated
+        self._records.book(self._entry(payment, result.outcome, usage, cost_nanousd, is_estimated=is_estimated))
 
     def _entry(
         self, payment: Payment, outcome: Outcome, usage: Usage, cost_nanousd: int | None, *, is_estimated: bool
@@ -439,8 +439,7 @@ def _midnight(moment: datetime) -> datetime:
 
 
 def _from(table: Mapping[str, Any]) -> Budget | None:
-    budget = table.get("budget")
-    return None if budget is None else Budget.from_table(budget)
+    return None if table.get("budget") is None else Budget.from_table(table["budget"])
 
 
 def _unpriced(field: str, why: str, what_to_do: str) -> BadRequest:

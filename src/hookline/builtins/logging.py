@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import CACHE_STATUS, NANO_PER_USD, Attempt, Call, Host, Result, StartupError, hookimpl
+from hookline import CACHE_STATUS, END_USER, NANO_PER_USD, Attempt, Call, Host, Result, StartupError, hookimpl
 
 FLUSH_BYTES = 64 * 1024
 FLUSH_S = 0.2
@@ -129,6 +129,12 @@ def describe(call: Call, result: Result, time_text: str) -> dict[str, Any]:
         "user": principal.user,
         "attempts": [describe_attempt(a) for a in call.attempts],
     }
+    if (end_user := call.slots.get(END_USER)) is not None:
+        record["end_user"] = end_user
+    if principal.tags:
+        record["tags"] = principal.tags
+    if principal.key_id != principal.key_name:  # a virtual key: others may have its name
+        record["key_id"] = principal.key_id
     if call.endpoint == "relay":
         record["method"], record["path"] = call.method, call.path[:TEXT_MAX_CHARS]
     if error is not None:

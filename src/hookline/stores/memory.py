@@ -23,6 +23,7 @@ from hookline.stores.windows import Entry, Window
 MAX_SCOPES = 100_000
 SWEEP_FROM_SCOPES = 1_024
 SWEEP_GAP_S = 1.0
+DRAWN_ON_MAX = 4_096
 PARALLEL_RETRY_S = 1.0
 """When a parallel slot comes free is not known: calls end when they end."""
 ENTRY_OVERHEAD_BYTES = 512
@@ -36,6 +37,7 @@ class MemoryLimits:
         self._clock = clock
         self._max_scopes = max_scopes
         self._windows: dict[str, Window] = {}
+        self._drawn_on: dict[int, tuple[Sequence[Take], list[Window]]] = {}
         self._budgets: dict[str, _BudgetWindow] = {}
         self._holds: dict[str, _Hold] = {}
         self._reservations: dict[str, _Reservation] = {}
@@ -49,27 +51,23 @@ class MemoryLimits:
         now_s = self._clock.monotonic()
         if now_s >= self._next_expiry_s:
             self._expire(now_s)
-        known = self._windows
-        if len(known) >= self._sweep_at:
+        if len(self._windows) >= self._sweep_at:
             self._sweep(now_s)
-        windows: list[Window] = []
+        windows = self._find_windows(takes)
         levels: list[Level] = []
         fits = True
-        for (scope, limit, window_s), amount in zip(takes, amounts, strict=True):
-            window = known.get(scope) or self._keep(known, scope, Window(window_s))
-            window.window_s = window_s  # a reload may have changed it
-            if window.entries and window.entries[0].last_s <= now_s - window_s:
+        for window, (_, limit, window_s), amount in zip(windows, takes, amounts, strict=True):
+            if (entries := window.entries) and entries[0].last_s <= now_s - window_s:
                 window.expire(now_s)
             left = limit - window.used - amount
             if left < 0:
                 fits = False
-            windows.append(window)
             levels.append(_new(Level, (left, window_s if amount else window.reset_s(now_s))))
         if not fits:
             return _refusal(takes, amounts, windows, now_s)
-        entries = list(map(Window.add, windows, repeat(now_s), amounts))
+        held = list(map(Window.add, windows, repeat(now_s), amounts))
         expires_at_s = now_s + expires_s
-        self._holds[id] = _new(_Hold, (windows, entries, amounts, expires_at_s))
+        self._holds[id] = _new(_Hold, (windows, held, amounts, expires_at_s))
         if expires_at_s < self._next_expiry_s:
             self._next_expiry_s = expires_at_s
         return levels
@@ -185,6 +183,7 @@ class MemoryLimits:
         """Drop idle windows. Only between decisions: one that has just been looked up is idle until something is added to it."""
         if now_s < self._next_sweep_s:
             return
+        self._drawn_on.clear()
         now_unix_s = self._clock.time()
         for name in [name for name, window in self._windows.items() if _is_idle(window, now_s)]:
             del self._windows[name]
@@ -193,6 +192,21 @@ class MemoryLimits:
         live = max(len(self._windows), len(self._budgets))
         self._sweep_at = min(max(2 * live, SWEEP_FROM_SCOPES), self._max_scopes)
         self._next_sweep_s = now_s + SWEEP_GAP_S
+
+    def _find_windows(self, takes: Sequence[Take]) -> list[Window]:
+        """The windows that these draw on, remembered until the next sweep: the same takes come again and again."""
+        found = self._drawn_on.get(id(takes))
+        if found is not None and found[0] is takes:
+            return found[1]
+        windows: list[Window] = []
+        for scope, _, window_s in takes:
+            window = self._windows.get(scope) or self._keep(self._windows, scope, Window(window_s))
+            window.window_s = window_s  # a reload may have changed it
+            windows.append(window)
+        if len(self._drawn_on) >= DRAWN_ON_MAX:
+            self._drawn_on.clear()
+        self._drawn_on[id(takes)] = (takes, windows)
+        return windows
 
     def _keep(self, windows: dict[str, _W], scope: str, window: _W) -> _W:
         if len(windows) >= self._max_scopes:

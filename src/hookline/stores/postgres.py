@@ -16,19 +16,20 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from hookline.errors import StartupError, Unavailable
+from hookline.errors import ApiError, StartupError, Unavailable
 from hookline.stores import postgres_statements as sql
 from hookline.stores.ledger import additions_of, quarter_of
 from hookline.stores.ledger_intake import LedgerIntake
 from hookline.stores.ledger_journal import MAX_BYTES, LedgerJournal, Mark
 from hookline.stores.plugin_tables import TableStore, check_table
+from hookline.stores.postgres_keys import PostgresKeys
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.records_url import split_url
 from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum, check
@@ -90,6 +91,7 @@ class PostgresRecords:
         self._urgent = asyncio.Event()
         self._turning = asyncio.Lock()
         self._pool: Any = None
+        self.keys = PostgresKeys(lambda job: self._ask(self._connected(job)))
         self._writer: asyncio.Task[Any] | None = None
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="hookline-records", daemon=True)
@@ -344,15 +346,26 @@ class PostgresRecords:
 
     async def _execute(self, text: str, arguments: Sequence[Any]) -> list[Any]:
         """One statement; ledger rows that wait are not waited for. Raises ValueError for what can't be kept."""
+        try:
+            rows: list[Any] = await self._connected(lambda connection: connection.fetch(text, *arguments))
+            return rows
+        except Exception as error:
+            if self._is_rows_fault(error):
+                raise ValueError(f"this can't be kept: {_said(error)}") from error
+            raise
+
+    async def _connected(self, job: Callable[[Any], Awaitable[T]]) -> T:
+        """Run `job` on a connection; ledger rows that wait are not waited for. Raises what the job raises, ApiErrors unchanged."""
         if self._problem is not None:
             raise self._unavailable()
         try:
             async with asyncio.timeout(QUESTION_TIMEOUT_S), self._pool.acquire() as connection:
-                rows: list[Any] = await connection.fetch(text, *arguments)
-                return rows
+                return await job(connection)
+        except ApiError:
+            raise
         except Exception as error:
-            if self._is_rows_fault(error):
-                raise ValueError(f"this can't be kept: {_said(error)}") from error
+            if self._is_rows_fault(error) or isinstance(error, self._asyncpg.IntegrityConstraintViolationError):
+                raise
             self._trip(error)
             raise self._unavailable() from error
 

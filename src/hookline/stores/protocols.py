@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+from hookline.stores.keys import KeyStore
 from hookline.stores.plugin_tables import TableStore
 from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum
 
@@ -159,6 +160,10 @@ class LedgerEntry(NamedTuple):
 
 class RecordStore(Protocol):
     """What must outlive the process."""
+
+    @property
+    def keys(self) -> KeyStore:
+        """Virtual keys."""
 
     @property
     def readiness(self) -> str | None:

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +48,7 @@ from hookline.stores.spend_query import (
     runs_of,
     spend_question,
 )
+from hookline.stores.sqlite_keys import SqliteKeys
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -86,6 +87,7 @@ class SqliteRecords:
             self._connection.close()
             raise StartupError([f"[state] records: can't use the journal {folder}: {error}"]) from error
         self._intake = LedgerIntake(self._journal, self._wake)
+        self.keys = SqliteKeys(self._connection, self._ask)
         self._questions: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._has_work = threading.Event()
         self._is_urgent = threading.Event()
@@ -318,6 +320,15 @@ class SqliteRecords:
                 os.fdatasync(fd)
             finally:
                 os.close(fd)
+
+
+def may_hold_keys(path: str) -> bool:
+    """Whether a virtual key was ever kept in this file, which need not exist; True where that can't be told. Changes nothing."""
+    try:
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is not None
+    except sqlite3.Error as error:
+        return Path(path).exists() and "no such table" not in str(error)
 
 
 def _is_storage_failure(error: Exception) -> bool:

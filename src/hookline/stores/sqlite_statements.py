@@ -23,9 +23,15 @@ CREATE TABLE keys (
     expires_at DOUBLE,
     revoked_at DOUBLE,
     rotated_at DOUBLE,
+    disabled_at DOUBLE,
+    old_hash VARCHAR,
+    old_until DOUBLE,
+    changed BIGINT DEFAULT '0' NOT NULL,
     PRIMARY KEY (id)
 );
+CREATE INDEX keys_changed ON keys (changed);
 CREATE UNIQUE INDEX keys_hash ON keys (hash);
+CREATE INDEX keys_old_hash ON keys (old_hash);
 CREATE INDEX keys_tenant ON keys (tenant, id);
 CREATE TABLE ledger (
     id VARCHAR NOT NULL,

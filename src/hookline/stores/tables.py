@@ -119,10 +119,16 @@ KEYS = Table(
     Column("expires_at", Double),
     Column("revoked_at", Double),
     Column("rotated_at", Double),
+    Column("disabled_at", Double),
+    Column("old_hash", String),
+    Column("old_until", Double),
+    Column("changed", BigInteger, nullable=False, server_default="0"),
+    Index("keys_changed", "changed"),
     Index("keys_hash", "hash", unique=True),
+    Index("keys_old_hash", "old_hash"),
     Index("keys_tenant", "tenant", "id"),
 )
-"""Virtual keys. The key itself is kept nowhere, only its hash and the first characters by which a person knows it."""
+"""Virtual keys. The key itself is kept nowhere, only its hash and the first characters by which a person knows it. `changed` numbers the writes."""
 
 OWNERS = Table(
     "owners",

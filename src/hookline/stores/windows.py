@@ -16,10 +16,10 @@ GRAINS = 60
 class Entry:
     """Amounts taken at nearly the same time."""
 
-    __slots__ = ("amount", "first_s", "is_counted", "last_s")
+    __slots__ = ("amount", "is_counted", "last_s")
 
     def __init__(self, now_s: float, amount: int) -> None:
-        self.first_s = self.last_s = now_s
+        self.last_s = now_s
         self.amount = amount
         self.is_counted = True
 
@@ -27,12 +27,14 @@ class Entry:
 class Window:
     """What was taken in one scope. `used` is the sum of the entries that count; without a `window_s`, what is held has no entry and no end."""
 
-    __slots__ = ("entries", "used", "window_s")
+    __slots__ = ("_joined_until_s", "entries", "used", "window_s")
 
     def __init__(self, window_s: float) -> None:
         self.window_s = window_s
         self.used = 0
         self.entries: deque[Entry] = deque()
+        self._joined_until_s = float("-inf")
+        """Until when amounts join the youngest entry."""
 
     def expire(self, now_s: float) -> None:
         """Forget what is older than the window."""
@@ -41,23 +43,23 @@ class Window:
             entry = entries.popleft()
             entry.is_counted = False
             self.used -= entry.amount
+        if not entries:
+            self._joined_until_s = float("-inf")  # a clock that was set back must not look for the youngest
 
     def add(self, now_s: float, amount: int) -> Entry | None:
         """Count `amount` from now on; the entry returned is where it can be corrected."""
         self.used += amount
-        window_s = self.window_s
-        if not window_s:
+        if now_s < self._joined_until_s:
+            entry = self.entries[-1]
+            entry.amount += amount
+            if now_s > entry.last_s:
+                entry.last_s = now_s
+            return entry
+        if not self.window_s:
             return None
-        entries = self.entries
-        if entries:
-            entry = entries[-1]
-            if now_s - entry.first_s < window_s / GRAINS:
-                entry.amount += amount
-                if now_s > entry.last_s:
-                    entry.last_s = now_s
-                return entry
         entry = Entry(now_s, amount)
-        entries.append(entry)
+        self.entries.append(entry)
+        self._joined_until_s = now_s + self.window_s / GRAINS
         return entry
 
     def correct(self, entry: Entry, difference: int) -> None:

@@ -19,6 +19,7 @@ from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from hookline.call import Call
 from hookline.errors import ApiError, ClientGone, TooLarge
+from hookline.relay import RelayedBody
 from hookline.reply import Reply
 
 if TYPE_CHECKING:
@@ -162,15 +163,17 @@ class Exchange:
             self._write(head)
             return
         is_chunked = self.message.version is HttpVersion11
+        relayed = body if isinstance(body, RelayedBody) and is_chunked else None
         try:
             async for chunk in body:
-                if not chunk:
-                    continue
                 if connection.transport is None:
                     raise ClientGone("the client closed its connection")
-                framed = b"%x\r\n%b\r\n" % (len(chunk), chunk) if is_chunked else chunk
-                connection.write(head + framed if head else framed)
-                head = b""
+                if chunk:
+                    framed = b"%x\r\n%b\r\n" % (len(chunk), chunk) if is_chunked else chunk
+                    connection.write(head + framed if head else framed)
+                    head = b""
+                    if relayed is not None:
+                        relayed.sink = self._push
                 if connection.writing_paused:
                     await connection.drained()
         except BaseException:
@@ -181,9 +184,20 @@ class Exchange:
             if not is_chunked and not reply.is_event_stream:
                 connection.reset()  # close-delimited: only a reset tells it
             raise
+        finally:
+            if relayed is not None:
+                relayed.sink = None
         self._write(head + b"0\r\n\r\n" if is_chunked else head)
         if connection.writing_paused:
             await connection.drained()
+
+    def _push(self, chunk: bytes) -> bool:
+        """Write a chunk outside the call's task. False: the client is slow, or gone."""
+        connection = self.connection
+        if connection.transport is None:
+            return False
+        connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        return not connection.writing_paused
 
     def _write(self, data: bytes) -> None:
         if self.connection.transport is None:

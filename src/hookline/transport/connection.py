@@ -171,12 +171,19 @@ class Connection(asyncio.Protocol):
         if parts:
             piece = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
-            response.parts.append(piece)
-            response.buffered_bytes += len(piece)
+            take_piece = response.take_piece
+            if take_piece is None:
+                response.parts.append(piece)
+                response.buffered_bytes += len(piece)
+            elif not take_piece(piece):
+                response.take_piece = None
+                response.wake()
         if reader.is_complete:
             self._finish(response)
             return
         self._data_came()
+        if response.take_piece is not None:
+            return
         if not response.is_read_whole:
             if response.buffered_bytes > HIGH_WATER_BYTES:
                 self._transport.pause_reading()

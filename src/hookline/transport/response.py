@@ -8,7 +8,7 @@ still being read from memory. The connection sets the fields in the first block;
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from hookline.transport.errors import BodyTooLarge, TransportError
@@ -34,6 +34,7 @@ class Http1Response:
         "parts",
         "reason",
         "status",
+        "take_piece",
     )
 
     def __init__(self, connection: Connection) -> None:
@@ -49,6 +50,7 @@ class Http1Response:
         self.buffered_bytes = 0
         self.is_read_whole = False  # read(): no back-pressure, and nobody is woken before the end
         self.limit_bytes = -1
+        self.take_piece: Callable[[bytes], bool] | None = None  # forward(): who gets the pieces as they arrive
         self._waiter: asyncio.Future[None] | None = None
 
     # For callers.
@@ -83,6 +85,24 @@ class Http1Response:
                 self.close()
                 raise
         return self.take()
+
+    async def forward(self, take_piece: Callable[[bytes], bool]) -> None:
+        """Hand each piece to `take_piece` in the turn of the loop that read it, until it answers False or the body ends; nobody is woken meanwhile.
+
+        Iterate on afterwards: there is more, the end, or the error. `take_piece` must not raise: the connection would break."""
+        while self.parts:
+            if not take_piece(self.take()):
+                return
+        if self.connection is None:
+            return
+        self.take_piece = take_piece
+        try:
+            await self.changed()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.take_piece = None
 
     def buffered(self) -> bytes | None:
         """What has arrived and was not taken yet; None if nothing has."""

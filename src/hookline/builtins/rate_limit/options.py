@@ -1,0 +1,68 @@
+"""`[plugins.rate_limit]`: what may stand in it.
+
+Lives here: the defaults of each scope, what is assumed, how long calls may wait. Elsewhere: limits that one key, user, tenant, model or deployment has of its own
+(their tables), what they come to (plans.py).
+Idea: one table of ceilings, the same for every scope."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hookline import Limits
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class LimitTable(BaseModel):
+    """Ceilings of each key, user, tenant, model or deployment that has none of its own. Windows slide: a day is the last 24 hours."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    requests_per_second: Count | None = None
+    requests_per_minute: Count | None = None
+    requests_per_hour: Count | None = None
+    requests_per_day: Count | None = None
+    tokens_per_minute: Count | None = Field(default=None, description="Input and output together.")
+    tokens_per_hour: Count | None = None
+    tokens_per_day: Count | None = None
+    max_parallel: Count | None = Field(default=None, description="Calls at the same time.")
+
+    def to_limits(self) -> Limits:
+        return Limits.from_table(self.model_dump())
+
+
+class RateLimitOptions(BaseModel):
+    """`[plugins.rate_limit]`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    per_key: LimitTable = LimitTable()
+    per_user: LimitTable = LimitTable()
+    per_tenant: LimitTable = LimitTable()
+    per_model: LimitTable = LimitTable()
+    per_deployment: LimitTable = LimitTable()
+    everyone: LimitTable = Field(default=LimitTable(), alias="global", description="All calls together.")
+    assumed_output_tokens: Count = Field(
+        default=4_096, description="Reserved for the output of a request that sets no limit of its own."
+    )
+    assumed_input_tokens: Count = Field(
+        default=4_096,
+        description="Reserved beside its bytes for a request that refers to something outside: a URL, a file.",
+    )
+    cap_output: bool = Field(
+        default=False,
+        description="Send `assumed_output_tokens` as the limit of a request that sets none, so that no token limit can be overrun.",
+    )
+    max_wait_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3_600,
+        description="How long a call may wait for its turn in place of a 429; 0 is not at all.",
+    )
+    max_queue: Count = Field(
+        default=100,
+        le=10_000,
+        description="Calls that may wait at one limit, in each process; the next gets a 429 at once.",
+    )
