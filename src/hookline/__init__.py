@@ -53,6 +53,7 @@ from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
 from hookline.stores.owners import Owner, OwnerStore
+from hookline.stores.plugin_tables import Page, Row, Table, TableStore
 from hookline.stores.protocols import (
     FlightStore,
     LedgerEntry,
@@ -66,6 +67,7 @@ from hookline.stores.protocols import (
     SpendRefusal,
     Take,
 )
+from hookline.stores.reports import REPORT_BUCKETS, REPORT_MEMBERS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
 from hookline.upload import FormField, Upload
 
 __all__ = [
@@ -77,6 +79,8 @@ __all__ = [
     "MADE_AT",
     "NANO_PER_USD",
     "PAY",
+    "REPORT_BUCKETS",
+    "REPORT_MEMBERS",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",
     "Access",
@@ -113,6 +117,8 @@ __all__ = [
     "KeyStore",
     "Lead",
     "LedgerEntry",
+    "LedgerPage",
+    "LedgerQuery",
     "Level",
     "LimitStore",
     "Limits",
@@ -122,6 +128,7 @@ __all__ = [
     "Outcome",
     "Owner",
     "OwnerStore",
+    "Page",
     "Price",
     "Principal",
     "Provider",
@@ -134,15 +141,20 @@ __all__ = [
     "Result",
     "Retry",
     "RouteRequest",
+    "Row",
     "Skip",
     "Slot",
     "Source",
     "Spend",
     "SpendAlert",
+    "SpendQuery",
     "SpendRefusal",
+    "SpendSum",
     "StartupError",
     "Step",
     "StoredKey",
+    "Table",
+    "TableStore",
     "Take",
     "Tap",
     "Target",

@@ -102,6 +102,11 @@ class App:
         """End `stop`'s waiting: running calls are cut."""
         self._hurry.set()
 
+    def adopt(self) -> None:
+        """Another process of this server has died: have its calls charged now."""
+        if self._process.stores is not None:
+            self._process.stores.records.adopt()
+
     def watched_files(self) -> Iterable[Path]:
         """What `--reload` looks at: proxy.toml, and the plugins that are single files."""
         settings = self.current.settings

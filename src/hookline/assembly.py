@@ -104,9 +104,11 @@ def _register_builtin_stores(add: Callable[..., None], reply_cache_bytes: int) -
         return RedisFlights(RedisClient(url, monotonic=clock.monotonic))
 
     def records(url: str, clock: Clock) -> Any:
+        from hookline.stores.records_url import split_url
         from hookline.stores.sqlite import SqliteRecords
 
-        return SqliteRecords(url.removeprefix("sqlite:///"))
+        plain, _, fsync_ms = split_url(url)
+        return SqliteRecords(plain.removeprefix("sqlite:///"), fsync_ms=fsync_ms)
 
     def shared_records(url: str, clock: Clock) -> Any:
         from hookline.stores.postgres import PostgresRecords  # imports asyncpg: only where it is used
@@ -204,23 +206,27 @@ def may_hold_keys(settings: Settings) -> bool:
     url = records_url(settings)
     if not url.startswith("sqlite:"):
         return True
+    from hookline.stores.records_url import split_url
     from hookline.stores.sqlite import may_hold_keys as file_may_hold_keys
 
-    return file_may_hold_keys(url.removeprefix("sqlite:///"))
+    return file_may_hold_keys(split_url(url).plain.removeprefix("sqlite:///"))
 
 
 def records_url(settings: Settings) -> str:
-    """`[state] records` with absolute paths: `sqlite:///hookline.db` and `?spool=` are relative to the file they stand in."""
+    """`[state] records` with absolute paths: `sqlite:///hookline.db` and `?spool=` are relative to the file they stand in; `fsync_ms` as an option of it."""
     source, url = settings.source, settings.state.records
-    if url.startswith("postgresql:"):
-        plain, _, query = url.partition("?")
-        options = dict(parse_qsl(query))
-        options["spool"] = str((source.directory / options.get("spool", "hookline-spool")).absolute())
-        return f"{plain}?{urlencode(options)}"
-    scheme, separator, path = url.partition(":///")
-    if scheme != "sqlite" or not separator or path.startswith("/") or path in ("", ":memory:"):
+    scheme = url.split(":", 1)[0]
+    if scheme not in ("postgresql", "sqlite"):
         return url
-    return f"sqlite:///{(source.directory / path).absolute()}"
+    plain, _, query = url.partition("?")
+    options = {"fsync_ms": str(settings.state.fsync_ms), **dict(parse_qsl(query))}
+    if scheme == "postgresql":
+        options["spool"] = str((source.directory / options.get("spool", "hookline-spool")).absolute())
+    else:
+        _, separator, path = plain.partition(":///")
+        if separator and not path.startswith("/") and path not in ("", ":memory:"):
+            plain = f"sqlite:///{(source.directory / path).absolute()}"
+    return f"{plain}?{urlencode(options)}"
 
 
 def make_providers(

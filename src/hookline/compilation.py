@@ -40,6 +40,7 @@ from hookline.pipeline import Pipeline
 from hookline.pipeline_settings import PipelineSettings
 from hookline.plugin_host import Stores, Workshop
 from hookline.plugin_loading import PluginEntry, find_class, load_plugin, said
+from hookline.stores.plugin_tables import check_table
 from hookline.surfaces.cors import Cors
 from hookline.surfaces.routes import Routes
 from hookline.surfaces.settings import Serving
@@ -227,6 +228,11 @@ class _Unopened:
     """In place of a store: `hookline check` must not create a database. A constructor may keep its methods, not call them."""
 
     readiness = None
+
+    def table(self, model: Any) -> _Unopened:
+        """A plugin's table, checked as far as that goes without a database."""
+        check_table(model)
+        return self
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def refuse(*args: Any, **kwargs: Any) -> Any:

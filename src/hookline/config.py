@@ -70,6 +70,12 @@ class State(_Table):
         default="sqlite:///hookline.db",
         description="Keys, ledger, request log: a file relative to this one, or postgresql://...",
     )
+    fsync_ms: int = Field(
+        default=100,
+        ge=0,
+        le=60_000,
+        description="How often the ledger's journal is synced to disk: what a power loss may cost. 0 leaves it to the kernel.",
+    )
     shared: str = Field(
         default="memory",
         description="Limits, money in flight, breaker votes, response cache: `memory`, or `redis://host:6379/0` (rediss:// with TLS) for several processes.",

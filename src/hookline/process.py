@@ -7,6 +7,7 @@ ends the process where it stands."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -92,7 +93,7 @@ async def _serve(
     since = stamps_of(app.watched_files()) if plan.watches_files else {}
     await app.start(listener)
     if supervisor is not None:
-        loop.add_reader(supervisor, _on_supervisor_gone, loop, supervisor, on_stop)
+        loop.add_reader(supervisor, _on_supervisor, loop, supervisor, app.adopt, on_stop)
     if plan.watches_files:
         tasks.add(loop.create_task(watch(app.watched_files, reload, since=since)))
     _settle_heap()
@@ -121,10 +122,17 @@ def _settle_heap() -> None:
     gc.set_threshold(GC_OBJECTS, 20, 50)
 
 
-def _on_supervisor_gone(
-    loop: asyncio.AbstractEventLoop, supervisor: socket.socket, on_stop: Callable[[], None]
+def _on_supervisor(
+    loop: asyncio.AbstractEventLoop,
+    supervisor: socket.socket,
+    on_sibling_died: Callable[[], None],
+    on_stop: Callable[[], None],
 ) -> None:
-    """The supervisor never writes: what can be read is the end of its half."""
+    """The supervisor writes when a worker has died; else what can be read is the end of its half."""
+    with contextlib.suppress(OSError):
+        if supervisor.recv(64):
+            on_sibling_died()
+            return
     loop.remove_reader(supervisor)
     log.error("the supervisor has died; this worker stops")
     on_stop()

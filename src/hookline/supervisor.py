@@ -2,13 +2,14 @@
 
 Lives here: starting workers, replacing dead ones, forwarding signals. Elsewhere: what a worker does (process.py).
 Idea: the socket is bound once, here, and inherited by every worker, so that a worker that ends takes no queued connection with it (closing one of two
-SO_REUSEPORT listeners reset 45 of 100 in a trial, a shared socket none). A socket pair per worker says "ready" upwards, and its end says "the
+SO_REUSEPORT listeners reset 45 of 100 in a trial, a shared socket none). A socket pair per worker says "ready" upwards, and downwards "another worker has died"; its end says "the
 supervisor has died" downwards.
 
 | event                  | what happens                                                             |
 |------------------------|--------------------------------------------------------------------------|
 | the first worker fails | before it was ready: all end, status 2; its own words say why            |
-| a worker dies later    | replaced, after a pause that doubles while they die young                |
+| a worker dies later    | the others are told, and charge its calls in flight (its journal);       |
+|                        | replaced, after a pause that doubles while they die young                |
 | SIGTERM, SIGINT        | forwarded: workers stop accepting and drain                              |
 | a second one           | forwarded: workers cut their calls; who is left after 5 s is killed      |
 | SIGHUP                 | forwarded: workers reload                                                |"""
@@ -69,6 +70,11 @@ class _Worker:
     def send(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
+
+    def tell_of_a_death(self) -> None:
+        """Have it charge what another worker left behind."""
+        with suppress(OSError):
+            self._pair.send(b"\n")
 
     async def _wait(self) -> int:
         """Its exit status. Our end of the pair stays open until then: the worker would stop without it."""
@@ -155,6 +161,8 @@ class _Supervisor:
             if self._stopping.is_set():
                 return
             is_old = loop.time() - started_at > OLD_ENOUGH_S
+            for other in self._workers:
+                other.tell_of_a_death()
             pause_s = PAUSE_FIRST_S if is_old else min(pause_s * 2, PAUSE_MAX_S)
             log.error("a worker has died (%s); another one starts in %g s", how, pause_s)
             with suppress(TimeoutError):

@@ -243,3 +243,29 @@ async def test_new_day_is_a_new_window(make_kit: MakeKit) -> None:
     tomorrow = await kit.call(payload, principal=ci)
 
     assert [first.status, second.status, tomorrow.status] == [200, 429, 200]
+
+
+async def test_without_room_in_the_journal_a_budgeted_call_is_503_and_nothing_stays_reserved(make_kit: MakeKit) -> None:
+    kit = make_kit()
+    records: Any = kit.workshop.stores.records
+    records._journal.max_bytes = -1
+
+    refused = await kit.call(principal=key())
+
+    assert (refused.status, refused.json()["error"]["code"]) == (503, "service_unavailable")
+    assert int(refused.headers["retry-after"]) > 0
+    assert await spent(kit, DAY) == [0]
+    assert kit.workshop.stores.limits.in_flight == 0  # type: ignore[attr-defined]
+    assert (await kit.call(principal=Principal(key_id="free"))).status == 200
+
+
+async def test_an_attempt_that_cost_nothing_leaves_neither_row_nor_intent(make_kit: MakeKit) -> None:
+    failed = UpstreamError("up/m answered 500", kind="status", upstream_status=500)
+    kit = make_kit(provider=ScriptedProvider(failed))
+
+    await kit.call(principal=key())
+
+    records: Any = kit.workshop.stores.records
+    await records.flush()
+    assert records._journal.open_intents == 0
+    assert await records.spent_by_scope() == {}

@@ -365,7 +365,7 @@ def test_secrets_are_nowhere_but_in_the_one_reply(tmp_path):
         proxy.send(signal.SIGTERM)
         proxy.wait()
         answers.append("\n".join(proxy.lines))
-    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.name != "proxy.toml")
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "proxy.toml")
     assert made["id"].encode() in kept
 
     for canary in (*shown, secret, "canary-body", token.split(".")[1]):

@@ -66,6 +66,13 @@ def postgres():
 
 
 @pytest.fixture
+def running(postgres):
+    """The server, which runs again when the test has ended."""
+    yield postgres
+    postgres.start()
+
+
+@pytest.fixture
 def postgres_url(postgres):
     return postgres.make_database()
 

@@ -18,11 +18,13 @@ from hookline.errors import StartupError, Unavailable
 from hookline.stores import postgres_statements
 from hookline.stores.migration import migrate
 from hookline.stores.postgres import PostgresRecords
+from hookline.stores.reports import SpendQuery
 from hookline.stores.schema import SCHEMA_VERSION, NotMigrated
+from hookline.stores.spend_query import days_question, rows_question, spend_question
 from hookline.stores.statements import postgres_statements as compiled_statements
 from hookline.stores.tables import METADATA
 from hookline.testing.process import ProxyProcess
-from hookline.testing.record_contract import RecordStoreContract, entry
+from hookline.testing.record_contract import REPORTS, ROWS, RecordStoreContract, entry
 
 CONFIG = """
 [state]
@@ -50,13 +52,6 @@ async def open_at(tmp_path):
     yield open_again
     for records in opened:
         await records.aclose()
-
-
-@pytest.fixture
-def running(postgres):
-    """The server, which runs again when the test has ended."""
-    yield postgres
-    postgres.start()
 
 
 class TestPostgresRecords(RecordStoreContract):
@@ -312,6 +307,46 @@ async def test_spend_of_a_scope_is_read_by_its_index(postgres_url, open_at):
 
     assert any("spend_scope" in row[0] or "spend_pkey" in row[0] for row in plan), plan
     assert not any("Seq Scan" in row[0] for row in plan), plan
+
+
+@pytest.mark.parametrize("query", [*REPORTS, *ROWS], ids=str)
+async def test_reports_are_read_by_indexes(filled_url, query):
+    asks = (spend_question,) if isinstance(query, SpendQuery) else (days_question, rows_question)
+    connection = await asyncpg.connect(filled_url)
+    try:
+        for ask in asks:
+            asked = ask(query, "$")
+            plan = [row[0] for row in await connection.fetch("EXPLAIN " + asked.text, *asked.arguments)]
+            assert not any("Seq Scan on ledger" in step or "Seq Scan on spend_hours" in step for step in plan), plan
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="module")
+def filled_url(postgres):
+    """60,000 rows in as many hours, in 500 groups."""
+    url = postgres.make_database()
+
+    async def fill():
+        connection = await asyncpg.connect(url)
+        await connection.execute(
+            """
+            INSERT INTO ledger SELECT 'r' || n, 'c', 1700000000 + n * 60, 'acme', 'k' || n % 500, 'ann', 'm', 'up/m', 'chat', 'ok',
+                1, 1, 0, 1, false, NULL, NULL, n % 500 FROM generate_series(1, 60000) n;
+            INSERT INTO spend_groups SELECT n, 0, 'acme', 'k' || n, 'ann', 'm', 'up/m', '["x"]' FROM generate_series(0, 499) n;
+            INSERT INTO spend_groups SELECT 500 + n, 1, 'acme', 'k' || n, '', 'm', 'up/m', '' FROM generate_series(0, 499) n;
+            INSERT INTO spend_tags SELECT 'x', n FROM generate_series(0, 499) n;
+            INSERT INTO spend_hours SELECT k, h, 500 * k + n, 1, 1, 1, 0, 1, 0, 0
+                FROM generate_series(0, 1) k, generate_series(472000, 473200) h, generate_series(0, 49) n;
+            INSERT INTO spend_days SELECT k, d, 500 * k + n, 1, 1, 1, 0, 1, 0, 0
+                FROM generate_series(0, 1) k, generate_series(19675, 19705) d, generate_series(0, 499) n;
+            """
+        )
+        await connection.execute("ANALYZE")
+        await connection.close()
+
+    asyncio.run(fill())
+    return url
 
 
 def test_serve_names_the_command_that_migrates_and_ends(postgres, tmp_path):

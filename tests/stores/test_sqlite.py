@@ -16,18 +16,19 @@ import pytest
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import sqlite_statements
 from hookline.stores.migration import STEPS, migrate
-from hookline.stores.schema import REVISION
+from hookline.stores.schema import REVISION, SCHEMA_VERSION
+from hookline.stores.spend_query import days_question, rows_question, spend_question
 from hookline.stores.sqlite import SqliteRecords
 from hookline.stores.statements import sqlite_statements as compiled_statements
-from hookline.testing.record_contract import RecordStoreContract, entry
+from hookline.testing.record_contract import REPORTS, ROWS, RecordStoreContract, entry
 
 
 @pytest.fixture
 async def open_records(tmp_path):
     opened = []
 
-    def open_again() -> SqliteRecords:
-        opened.append(SqliteRecords(tmp_path / "records.db"))
+    def open_again(**options) -> SqliteRecords:
+        opened.append(SqliteRecords(tmp_path / "records.db", **options))
         return opened[-1]
 
     yield open_again
@@ -91,7 +92,7 @@ async def test_a_new_file_is_what_the_migrations_make(tmp_path, open_records):
 
     assert {k: v for k, v in created.items() if k != "ledger"} == {k: v for k, v in migrated.items() if k != "ledger"}
     assert created["ledger"][0] == migrated["ledger"][0]
-    assert migrate(f"sqlite:///{tmp_path / 'records.db'}").endswith("is at schema 4 already")
+    assert migrate(f"sqlite:///{tmp_path / 'records.db'}").endswith(f"is at schema {SCHEMA_VERSION} already")
 
 
 def test_the_number_is_that_of_the_last_step():
@@ -142,6 +143,18 @@ async def test_spend_of_a_scope_is_read_by_its_index(tmp_path, open_records):
     assert "USING INDEX spend_scope (scope=? AND quarter>? AND quarter<?)" in plan[0][3]
 
 
+async def test_reports_are_read_by_indexes(tmp_path, open_records):
+    open_records()
+    questions = [spend_question(query, "?") for query in REPORTS]
+    questions += [ask(query, "?") for query in ROWS for ask in (days_question, rows_question)]
+    with contextlib.closing(sqlite3.connect(tmp_path / "records.db")) as file:
+        for asked in questions:
+            plan = [row[3] for row in file.execute("EXPLAIN QUERY PLAN " + asked.text, asked.arguments)]
+            whole = [step for step in plan if step.startswith("SCAN") and step.split()[1] in ("l", "ledger", "f", "g")]
+            assert not whole, (asked.text, plan)
+            assert not any("TEMP B-TREE FOR ORDER BY" in step for step in plan if "FROM ledger" in asked.text), plan
+
+
 async def test_what_is_committed_survives_kill_9(tmp_path, open_records):
     code = f"""
 import asyncio, os, signal
@@ -173,40 +186,67 @@ async def test_rows_are_committed_without_being_asked(tmp_path, open_records):
     reader.close()
 
 
-async def test_a_locked_database_keeps_the_rows_and_says_so(tmp_path, open_records, monkeypatch):
+@pytest.fixture
+def lock(tmp_path):
+    """Takes the database's write lock, as another process would; gives it back when called again."""
+    other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
+    yield lambda: other.execute("ROLLBACK" if other.in_transaction else "BEGIN IMMEDIATE")
+    other.close()
+
+
+async def test_a_locked_database_keeps_the_rows_says_so_and_answers_no_old_sums(open_records, lock, monkeypatch):
     monkeypatch.setattr("hookline.stores.sqlite.BUSY_TIMEOUT_S", 0.01)
     records = open_records()
-    other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    records.book(entry(scopes=("key:ci",), cost_nanousd=1))
+    await records.flush()
+    lock()
     records.book(entry(scopes=("key:ci",), cost_nanousd=3))
 
-    with pytest.raises(Unavailable, match="database is locked"):
-        await records.flush()
-    assert "can't be written: database is locked; 1 ledger rows wait" in (records.readiness or "")
-    other.execute("ROLLBACK")
-    other.close()
-    await records.flush()
+    for ask in (records.flush, records.spent_by_scope, lambda: records.spent_in("key:ci")):
+        with pytest.raises(Unavailable, match="database is locked") as raised:
+            await ask()
+        assert raised.value.status == 503
+        assert raised.value.retry_after_s
+    assert "can't be written: database is locked; 0 KiB of ledger rows wait" in (records.readiness or "")
+    lock()
+    while records.readiness is not None:  # noqa: ASYNC110 - the store has no event to wait for
+        await asyncio.sleep(0)
 
-    assert records.readiness is None
-    assert await records.spent_in("key:ci") == 3
+    assert await records.spent_in("key:ci") == 4
 
 
-async def test_a_full_queue_says_so_and_counts_what_it_loses(tmp_path, monkeypatch):
+async def test_a_question_behind_a_long_transaction_is_answered_by_503(open_records, lock, monkeypatch):
+    monkeypatch.setattr("hookline.stores.sqlite.QUESTION_TIMEOUT_S", 0.01)
+    records = open_records()
+    lock()
+    records.book(entry(scopes=("key:ci",), cost_nanousd=3))
+
+    with pytest.raises(Unavailable, match="gave no answer in time"):
+        await records.spent_in("key:ci")
+
+    lock()
+
+
+async def test_intents_are_refused_before_rows_are_lost(open_records, lock, monkeypatch):
     monkeypatch.setattr("hookline.stores.sqlite.BUSY_TIMEOUT_S", 0.01)
-    records = SqliteRecords(tmp_path / "records.db", queue_max=2)
-    other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    records = open_records(max_journal_bytes=10_000)
+    lock()
 
-    for cost in (1, 10, 100):
-        records.book(entry(scopes=("key:ci",), cost_nanousd=cost))
+    with pytest.raises(Unavailable, match="of ledger rows wait in") as raised:
+        for number in range(100):
+            records.intend(entry(id=str(number), scopes=("key:ci",), cost_nanousd=1))
+            records.book(entry(id=str(number), scopes=("key:ci",), cost_nanousd=1))
+    assert raised.value.retry_after_s
+    assert records.lost_rows == 0
+    assert records.readiness is not None
+    for _ in range(20):
+        records.book(entry(scopes=("key:ci",), cost_nanousd=1))
+    assert records.lost_rows > 0
+    lock()
+    while records.readiness is not None:  # noqa: ASYNC110 - the store has no event to wait for
+        await asyncio.sleep(0)
 
-    assert records.lost_rows == 1
-    assert "2 ledger rows wait" in (records.readiness or "")
-    other.execute("ROLLBACK")
-    other.close()
-    await records.flush()
-    assert await records.spent_in("key:ci") == 11
-    await records.aclose()
+    assert await records.spent_in("key:ci") == number + 20 - records.lost_rows
 
 
 async def test_a_row_that_no_database_takes_does_not_hold_back_the_others(open_records):

@@ -1,14 +1,16 @@
 """Ledger rows as they are summed: quarters of an hour, scopes.
 
-Lives here: what one batch adds to `spend`, and what is said of a row that is lost. Elsewhere: the columns (tables.py), who commits batches (sqlite.py, postgres.py).
+Lives here: what one batch adds to each table, and what is said of a row that is lost. Elsewhere: the columns (tables.py), who commits batches (sqlite.py, postgres.py).
 Idea: a batch of a thousand rows touches a few dozen sums, so the sums cost a row next to nothing."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from hookline.stores.protocols import LedgerEntry
+from hookline.stores.spend_groups import Group, Sums, groups_of, new_groups, sums_by_day, sums_by_hour
 
 log = logging.getLogger("hookline.records")
 
@@ -44,9 +46,24 @@ def sums_of(entries: Iterable[LedgerEntry]) -> list[tuple[int, str, int]]:
     return sorted((*row, nanousd) for row, nanousd in sums.items())
 
 
-def row_of(entry: LedgerEntry) -> tuple[object, ...]:
-    """What `ledger` keeps of an entry, in the order of its columns: all but the scopes."""
-    return entry[:15] + entry[16:]
+class Additions(NamedTuple):
+    """What a batch adds, table by table, each in order."""
+
+    rows: Sequence[tuple[object, ...]]
+    spend: list[tuple[int, str, int]]
+    groups: list[Group]
+    tags: list[tuple[str, int]]
+    hours: list[Sums]
+    days: list[Sums]
+
+
+def additions_of(entries: Collection[LedgerEntry], known_groups: set[int]) -> Additions:
+    """All that is written for these entries; `remember` the groups when it is committed."""
+    grouped = [(entry, groups_of(entry)) for entry in entries]
+    # The scopes are in `spend`, the tags in the group.
+    rows = [(*entry[:15], entry.price_version, entry.corrects, groups[0][0]) for entry, groups in grouped]
+    hours = sums_by_hour(grouped)
+    return Additions(rows, sums_of(entries), *new_groups(grouped, known_groups), hours, sums_by_day(hours))
 
 
 def tell_lost(entry: LedgerEntry, why: str, lost_rows: int) -> None:

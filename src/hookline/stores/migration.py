@@ -21,6 +21,7 @@ from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from hookline.errors import StartupError
+from hookline.stores.records_url import split_url
 from hookline.stores.schema import REVISION, SCHEMA_VERSION, refuse_newer
 
 STEPS = Path(__file__).parent / "migrations"
@@ -32,6 +33,7 @@ WAIT_S = 60
 
 def migrate(url: str) -> str:
     """Run what is missing; answers a sentence. Raises StartupError."""
+    url = split_url(url).plain
     shown = make_url(url).set(query={}).render_as_string(hide_password=True)
     try:
         if url.startswith("sqlite:"):
@@ -63,19 +65,22 @@ def _migrate_postgres(url: str, shown: str) -> int:
 
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    from hookline.stores.postgres import split_spool
-
     async def run() -> int:
-        plain, _ = split_spool(url)
-        engine = create_async_engine(make_url(plain).set(drivername="postgresql+asyncpg"))
+        engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
         try:
             async with engine.begin() as connection:
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                await connection.run_sync(take_lock)
                 return await connection.run_sync(_run_steps, shown)
         finally:
             await engine.dispose()
 
     return asyncio.run(run())
+
+
+def take_lock(connection: Connection) -> None:
+    """Wait for others that migrate, until the transaction ends; SQLite's own lock is taken at its beginning or first write."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
 
 
 def _run_steps(connection: Connection, shown: str) -> int:

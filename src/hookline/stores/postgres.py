@@ -1,8 +1,8 @@
 """Records in PostgreSQL: one ledger for many processes.
 
-Lives here: `PostgresRecords`, its thread, its small pool, its breaker. Elsewhere: rows on disk (ledger_spool.py), what is asked (postgres_statements.py), the
-tables (migrations/, run by `hookline migrate`).
-Idea: `book` writes the row to the spool and returns; a thread with an event loop of its own commits what has come within COMMIT_EVERY_S as one
+Lives here: `PostgresRecords`, its thread, its small pool, its breaker. Elsewhere: rows on disk (ledger_journal.py, in the folder that the URL calls spool), what
+callers meet (ledger_intake.py), what is asked (postgres_statements.py), the tables (migrations/, run by `hookline migrate`).
+Idea: `book` writes the row to the journal and returns; a thread with an event loop of its own commits what has come within COMMIT_EVERY_S as one
 transaction (COPY, and the sums), so an outage is nothing but a commit that takes longer.
 
 The writer's rules
@@ -18,20 +18,30 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from hookline.errors import ApiError, StartupError, Unavailable
 from hookline.stores import postgres_statements as sql
-from hookline.stores.ledger import end_of, quarter_of, row_of, sums_of, tell_lost
-from hookline.stores.ledger_spool import MAX_BYTES, LedgerSpool, Mark
+from hookline.stores.ledger import additions_of, end_of, quarter_of
+from hookline.stores.ledger_intake import LedgerIntake
+from hookline.stores.ledger_journal import MAX_BYTES, LedgerJournal, Mark
+from hookline.stores.plugin_tables import TableStore, check_table
 from hookline.stores.postgres_keys import PostgresKeys
 from hookline.stores.postgres_owners import PostgresOwners
 from hookline.stores.protocols import LedgerEntry
+from hookline.stores.records_url import split_url
+from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum, check
 from hookline.stores.schema import SCHEMA_VERSION, NotMigrated, refuse_newer
+from hookline.stores.spend_groups import remember
+from hookline.stores.spend_query import days_question, read_page, read_sums, rows_question, runs_of, spend_question
 
-COMMIT_EVERY_S = 0.05
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+COMMIT_EVERY_S = 0.25
 RETRY_EVERY_S = 0.5
 CONNECT_TIMEOUT_S = 2.0
 QUESTION_TIMEOUT_S = 2.0
@@ -40,9 +50,13 @@ CLOSE_COMMIT_S = 2.0
 CLOSE_WAIT_S = 10.0
 ADOPT_EVERY_S = 5.0
 CONNECTIONS_MAX = 4
-LEDGER_COLUMNS = (*LedgerEntry._fields[:15], "price_version")
+LEDGER_COLUMNS = (*LedgerEntry._fields[:15], "price_version", "corrects", "group_id")
+
+ADDING = (sql.ADD_SPEND, sql.ADD_GROUP, sql.ADD_TAG, sql.ADD_HOUR, sql.ADD_DAY)
+"""In the order of `Additions`, after the rows."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound="BaseModel")
 log = logging.getLogger("hookline.records")
 
 
@@ -59,21 +73,20 @@ class PostgresRecords:
                 ["[state] records: PostgreSQL needs the extra `postgres`: pip install 'hookline[postgres]'"]
             ) from error
         self._asyncpg: Any = asyncpg
-        self._dsn, folder = split_spool(url)
+        self._dsn, spool, fsync_ms = split_url(url)
+        folder = Path(spool or "hookline-spool")
         self._shown = _without_secrets(self._dsn)
         try:
-            self._spool = LedgerSpool(Path(folder), max_bytes=max_spool_bytes)
+            self._journal = LedgerJournal(folder, max_bytes=max_spool_bytes, fsync_ms=fsync_ms)
         except OSError as error:
             raise StartupError([f"[state] records: can't use the spool {folder}: {error}"]) from error
+        self._intake = LedgerIntake(self._journal, self._wake)
         self._problem: str | None = None
         self._refusal: str | None = None
-        self._spool_problem: str | None = None
         self._is_checked = False
         self._is_closing = False
-        self._is_woken = False
         self._adopt_at = 0.0
-        self.lost_rows = 0
-        """Rows that were not kept, since start."""
+        self._known_groups: set[int] = set()
         self._loop = asyncio.new_event_loop()
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -90,35 +103,29 @@ class PostgresRecords:
     @property
     def readiness(self) -> str | None:
         if self._refusal is not None:  # its schema is not ours, which does not mend itself
-            return f"records: {self._refusal}; rows wait in {self._spool.folder}; see `hookline migrate`"
-        if self._spool_problem is not None:
-            return f"records: the spool {self._spool.folder} can't be written: {self._spool_problem}"
-        if self._spool.is_nearly_full:
-            why = self._problem or "it does not keep up"
-            return (
-                f"records: {self._spool.waiting_bytes >> 20} MiB of ledger rows wait in {self._spool.folder}, "
-                f"of {self._spool.max_bytes >> 20} at most, for {self._shown}: {why}"
-            )
-        return None
+            return f"records: {self._refusal}; rows wait in {self._journal.folder}; see `hookline migrate`"
+        return self._intake.find_problem(f"{self._shown}: {self._problem or 'it does not keep up'}")
+
+    @property
+    def lost_rows(self) -> int:
+        """Rows that were not kept, since start."""
+        return self._intake.lost_rows
+
+    def intend(self, entry: LedgerEntry) -> None:
+        self._intake.intend(entry)
+
+    def withdraw(self, id: str) -> None:
+        self._intake.withdraw(id)
 
     def book(self, entry: LedgerEntry) -> None:
-        if self._is_closing:
-            self._lose(entry, "the store is closed")
-            return
-        try:
-            is_kept = self._spool.append(entry)
-            self._spool_problem = None
-        except OSError as error:
-            self._spool_problem = str(error)
-            self._lose(entry, f"the spool can't be written: {error}")
-            return
-        except TypeError as error:
-            self._lose(entry, f"it can't be written: {error}")
-            return
-        if not is_kept:
-            self._lose(entry, "the spool is full")
-        elif not self._is_woken:
-            self._is_woken = True
+        self._intake.book(entry)
+
+    async def recovered(self) -> Sequence[tuple[str, int]]:
+        return await self._intake.recovered()
+
+    def adopt(self) -> None:
+        self._adopt_at = 0.0
+        if not self._is_closing:
             self._loop.call_soon_threadsafe(self._work.set)
 
     async def flush(self) -> None:
@@ -136,9 +143,40 @@ class PostgresRecords:
         rows = await self._ask(self._fetch(sql.LIST_QUARTERS, scope, quarter_of(since)))
         return [(end_of(quarter), int(nanousd)) for quarter, nanousd in rows]
 
+    async def report(self, query: SpendQuery) -> Sequence[SpendSum]:
+        check(query)
+        asked = spend_question(query, "$")
+        return read_sums(query, await self._ask(self._fetch(asked.text, *asked.arguments)))
+
+    async def read_ledger(self, query: LedgerQuery) -> LedgerPage:
+        check(query)
+        runs, rows = [query], list[Any]()
+        if query.where:
+            asked = days_question(query, "$")
+            days = await self._ask(self._fetch(asked.text, *asked.arguments))
+            runs = runs_of([day for (day,) in days], query)
+        for run in runs:
+            asked = rows_question(run._replace(limit=query.limit - len(rows)), "$")
+            rows += await self._ask(self._fetch(asked.text, *asked.arguments))
+            if len(rows) > query.limit:
+                break
+        return read_page(query, rows)
+
+    def table(self, model: type[M]) -> TableStore[M]:
+        from hookline.stores.table_sql import SqlTable
+
+        check_table(model)
+        with suppress(Unavailable):  # then it is found out when the table is used
+            asyncio.run_coroutine_threadsafe(self._check_table(model), self._loop).result()
+
+        async def run(text: str, arguments: Sequence[Any]) -> list[Any]:
+            return await self._ask(self._execute(text, arguments))
+
+        return SqlTable(model, run, "$")
+
     async def aclose(self) -> None:
         if not self._is_closing:
-            self._is_closing = True
+            self._is_closing = self._intake.is_closed = True
             self._loop.call_soon_threadsafe(self._begin_to_close)
         await asyncio.to_thread(self._thread.join, CLOSE_WAIT_S)
 
@@ -155,15 +193,15 @@ class PostgresRecords:
         try:
             self._loop.run_until_complete(self._main(started))
         except asyncio.CancelledError:
-            log.error("records: closed with rows left in %s for the next process", self._spool.folder)
+            log.error("records: closed with rows left in %s for the next process", self._journal.folder)
         except BaseException as error:
             if not started.done():
                 started.set_exception(error)
             else:
                 log.exception("records: the writer for %s ended", self._shown)
         finally:
-            self._is_closing = True
-            self._spool.close()
+            self._is_closing = self._intake.is_closed = True
+            self._journal.close()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
@@ -188,12 +226,13 @@ class PostgresRecords:
         try:
             await self._try(self._probe())
             self._adopt()
+            self._intake.refuse_unreadable()
             started.set_result(None)
             while not self._is_closing:
                 await self._wait()
                 self._work.clear()
                 self._urgent.clear()
-                self._is_woken = False
+                self._intake.is_woken = False
                 self._adopt()
                 await self._try(self._turn())
             await self._try(self._turn())
@@ -214,10 +253,8 @@ class PostgresRecords:
         if time.monotonic() < self._adopt_at:
             return
         self._adopt_at = time.monotonic() + ADOPT_EVERY_S
-        if count := self._spool.adopt():
-            log.warning(
-                "records: %d files of ledger rows were left in %s and are taken over", count, self._spool.folder
-            )
+        if count := self._journal.adopt():
+            log.warning("records: %d journals were left in %s and are taken over", count, self._journal.folder)
 
     async def _try(self, step: Coroutine[Any, Any, None]) -> None:
         """One step of the writer: what keeps it from succeeding is remembered, and opens the breaker."""
@@ -250,7 +287,7 @@ class PostgresRecords:
 
     def _fail(self, why: str) -> None:
         if self._problem is None:
-            log.error("records: %s can't be used: %s; ledger rows wait in %s", self._shown, why, self._spool.folder)
+            log.error("records: %s can't be used: %s; ledger rows wait in %s", self._shown, why, self._journal.folder)
         self._problem = why
 
     async def _probe(self) -> None:
@@ -273,17 +310,17 @@ class PostgresRecords:
         async with self._turning:
             if self._problem is not None:
                 await self._probe()
-            while (mark is None or not self._spool.is_done(mark)) and (read := self._spool.read()):
-                segment, entries, end = read
-                await self._commit(entries)
-                self._spool.done(segment, end)
+            while (mark is None or not self._journal.is_done(mark)) and (batch := self._journal.read()):
+                if batch.entries:
+                    await self._commit(batch.entries)
+                self._intake.done(batch)
 
     async def _flush(self) -> None:
-        mark = self._spool.mark()
+        mark = self._journal.mark()
         if self._problem is not None:
             raise self._unavailable()
         await self._try(self._turn(mark))
-        if not self._spool.is_done(mark):
+        if not self._journal.is_done(mark):
             raise self._unavailable()
 
     async def _fetch(self, statement: str, *arguments: object) -> list[Any]:
@@ -299,6 +336,29 @@ class PostgresRecords:
         except Exception as error:
             self._trip(error)
             raise self._unavailable() from error
+
+    async def _check_table(self, model: type[BaseModel]) -> None:
+        """Raises StartupError for a table that `hookline migrate` has to make or widen."""
+        from hookline.stores.table_migration import missing_columns
+        from hookline.stores.table_sql import check_indexes, table_name
+
+        check_indexes(model)
+        name = table_name(check_table(model).name)
+        asked = "SELECT column_name FROM information_schema.columns WHERE table_name = $1"
+        existing = [row[0] for row in await self._execute(asked, [name])]
+        if missing := missing_columns(model, existing):
+            what = f"lacks {', '.join(missing)}" if existing else "is not there"
+            raise StartupError([f"[state] records: the table {name} in {self._shown} {what}; run: hookline migrate"])
+
+    async def _execute(self, text: str, arguments: Sequence[Any]) -> list[Any]:
+        """One statement; ledger rows that wait are not waited for. Raises ValueError for what can't be kept."""
+        try:
+            rows: list[Any] = await self._connected(lambda connection: connection.fetch(text, *arguments))
+            return rows
+        except Exception as error:
+            if self._is_rows_fault(error):
+                raise ValueError(f"this can't be kept: {_said(error)}") from error
+            raise
 
     async def _connected(self, job: Callable[[Any], Awaitable[T]]) -> T:
         """Run `job` on a connection; ledger rows that wait are not waited for. Raises what the job raises, ApiErrors unchanged."""
@@ -333,7 +393,7 @@ class PostgresRecords:
             if not self._is_rows_fault(error):
                 raise
             if len(entries) == 1:
-                self._lose(entries[0], f"it can't be written: {_said(error)}")
+                self._intake.lose(entries[0], f"it can't be written: {_said(error)}")
                 return
             middle = len(entries) // 2  # halves: one bad row of 4,000 costs 24 tries
             await self._commit(entries[:middle])
@@ -350,13 +410,15 @@ class PostgresRecords:
                 del by_id[id]
             if not by_id:
                 return
-            rows = [row_of(entry) for entry in by_id.values()]
-            await connection.copy_records_to_table("ledger", records=rows, columns=LEDGER_COLUMNS)
-            await connection.executemany(sql.ADD_SPEND, sums_of(by_id.values()))
+            added = additions_of(by_id.values(), self._known_groups)
+            await connection.copy_records_to_table("ledger", records=added.rows, columns=LEDGER_COLUMNS)
+            for statement, rows in zip(ADDING, added[1:], strict=True):
+                if rows:
+                    await connection.executemany(statement, rows)
+        remember(self._known_groups, added.groups)
 
-    def _lose(self, entry: LedgerEntry, why: str) -> None:
-        self.lost_rows += 1
-        tell_lost(entry, why, self.lost_rows)
+    def _wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._work.set)
 
 
 async def _within(timeout_s: float, event: asyncio.Event) -> None:
@@ -365,14 +427,6 @@ async def _within(timeout_s: float, event: asyncio.Event) -> None:
             await event.wait()
     except TimeoutError:
         pass
-
-
-def split_spool(url: str) -> tuple[str, str]:
-    """A URL as asyncpg and Alembic take it, and the spool's folder."""
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    folder = options.pop("spool", "hookline-spool")
-    return urlunsplit(parts._replace(query=urlencode(options))), folder
 
 
 def _without_secrets(dsn: str) -> str:

@@ -8,10 +8,17 @@ a principal (`Take`, `Spend`) is made once and passed by reference, what differs
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hookline.stores.keys import KeyStore
 from hookline.stores.owners import OwnerStore
+from hookline.stores.plugin_tables import TableStore
+from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
 
 
 class Clock(Protocol):
@@ -191,6 +198,9 @@ class LedgerEntry(NamedTuple):
     """Who paid ("key:ci", "tenant:acme", ...): spend is summed by these, and by "model:<model>"."""
     price_version: str | None = None
     """Which price made the cost; None: not told."""
+    corrects: str | None = None
+    """The id of the entry that this one corrects: its cost and tokens are what is to be added to that one's, and it counts as no call."""
+    tags: Sequence[str] = ()
 
 
 class RecordStore(Protocol):
@@ -208,8 +218,18 @@ class RecordStore(Protocol):
     def readiness(self) -> str | None:
         """Why nothing more can be kept right now, in a sentence; None when all is well."""
 
+    def intend(self, entry: LedgerEntry) -> None:
+        """Say what is to be booked if neither `book` nor `withdraw` comes for `entry.id`, because the process died: an attempt may cost `entry.cost_nanousd`.
+
+        When this returns, `kill -9` does not undo it. Raises `Unavailable` where there is no room: then the attempt must not be made on a budget."""
+
+    def withdraw(self, id: str) -> None:
+        """The attempt `id` cost nothing, and no row comes. Unknown ids: nothing happens."""
+
     def book(self, entry: LedgerEntry) -> None:
-        """Queue a ledger row; rows are committed in groups, off the loop. The queue is bounded: a row beyond it is lost, counted, and said in `readiness`."""
+        """Keep a ledger row, which closes its intent; `kill -9` does not undo it. Rows are committed in groups, off the loop.
+
+        What may wait is bounded: a row beyond it is lost, counted, and said in `readiness`."""
 
     async def flush(self) -> None:
         """Wait until everything booked so far is committed. Raises `Unavailable` if it can't be."""
@@ -224,6 +244,25 @@ class RecordStore(Protocol):
 
     async def charges_in(self, scope: str, *, since: float = 0.0) -> Sequence[tuple[float, int]]:
         """The same, by quarters of an hour: (Unix seconds at their end, nano-dollars), oldest first. What a window is restored from."""
+
+    async def report(self, query: SpendQuery) -> Sequence[SpendSum]:
+        """Sums of the ledger by tenant, key, user, model, deployment, tag, hour, day. Time comes first in their order, then the most expensive.
+
+        One line more than `query.limit` says that there are more. Raises ValueError for a member that there is not."""
+
+    async def read_ledger(self, query: LedgerQuery) -> LedgerPage:
+        """The rows themselves, the newest first. Raises ValueError for a member that there is not."""
+
+    def table(self, model: type[M]) -> TableStore[M]:
+        """A plugin's own table (plugin_tables.py). Raises StartupError for one that can't be, or that `hookline migrate` has to make first."""
+
+    def adopt(self) -> None:
+        """A process next to this one has died: look now, and not in a few seconds, for what it left."""
+
+    async def recovered(self) -> Sequence[tuple[str, int]]:
+        """Wait for attempts of processes that died, whose rows this store has booked: (id, nano-dollars), each told once.
+
+        Their reservations are settled to these amounts by whoever reserved under these ids (`LimitStore.settle`)."""
 
     async def aclose(self) -> None:
         """Commit what waits, then close."""

@@ -5,15 +5,16 @@ Idea: one definition, two dialects; a test compares the committed text with what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from sqlalchemy import ARRAY, String, any_, bindparam, func, select
+from sqlalchemy import ARRAY, String, Table, any_, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql import ClauseElement
 
-from hookline.stores.tables import LEDGER, METADATA, SPEND
+from hookline.stores.tables import LEDGER, METADATA, NUMBERS, SPEND, SPEND_DAYS, SPEND_GROUPS, SPEND_HOURS, SPEND_TAGS
 
 SQLITE: Dialect = sqlite.dialect(paramstyle="qmark")
 POSTGRES: Dialect = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
@@ -27,6 +28,7 @@ def sqlite_statements() -> Mapping[str, str]:
         "FIND_BOOKED": _compiled(select(LEDGER.c.id).where(LEDGER.c.id.in_(select(wanted.c.value))), SQLITE),
         "BOOK": _compiled(sqlite.insert(LEDGER), SQLITE),
         "ADD_SPEND": _compiled(_add_spend(sqlite.insert(SPEND)), SQLITE),
+        **{name: _compiled(asked, SQLITE) for name, asked in _additions(sqlite.insert).items()},
         **{name: _compiled(asked, SQLITE) for name, asked in _sums().items()},
     }
 
@@ -37,6 +39,7 @@ def postgres_statements() -> Mapping[str, str]:
     return {
         "FIND_BOOKED": _compiled(select(LEDGER.c.id).where(LEDGER.c.id == any_(wanted)), POSTGRES),
         "ADD_SPEND": _compiled(_add_spend(postgresql.insert(SPEND)), POSTGRES),
+        **{name: _compiled(asked, POSTGRES) for name, asked in _additions(postgresql.insert).items()},
         **{name: _compiled(asked, POSTGRES) for name, asked in _sums().items()},
     }
 
@@ -57,6 +60,25 @@ def _add_spend(added: sqlite.Insert | postgresql.Insert) -> ClauseElement:
         index_elements=[SPEND.c.quarter, SPEND.c.scope],
         set_={"nanousd": SPEND.c.nanousd + added.excluded.nanousd},
     )
+
+
+def _additions(insert: Callable[[Table], Any]) -> Mapping[str, ClauseElement]:
+    """Groups, and their sums."""
+
+    def add(table: Table, bucket: str) -> ClauseElement:
+        added = insert(table)
+        summed: ClauseElement = added.on_conflict_do_update(
+            index_elements=[table.c.kind, table.c[bucket], table.c.group_id],
+            set_={name: table.c[name] + added.excluded[name] for name in NUMBERS},
+        )
+        return summed
+
+    return {
+        "ADD_GROUP": insert(SPEND_GROUPS).on_conflict_do_nothing(),
+        "ADD_TAG": insert(SPEND_TAGS).on_conflict_do_nothing(),
+        "ADD_HOUR": add(SPEND_HOURS, "hour"),
+        "ADD_DAY": add(SPEND_DAYS, "day"),
+    }
 
 
 def _creations() -> list[str]:
