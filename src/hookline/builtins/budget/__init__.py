@@ -13,11 +13,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from functools import partial
 
 from hookline import (
     PAY,
     AddRoute,
+    AddWorker,
     Attempt,
     Call,
     Deployment,
@@ -38,7 +41,7 @@ from hookline.builtins.budget.admin import CHECKS, BudgetRoutes, Check
 from hookline.builtins.budget.alerts import Alerts
 from hookline.builtins.budget.late import LateUsage
 from hookline.builtins.budget.options import BudgetOptions
-from hookline.builtins.budget.payment import Payment, add_to_windows
+from hookline.builtins.budget.payment import NO_USAGE, Payment, add_to_windows
 from hookline.builtins.budget.rules import ENDPOINTS_WITH_OUTPUT, Bound, bound_of, find_unbounded
 from hookline.builtins.budget.windows import (
     Opened,
@@ -50,6 +53,8 @@ from hookline.builtins.budget.windows import (
     quota_error,
     windows_of,
 )
+from hookline.builtins.recovery import settle_the_dead
+from hookline.builtins.spend_report import register_spend_routes
 
 __all__ = ["BudgetOptions", "Plugin", "find_unbounded", "open_windows"]
 
@@ -97,6 +102,11 @@ class Plugin:
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
         self._routes.register(add)
+        register_spend_routes(add, self.records)
+
+    @hookimpl
+    def register_workers(self, add: AddWorker) -> None:
+        add("settle the dead", partial(settle_the_dead, self.records, self.limits))
 
     @hookimpl
     async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Ticket | None:
@@ -115,7 +125,10 @@ class Plugin:
             return None
         name = next(self._names)
         if not plan.spends:
-            return Payment(self, call, plan, deployment, name, None, now)
+            payment = Payment(self, call, plan, deployment, name, None, now)
+            with suppress(Unavailable):  # nobody's budget hangs on it: it is served, and booked if there is room then
+                self.records.intend(payment.row("upstream_lost", NO_USAGE, None, True))
+            return payment
         is_hard = plan.is_hard
         bound = self._bound(call, deployment, is_hard)
         if is_hard and endpoint in ENDPOINTS_WITH_OUTPUT and call.chat.max_output_tokens is None:
@@ -140,7 +153,14 @@ class Plugin:
             self._refused(refusal.spend.scope.split(":", 1)[0].split("/", 1)[0]).inc()
             told = quota_error(refusal, plan.name_of(refusal.spend))
             raise Skip(told.message, told)
-        return Payment(self, call, plan, deployment, name, bound, now)
+        payment = Payment(self, call, plan, deployment, name, bound, now)
+        try:
+            self.records.intend(payment.row("upstream_lost", NO_USAGE, bound.amount_nanousd, True))
+        except Unavailable as error:
+            if isinstance(settling := self.limits.settle(name, 0), Awaitable):
+                await settling
+            raise Rejected(error) from error
+        return payment
 
     def adjust(self, spends: Sequence[Spend], nanousd: int) -> None:
         """Count money in windows that did not reserve it, off the call's path."""

@@ -65,7 +65,7 @@ class LateUsage:
         payment = expected.payment
         assert payment.deployment.price is not None
         difference = payment.deployment.price.cost_nanousd(usage) - expected.charged_nanousd
-        row = payment.row("ok", usage, difference, False, name=f"{payment.name}.late")
+        row = payment.row("ok", usage, difference, False, corrects=payment.name)
         self._plugin.records.book(row)
         self._plugin.adjust(payment.plan.spends, difference)
 

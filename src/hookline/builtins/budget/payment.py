@@ -64,6 +64,8 @@ class Payment:
             plugin.records.book(self.row(result.outcome, usage or NO_USAGE, cost, is_estimated))
             if is_estimated and result.outcome == "ok":
                 plugin.late.expect(self, result, cost)
+        else:
+            plugin.records.withdraw(self.name)
         if self.plan.edition != plugin.open.edition and cost:
             plugin.adjust(plugin.open.missing(self.plan, self.at), cost)
         if self.bound is None:
@@ -76,12 +78,14 @@ class Payment:
         plugin.alerts.tell(alerts, self.plan)
         return None
 
-    def row(self, outcome: str, usage: Usage, cost: int | None, is_estimated: bool, *, name: str = "") -> LedgerEntry:
-        """The ledger row; `name` where it is not the attempt's first."""
+    def row(
+        self, outcome: str, usage: Usage, cost: int | None, is_estimated: bool, *, corrects: str | None = None
+    ) -> LedgerEntry:
+        """The ledger row, or the one that corrects it."""
         call, price = self.call, self.deployment.price
         principal = call.principal
         return LedgerEntry(
-            name or self.name,
+            self.name if corrects is None else f"{corrects}.late",
             call.id,
             self.at,
             principal.tenant,
@@ -98,6 +102,8 @@ class Payment:
             is_estimated,
             self.plan.payers,
             None if price is None else price.version,
+            corrects,
+            (*principal.tags, *call.tags),
         )
 
     def _charge(self, result: Result) -> Charge:
