@@ -5,7 +5,7 @@ Lives here: decimals and match clauses -> integers and short strings. Elsewhere:
 Idea: reading the package takes 300 ms and 12 MiB, so it happens here, once, and the server reads a compact file; what is written is the price that
 holds on the day of the refresh, and the dearest one where it depends on the hour.
 
-A row of a provider's `models` is [matches, input, output, cached, cache_write, context_tokens, tiers]: pico-dollars per token, null = no own price.
+A row of a provider's `models` is [matches, input, output, cached, cache_write, context_tokens, tiers, audio_input, audio_output]: pico-dollars per token, null = no own price.
 A match is "=equals", "^starts", "$ends", "*contains" or "~regex"; a tier is [above this many input tokens, input, output, cached, cache_write]."""
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from genai_prices.types import (
 TARGET = Path(__file__).parents[1] / "src/hookline/data/prices.json"
 PICO_PER_USD_PER_MTOK = 1_000_000
 KEYS = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
+AUDIO_KEYS = ("input_audio_mtok", "output_audio_mtok")
 # Subscriptions and non-LLM services: nobody points a gateway at them by token price.
 LEFT_OUT = frozenset({"cursor", "github-copilot", "elevenlabs", "typesafe", "openai-decisions"})
 
@@ -63,8 +64,9 @@ def model_row(model: ModelInfo) -> list[Any] | None:
         return None
     starts = sorted({tier.start for value in values if isinstance(value, TieredPrices) for tier in value.tiers})
     row: list[Any] = [list(matches(model.match)), *(pico(at(value, 0)) for value in values), model.context_window]
-    row.append([[start, *(pico(at(value, start + 1)) for value in values)] for start in starts])
-    while row[-1] in (None, []):
+    row.append([[start, *(pico(at(value, start + 1)) for value in values)] for start in starts] or None)
+    row += [pico(at(getattr(prices, key), 0)) for key in AUDIO_KEYS]
+    while row[-1] is None:
         row.pop()
     return row
 

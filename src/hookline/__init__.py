@@ -29,6 +29,7 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
+from hookline.free_routes import is_free
 from hookline.hookspecs import hookimpl
 from hookline.host import (
     Access,
@@ -43,6 +44,7 @@ from hookline.host import (
     RouteRequest,
 )
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
+from hookline.openai_wire import usage_in
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
@@ -155,5 +157,7 @@ __all__ = [
     "bound_output",
     "format_usd",
     "hookimpl",
+    "is_free",
     "to_nanousd",
+    "usage_in",
 ]

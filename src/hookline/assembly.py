@@ -257,11 +257,12 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
         if made is not None and table.model:
             facts = find_facts(table.model, kind=made.kind, provider=table.provider, base_url=made.base_url)
         price = prices.find(table.deployment_id, f"{table.provider}/{table.model}", table.model, name)
+        price = price or (facts.price if facts is not None else None)
         return Deployment(
             id=table.deployment_id,
             provider=table.provider,
             model=table.model,
-            price=price or (facts.price if facts is not None else None),
+            price=price.with_tools(prices.tools) if price is not None else None,
             weight=table.weight,
             mode=table.mode,
             context_tokens=table.context_tokens or (facts.context_tokens if facts is not None else None),

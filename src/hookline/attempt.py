@@ -41,8 +41,8 @@ class Attempt:
     """One try at one target. Times are the clock's monotonic seconds; None = did not happen."""
 
     __slots__ = (
-        "ended_at", "error", "first_byte_at", "has_hidden_usage", "is_complete", "is_hedge", "is_loser", "number",
-        "output_cap", "started_at", "status", "target", "tickets", "usage",
+        "charged_nanousd", "ended_at", "error", "first_byte_at", "has_hidden_usage", "is_charge_estimated", "is_complete", "is_hedge",
+        "is_loser", "number", "output_cap", "reply", "started_at", "status", "target", "tickets", "usage",
     )  # fmt: skip
 
     def __init__(self, target: Target, number: int, started_at: float) -> None:
@@ -61,6 +61,11 @@ class Attempt:
         """A hedge that lost: cancelled by us, so it says nothing about the deployment."""
         self.has_hidden_usage = False
         """The provider asked for a usage event that the client did not ask for."""
+        self.reply: Reply | None = None
+        """What the upstream answered, whatever its status; None: it did not answer."""
+        self.charged_nanousd: int | None = None
+        """What a ticket that keeps books has charged for it; None: nobody did, or nobody knows a price."""
+        self.is_charge_estimated = False
         self.tickets: list[Ticket] = []
 
     @property

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from hookline.attempt import Attempt, Outcome, Provider, Result
+from hookline.bounds import INPUT_BOUND, measure_input
 from hookline.call import Call
 from hookline.chain import Chain
 from hookline.deployment import Target
@@ -33,10 +34,10 @@ from hookline.errors import (
 )
 from hookline.guards import Waiting
 from hookline.host import Clock
-from hookline.money import Usage
-from hookline.openai_wire import member_of, usage_of
+from hookline.openai_wire import usage_in
 from hookline.peek import PeekedBody, close_body, peek
 from hookline.reply import Reply, Source
+from hookline.results import cost_of, end_of, sum_of
 from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled, settled
 from hookline.steps import Continue, Fallback, Retry, Step
 
@@ -118,6 +119,7 @@ class AttemptLoop:
         call._chat = None
         payload = {**(original.payload or {}), "messages": list(step.messages)}
         call.set_json(orjson.dumps(payload), payload)
+        original[INPUT_BOUND] = measure_input(call)  # the slots are shared: what is sent now is longer
         while self._waiting:
             attempt = await self._open(self._waiting.popleft())
             if attempt is None:
@@ -130,14 +132,19 @@ class AttemptLoop:
             await settled(self.end(attempt, "upstream_error"))
         return None
 
-    async def ask(self, targets: Sequence[Target]) -> None:
+    async def ask(self, targets: Sequence[Target]) -> Reply:
         """A dry run: what `admit_attempt` says to each target. Nothing is sent; what was taken nevertheless is given back."""
+        kept: list[str] = []
         for target in targets:
             attempt = await self._open(target)
             if attempt is not None:
+                kept.append(target.deployment.id)
                 self.call.note("pipeline", "kept", f"{target.deployment.id}: {target.reason or 'would be tried'}")
                 self._live.remove(attempt)
                 await settled(self._settlement.run(self._give_back(attempt, "rejected")))
+        if not kept:
+            raise no_target_error(self._skips)
+        return Reply(200, {"content-type": "application/json"}, orjson.dumps({"deployments": kept}), source="local")
 
     def end(self, attempt: Attempt, outcome: Outcome) -> Awaitable[None] | None:
         """End an attempt once: `attempt_ended`, then its tickets, last taken first. What has to be waited for comes back."""
@@ -160,10 +167,11 @@ class AttemptLoop:
         attempts, ends = self.call.attempts, self.results
         attempt = attempts[-1] if attempts else None
         if len(attempts) == 1 and len(ends) == 1:  # nearly every call
-            usage, cost, is_estimated = ends[0].usage, ends[0].cost_nanousd, ends[0].is_estimated
+            usage = ends[0].usage
+            cost, is_estimated = cost_of(ends[0])
         else:
             attempt = next((a for a in reversed(attempts) if not a.is_loser), None)
-            usage, cost, is_estimated = _sum_of(ends), _sum_of_costs(ends), any(end.is_estimated for end in ends)
+            usage, cost, is_estimated = sum_of(ends), self.cost_nanousd, any(cost_of(end)[1] for end in ends)
         return Result(
             outcome,
             source,
@@ -176,6 +184,14 @@ class AttemptLoop:
             ended_at,
             attempt.first_byte_at if attempt is not None else None,
         )
+
+    @property
+    def cost_nanousd(self) -> int | None:
+        """What the attempts that have ended cost together; None where that of one is not known."""
+        if len(self.results) == 1:
+            return cost_of(self.results[0])[0]
+        costs = [cost_of(end)[0] for end in self.results]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def _last_steps(self, outcome: Outcome) -> Steps:
         while self._bodies:
@@ -191,7 +207,7 @@ class AttemptLoop:
             yield from self._give_back(attempt, outcome)
             return
         attempt.ended_at = self._clock.monotonic()
-        result = _result(attempt, outcome)
+        result = end_of(self.call, attempt, outcome)
         self.results.append(result)
         for impl in self._chain.attempt_ended:
             pending = impl.run(self.call, attempt)
@@ -270,7 +286,7 @@ class AttemptLoop:
         deployment = attempt.deployment
         try:
             reply = await self._providers[deployment.provider].send(call, attempt)
-            attempt.status = reply.status
+            attempt.reply, attempt.status = reply, reply.status
             body = reply.body
             if not isinstance(body, bytes):
                 self._bodies.append(body)
@@ -280,7 +296,7 @@ class AttemptLoop:
                 attempt.is_complete = True
                 if call.method == "POST":
                     told = reply.json()
-                    attempt.usage = usage_of(member_of(told, "usage"))
+                    attempt.usage = usage_in(told)
                     if told is None and reply.status == 200 and is_json_due(call, reply):
                         raise UpstreamError(f"{deployment.id} answered 200 with what is no JSON", kind="garbage")
             elif reply.is_event_stream:
@@ -321,6 +337,18 @@ class AttemptLoop:
         return None
 
 
+def named(reply: Reply, call: Call, attempt: Attempt) -> Reply:
+    """`reply`, saying which deployment it is from and how many were asked."""
+    headers = reply.headers
+    headers["x-hookline-deployment"] = attempt.deployment.id
+    headers["x-hookline-attempts"] = str(len(call.attempts))
+    if attempt.output_cap is not None:
+        limit = call.chat.max_output_tokens
+        if limit is None or attempt.output_cap < limit:
+            headers["x-hookline-output-capped"] = str(attempt.output_cap)
+    return reply
+
+
 def no_target_error(skips: Sequence[tuple[Target, Skip]]) -> ApiError:
     """What the client is told when no target is left and none was tried."""
     reasons = "; ".join(f"{target.deployment.id}: {skip.reason}" for target, skip in skips) or "no target was chosen"
@@ -353,48 +381,6 @@ def as_upstream_error(error: Exception, deployment: str) -> UpstreamError:
         return UpstreamError(f"{deployment}: {error}", kind=kind, is_written=getattr(error, "is_written", True))
     log.error("%s: the provider failed: %s: %s", deployment, type(error).__name__, error, exc_info=error)
     return UpstreamError(f"{deployment}: the answer could not be read; see the log of the gateway", kind="garbage")
-
-
-def _result(attempt: Attempt, outcome: Outcome) -> Result:
-    """The attempt's end. What an upstream refused, or never received, costs nothing; where usage or price is missing, the cost is unknown."""
-    usage, price, error = attempt.usage, attempt.deployment.price, attempt.error
-    cost: int | None = None
-    if usage is not None and price is not None:
-        cost = price.cost_nanousd(usage)
-    elif usage is None and error is not None:
-        is_free = not isinstance(error, UpstreamError) or error.upstream_status is not None or not error.is_written
-        cost = 0 if is_free and outcome == "upstream_error" else None
-    return Result(
-        outcome,
-        "upstream",
-        attempt,
-        attempt.status,
-        usage,
-        cost,
-        cost is None if usage is None else usage.is_estimated,
-        error,
-        attempt.ended_at or 0.0,
-        attempt.first_byte_at,
-    )
-
-
-def _sum_of_costs(results: Sequence[Result]) -> int | None:
-    costs = [result.cost_nanousd for result in results if result.cost_nanousd is not None]
-    return sum(costs) if len(costs) == len(results) else None
-
-
-def _sum_of(results: Sequence[Result]) -> Usage | None:
-    usages = [r.usage for r in results if r.usage is not None and r.attempt is not None and not r.attempt.is_loser]
-    if len(usages) < 2:
-        return usages[0] if usages else None
-    return Usage(
-        sum(u.input_tokens for u in usages),
-        sum(u.output_tokens for u in usages),
-        sum(u.cached_tokens for u in usages),
-        sum(u.cache_write_tokens for u in usages),
-        sum(u.reasoning_tokens for u in usages),
-        is_estimated=any(u.is_estimated for u in usages),
-    )
 
 
 def _unsupported(call: Call, target: Target) -> BadRequest:

@@ -164,12 +164,19 @@ class Catalog:
 
     def _with_route_price(self, found: Deployments, call: Request) -> Deployments:
         assert self._find_route_price is not None
-        if all(deployment.price is not None for deployment in found):
+        is_relay = call.endpoint == "relay"
+        if all(_has_price(deployment, is_relay) for deployment in found):
             return found
         price = self._find_route_price(call.method, call.path)
         if price is None:
             return found
-        return tuple(d if d.price is not None else replace(d, price=price) for d in found)
+        return tuple(d if _has_price(d, is_relay) else replace(d, price=price) for d in found)
+
+
+def _has_price(deployment: Deployment, is_relay: bool) -> bool:
+    """Whether the model's own price counts. On relayed routes one by tokens alone gives way to the route's: nothing bounds their tokens."""
+    price = deployment.price
+    return price is not None and (not is_relay or price.call_nanousd > 0 or not price.has_token_price)
 
 
 def _fits(globs: Sequence[str], names: Sequence[str]) -> bool:

@@ -43,14 +43,16 @@ class ChatView:
 
     @property
     def choices(self) -> int:
-        """How many answers were asked for: `n`, or `best_of` where larger, for each prompt of a list; at least 1."""
+        """How many answers may be made: `n` times `best_of`, for each prompt of a list; at least 1."""
         payload = self._payload
         if _MULTIPLIERS.isdisjoint(payload):
             return 1
         prompt = payload.get("prompt")
         prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
-        counts = (payload.get("n"), payload.get("best_of"))
-        return prompts * max([1, *(count for count in counts if type(count) is int)])
+        for count in (payload.get("n"), payload.get("best_of")):
+            if type(count) is int and count > 1:
+                prompts *= count
+        return prompts
 
     @property
     def wants_usage(self) -> bool:

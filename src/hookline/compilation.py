@@ -302,6 +302,7 @@ def _join(
     )
     compiled = Compiled(settings, chain, providers, catalog, pipeline, serving, workshop, registry, workers)
     workshop.pipeline = pipeline
+    workshop.know_keys(chain)
     workshop.describe = lambda: describe(compiled)
     return compiled
 

@@ -177,13 +177,15 @@ class ModelTable(LimitTable):
 
 
 class PriceEntry(_Table):
-    """`[prices."x"]`: USD per million tokens; `call` is USD per call."""
+    """`[prices."x"]`: USD per million tokens; `call` is USD per call. x is "provider/model", "model", "POST /v1/path/*" or "tool:web_search"."""
 
     input: Usd = 0.0
     output: Usd = 0.0
     cached_input: Usd | None = None
     cache_write: Usd | None = None
-    call: Usd = 0.0
+    call: Usd = Field(default=0.0, description="The most that one call of a model, a route or a hosted tool costs.")
+    audio_input: Usd | None = Field(default=None, description="Of audio tokens; without it hard budgets refuse audio.")
+    audio_output: Usd | None = None
 
 
 class RollingBudget(_Table):

@@ -158,6 +158,8 @@ def _prices(settings: Settings) -> Iterator[str]:
     for name, price in settings.prices.items():
         if " " in name and (price.input or price.output):
             yield settings.source.problem(("prices", name), "a route is priced by `call`, not by tokens")
+        if name.startswith("tool:") and (price.input or price.output):
+            yield settings.source.problem(("prices", name), "a hosted tool is priced by `call`, not by tokens")
 
 
 def _time_zones(settings: Settings) -> Iterator[str]:

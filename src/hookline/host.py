@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from hookline.attempt import Provider
 from hookline.call import Call
+from hookline.principal import Principal
 from hookline.reply import Reply
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
 
@@ -69,6 +70,9 @@ class Host(Protocol):
 
     async def run(self, call: Call) -> Reply:
         """Send a call through the whole chain; the reply's body is bytes, read whole."""
+
+    async def find_principal(self, key: str) -> Principal | None:
+        """Who calls with the virtual key of this name or id, as a plugin knows that has `find_principal(key)` itself (auth); None if nobody does."""
 
     def describe(self) -> Mapping[str, Any]:
         """The compiled chain, deployments and settings, secrets masked."""

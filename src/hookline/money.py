@@ -6,7 +6,8 @@ never below the bill and sums are exact in any order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -23,6 +24,12 @@ class Usage(NamedTuple):
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     is_estimated: bool = False
+    audio_input_tokens: int = 0
+    """Of `input_tokens`; priced apart."""
+    audio_output_tokens: int = 0
+    """Of `output_tokens`; priced apart."""
+    tool_calls: tuple[tuple[str, int], ...] = ()
+    """(hosted tool, how often the provider ran it): they may cost money of their own."""
 
     @property
     def total_tokens(self) -> int:
@@ -42,9 +49,23 @@ class Price:
     call_nanousd: int = 0
     tiers: tuple[tuple[int, Price], ...] = ()
     """(above this many input tokens, the price that then holds for every token), ascending."""
+    audio_input_picousd: int | None = None
+    audio_output_picousd: int | None = None
+    """What audio tokens cost; None: not known, which is not the same as the price of text."""
+    tools: tuple[tuple[str, int], ...] = ()
+    """(hosted tool, nano-dollars per call of it)."""
+    source: str = field(default="", compare=False)
+    """Who says so: "proxy.toml", or the built-in table and its day."""
+    version: str = field(default="", init=False, compare=False)
+    """A short hash of numbers and source, kept with every ledger row."""
+
+    def __post_init__(self) -> None:
+        numbers = (*(getattr(self, name) for name in _NUMBERS), self.source)
+        version = hashlib.blake2b(repr(numbers).encode(), digest_size=6).hexdigest()
+        object.__setattr__(self, "version", version)
 
     def cost_nanousd(self, usage: Usage) -> int:
-        """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known."""
+        """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known, audio as text."""
         for above_tokens, price in reversed(self.tiers):
             if usage.input_tokens > above_tokens:
                 return price.cost_nanousd(usage)
@@ -57,22 +78,57 @@ class Price:
             + usage.cache_write_tokens * written
             + usage.output_tokens * self.output_picousd
         )
+        if usage[_APART:] != _NOTHING_APART:
+            return self._with_what_is_apart(usage, pico)
         return -(-pico // PICO_PER_NANO) + self.call_nanousd
 
-    def bound_nanousd(self, input_tokens: int, output_tokens: int) -> int:
-        """The most that at most this many tokens can cost, whichever of them are cached and whichever tier they reach."""
+    def _with_what_is_apart(self, usage: Usage, pico: int) -> int:
+        """The same with audio, whose tokens were counted as text, and with hosted tools."""
+        if self.audio_input_picousd is not None:
+            pico += usage.audio_input_tokens * (self.audio_input_picousd - self.input_picousd)
+        if self.audio_output_picousd is not None:
+            pico += usage.audio_output_tokens * (self.audio_output_picousd - self.output_picousd)
+        of_tools = sum(times * (self.tool_nanousd(tool) or 0) for tool, times in usage.tool_calls)
+        return max(-(-pico // PICO_PER_NANO), 0) + self.call_nanousd + of_tools
+
+    def bound_nanousd(self, input_tokens: int, output_tokens: int, *, has_audio: bool = False) -> int:
+        """The most that at most this many tokens can cost, whichever of them are cached, written to a cache or audio, and whichever tier they reach."""
         dearest_input, dearest_output, call_nanousd = _dearest_input(self), self.output_picousd, self.call_nanousd
         for above_tokens, price in self.tiers:
             if input_tokens > above_tokens:
                 dearest_input = max(dearest_input, _dearest_input(price))
                 dearest_output = max(dearest_output, price.output_picousd)
                 call_nanousd = max(call_nanousd, price.call_nanousd)
+        if has_audio:
+            prices = (self, *(price for _, price in self.tiers))
+            dearest_input = max(dearest_input, *(price.audio_input_picousd or 0 for price in prices))
+            dearest_output = max(dearest_output, *(price.audio_output_picousd or 0 for price in prices))
         pico = input_tokens * dearest_input + output_tokens * dearest_output
         return -(-pico // PICO_PER_NANO) + call_nanousd
+
+    def tool_nanousd(self, tool: str) -> int | None:
+        """What one call of a hosted tool costs; None if nobody said. "web_search" is the price of "web_search_preview" too, and the other way round."""
+        found = [nano for name, nano in self.tools if tool.startswith(name) or name.startswith(tool)]
+        return max(found, default=None)
+
+    def with_tools(self, tools: tuple[tuple[str, int], ...]) -> Price:
+        """This price, knowing what hosted tools cost."""
+        if not tools:
+            return self
+        tiers = tuple((above, replace(price, tools=tools)) for above, price in self.tiers)
+        return replace(self, tools=tools, tiers=tiers)
 
     @property
     def has_token_price(self) -> bool:
         return bool(self.input_picousd or self.output_picousd)
+
+
+_APART = Usage._fields.index("audio_input_tokens")
+_NOTHING_APART = Usage()[_APART:]
+_NUMBERS = (
+    "input_picousd", "output_picousd", "cached_picousd", "cache_write_picousd", "call_nanousd", "tiers",
+    "audio_input_picousd", "audio_output_picousd", "tools",
+)  # fmt: skip
 
 
 def _dearest_input(price: Price) -> int:

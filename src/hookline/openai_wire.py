@@ -15,6 +15,7 @@ Content after what looked like the end: it was none, what was held is let go."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,13 +32,17 @@ GIANT_END_BYTES = 64 * 1024
 HELD_BYTES_MAX = 1 << 20
 """More than this after the end began is no end: it is let go."""
 
+OWN_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "apply_patch_call"})
+"""Output items of tools that the client runs itself."""
+UNREAD_CALLS = (("unread", 0),)
+"""In a usage whose reply was too large to look for hosted tools in it."""
 _RESPONSES_END = ("response.completed", "response.incomplete", "response.failed")
 _SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
 _TEXT = b'"content":"'
 _BLANK_LINE = (b"\n\n", b"\r\n\r\n")
 _END_TYPE = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete|failed))"')
 _FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
+USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
 _CHUNK_OBJECTS = (None, "error", "chat.completion.chunk", "text_completion")
 
 
@@ -56,9 +61,28 @@ def usage_of(usage: Any) -> Usage | None:
         return Usage(count(usage, "total_tokens"))
     else:
         return None
-    cached = count(of_inputs, "cached_tokens") if of_inputs else 0
-    written = count(of_inputs, "cache_write_tokens") if of_inputs else 0
-    return Usage(inputs, outputs, cached, written, count(of_outputs, "reasoning_tokens") if of_outputs else 0)
+    if not of_inputs and not of_outputs:
+        return Usage(inputs, outputs)
+    return Usage(
+        inputs,
+        outputs,
+        count(of_inputs, "cached_tokens"),
+        count(of_inputs, "cache_write_tokens"),
+        count(of_outputs, "reasoning_tokens"),
+        False,
+        count(of_inputs, "audio_tokens"),
+        count(of_outputs, "audio_tokens"),
+    )
+
+
+def usage_in(reply: Any) -> Usage | None:
+    """The usage of a whole reply or response object, hosted tools that ran included."""
+    usage = usage_of(member_of(reply, "usage"))
+    if usage is None or "output" not in reply or not isinstance(reply["output"], list):
+        return usage
+    kinds = [kind for item in reply["output"] if isinstance(kind := member_of(item, "type"), str)]
+    ran = Counter(kind[:-5] for kind in kinds if kind.endswith("_call") and kind not in OWN_CALLS)
+    return usage._replace(tool_calls=tuple(ran.items())) if ran else usage
 
 
 def error_event(endpoint: Endpoint, told: Mapping[str, Any], sequence_number: int) -> bytes:
@@ -298,7 +322,9 @@ class StreamWatch:
         self.has_failed = kind == "response.failed"
         response = data.get("response")
         if isinstance(response, dict):
-            self.usage = usage_of(response.get("usage"))
+            self.usage = usage_in(response)
+            if self.usage is not None and "output" not in response:  # too large to be read
+                self.usage = self.usage._replace(tool_calls=UNREAD_CALLS)
         return True, False
 
 
@@ -312,7 +338,7 @@ def _says_something(data: dict[str, Any]) -> bool:
 
 def _digest(start: bytes, end: bytes) -> bytes:
     """What an event too large to parse says of the stream's end, as a small event."""
-    usages = _USAGE.findall(end) or _USAGE.findall(start)
+    usages = USAGE_OBJECT.findall(end) or USAGE_OBJECT.findall(start)
     usage = _parsed(b"data: %b" % usages[-1]) if usages else None
     if kind := _END_TYPE.search(start) or _END_TYPE.search(end):
         return b"data: %b" % orjson.dumps({"type": kind[1].decode(), "response": {"usage": usage}})
@@ -327,7 +353,7 @@ def member_of(of: Any, name: str) -> Any:
 
 
 def _count(of: Any, name: str) -> int:
-    value = member_of(of, name)
+    value = of.get(name) if type(of) is dict else None
     return value if type(value) is int and value > 0 else 0
 
 

@@ -26,12 +26,13 @@ import logging
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from hookline.attempt import Attempt, Outcome, Provider, Ticket, outcome_of
-from hookline.attempts import AttemptLoop
+from hookline.attempt import Outcome, Provider, Ticket, outcome_of
+from hookline.attempts import AttemptLoop, named
 from hookline.call import Call
 from hookline.call_timer import SharedDeadline
 from hookline.catalog import Catalog
 from hookline.chain import Chain
+from hookline.cost_on_wire import tell_cost
 from hookline.delivery import Deliver, Delivery, Pumps
 from hookline.deployment import Deployment, Target
 from hookline.errors import ApiError, InternalError, Rejected, Unavailable, UpstreamError
@@ -153,7 +154,8 @@ class _Run:
                 reply = await self._reply()
             await delivery.hand_over(reply)
             self._outcome, self._error = delivery.outcome or self._outcome, delivery.error or self._error
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            error.__traceback__ = None  # `_refuse` is in it and has the error: a cycle of 50 objects
             if self._timer.was_cancelled_for("deadline"):
                 self._outcome = "timeout"
             elif delivery.is_cut and self._task.uncancel() == 0:
@@ -194,10 +196,7 @@ class _Run:
         """An error as a reply; notes the outcome. A cancellation that is not the deadline's goes on."""
         if isinstance(error, asyncio.CancelledError):
             if not self._timer.was_cancelled_for("deadline"):
-                try:
-                    raise error
-                finally:
-                    del error  # its traceback has this frame: 50 objects a call for the garbage collector
+                raise error
             error = UpstreamError("the call reached its deadline", kind="deadline")
         if is_rejected := isinstance(error, Rejected):
             error = error.error
@@ -211,7 +210,7 @@ class _Run:
             reply = Reply(error.reply_status, error.upstream_headers, error.upstream_body)
         else:
             reply = Reply.from_error(error)
-        return self._named(reply, self.call.attempts[-1]) if self.call.attempts else reply
+        return named(reply, self.call, self.call.attempts[-1]) if self.call.attempts else reply
 
     async def _answer(self) -> tuple[Reply, int]:
         """Hooks 1 to 9: a reply, and the place in the chain of who made it."""
@@ -268,6 +267,8 @@ class _Run:
         return await self._attempt(targets)
 
     async def _attempt(self, targets: list[Target]) -> tuple[Reply, int]:
+        if self.call.is_dry_run:
+            return await self._loop.ask(targets), OUTERMOST
         try:
             attempt, reply = await self._loop.first_reply(targets)
         except (UpstreamError, Unavailable) as error:
@@ -288,18 +289,7 @@ class _Run:
         else:
             is_events = reply.is_event_stream
             reply.body = RelayedBody(self._loop, attempt, reply.body, self._timer, is_events=is_events)
-        return self._named(reply, attempt), OUTERMOST
-
-    def _named(self, reply: Reply, attempt: Attempt) -> Reply:
-        """`reply`, saying which deployment it is from and how many were asked."""
-        headers = reply.headers
-        headers["x-hookline-deployment"] = attempt.deployment.id
-        headers["x-hookline-attempts"] = str(len(self.call.attempts))
-        if attempt.output_cap is not None:
-            limit = self.call.chat.max_output_tokens
-            if limit is None or attempt.output_cap < limit:
-                headers["x-hookline-output-capped"] = str(attempt.output_cap)
-        return reply
+        return named(reply, self.call, attempt), OUTERMOST
 
     async def _edit(self, reply: Reply, maker: int) -> Reply:
         """`edit_reply` of the plugins listed before `maker`, and the layers of a streamed body."""
@@ -320,6 +310,7 @@ class _Run:
                         layers.setdefault(impl.index, Layer(impl.plugin, [])).edit = impl.run
             if layers:
                 reply.body = with_layers(reply.body, self.call, layers)
+        tell_cost(reply, self.call, self._loop.cost_nanousd)
         self._status = reply.status
         return reply
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hookline.call import Call
+from hookline.chain import Chain
 from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
 from hookline.host import Clock, Metrics
+from hookline.principal import Principal
 from hookline.reply import Reply
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
 
@@ -49,10 +51,17 @@ class Workshop:
     find_http: Callable[[], Any]
     describe: Callable[[], Mapping[str, Any]] = dict
     pipeline: RunsCalls | None = None
+    find_principal: Sequence[Callable[[str], Any]] = ()
+    """Of the plugins that know keys."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def make_host(self, plugin: str, options_by_model: Mapping[str, Any]) -> PluginHost:
         return PluginHost(self, plugin, options_by_model)
+
+    def know_keys(self, chain: Chain) -> None:
+        """From now on `find_principal` asks the plugins of this chain that have one."""
+        found = (getattr(plugin.instance, "find_principal", None) for plugin in chain.plugins)
+        self.find_principal = [find for find in found if find is not None]
 
     def spawn(self, plugin: str, name: str, coro: Coroutine[Any, Any, Any]) -> None:
         """Run in the background; an error is logged with the plugin's name."""
@@ -101,6 +110,15 @@ class PluginHost:
         collector = _Collector()
         await asyncio.get_running_loop().create_task(pipeline.run(call, collector.deliver))
         return collector.take()
+
+    async def find_principal(self, key: str) -> Principal | None:
+        """See `Host.find_principal`."""
+        for knows in self._workshop.find_principal:
+            found = knows(key)
+            principal: Principal | None = (await found) if isinstance(found, Awaitable) else found
+            if principal is not None:
+                return principal
+        return None
 
     def describe(self) -> Mapping[str, Any]:
         return self._workshop.describe()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from importlib import resources
@@ -21,6 +21,7 @@ import orjson
 from hookline.money import Price, to_nanousd
 
 PICO_PER_USD_PER_MTOK = 1_000_000
+TOOL = "tool:"
 _MAKERS = ("openai", "anthropic", "google")
 """Whose model names mean their prices wherever they are served. Open weights are not among them: who serves those sets the price."""
 
@@ -32,6 +33,8 @@ def price_from_usd(
     cached_input: float | None = None,
     cache_write: float | None = None,
     call: float = 0.0,
+    audio_input: float | None = None,
+    audio_output: float | None = None,
 ) -> Price:
     """A `[prices]` entry, USD per million tokens and USD per call, as exact integers."""
     return Price(
@@ -40,7 +43,15 @@ def price_from_usd(
         cached_picousd=None if cached_input is None else _pico(cached_input),
         cache_write_picousd=None if cache_write is None else _pico(cache_write),
         call_nanousd=to_nanousd(call),
+        audio_input_picousd=None if audio_input is None else _pico(audio_input),
+        audio_output_picousd=None if audio_output is None else _pico(audio_output),
+        source="proxy.toml",
     )
+
+
+def is_tool(name: str) -> bool:
+    """Whether a `[prices]` key names a hosted tool, not a model or a route."""
+    return name.startswith(TOOL)
 
 
 def _pico(usd_per_mtok: float) -> int:
@@ -56,18 +67,22 @@ class ModelFacts:
 
 
 class PriceTable:
-    """`[prices]` over the built-in table. `configured` is keyed as in the file: "provider/model", "model" or "POST /v1/path/*"."""
+    """`[prices]` over the built-in table. `configured` is keyed as in the file: "provider/model", "model", "POST /v1/path/*" or "tool:name"."""
 
     def __init__(self, configured: Mapping[str, Price] | None = None) -> None:
         _vendors()  # now, not at the first call: then there may be no file descriptor left to read it with
         configured = configured or {}
-        self._by_name = {name: price for name, price in configured.items() if " " not in name}
-        self._by_route = [
+        self.tools = tuple(
+            sorted((name.removeprefix(TOOL), price.call_nanousd) for name, price in configured.items() if is_tool(name))
+        )
+        self._by_name = {name: price for name, price in configured.items() if " " not in name and not is_tool(name)}
+        routes = [
             (method.upper(), pattern, price)
             for name, price in configured.items()
             if " " in name
             for method, pattern in (name.split(None, 1),)
         ]
+        self._by_route = sorted(routes, key=lambda route: ("*" in route[1], -len(route[1])))  # the most exact one first
 
     @property
     def names(self) -> frozenset[str]:
@@ -136,9 +151,15 @@ def _matches(match: str, name: str) -> bool:
 
 
 def _facts(row: Sequence[Any]) -> ModelFacts:
-    cells = [*row, None, None, None, None, None, None]
+    cells = [*row, *[None] * 8]
     tiers = tuple((tier[0], _price(tier[1:])) for tier in cells[6] or ())
-    return ModelFacts(_price(cells[1:5], tiers), cells[5])
+    price = replace(
+        _price(cells[1:5], tiers),
+        audio_input_picousd=cells[7],
+        audio_output_picousd=cells[8],
+        source=f"built-in {_table()['as_of']}",
+    )
+    return ModelFacts(price, cells[5])
 
 
 def _price(cells: Sequence[int | None], tiers: tuple[tuple[int, Price], ...] = ()) -> Price:
@@ -146,9 +167,13 @@ def _price(cells: Sequence[int | None], tiers: tuple[tuple[int, Price], ...] = (
     return Price(input or 0, output or 0, cached, cache_write, tiers=tiers)
 
 
-@lru_cache(maxsize=1)
 def _vendors() -> Mapping[str, Any]:
-    """The built-in table, read at first use (about 2 ms) and kept: reloads and unknown names ask it again."""
-    raw = resources.files("hookline").joinpath("data/prices.json").read_bytes()
-    vendors: Mapping[str, Any] = orjson.loads(raw)["providers"]
+    vendors: Mapping[str, Any] = _table()["providers"]
     return vendors
+
+
+@lru_cache(maxsize=1)
+def _table() -> Mapping[str, Any]:
+    """The built-in table, read at first use (about 2 ms) and kept: reloads and unknown names ask it again."""
+    table: Mapping[str, Any] = orjson.loads(resources.files("hookline").joinpath("data/prices.json").read_bytes())
+    return table

@@ -20,6 +20,7 @@ from hookline.attempt import Attempt, outcome_of
 from hookline.attempts import AttemptLoop, as_upstream_error
 from hookline.call import Call
 from hookline.call_timer import CallTimer
+from hookline.cost_on_wire import add_cost, tells_usage
 from hookline.errors import ApiError, InternalError, Rejected, UpstreamError
 from hookline.money import Usage
 from hookline.openai_wire import StreamWatch, error_event, sequence_number_after
@@ -176,6 +177,9 @@ async def _relay(
             attempt, upstream = following
             continue
         last = rest + watch.release()
+        if is_events and last and watch.usage is not None and tells_usage(call):
+            cost = loop.cost_nanousd
+            last = last if cost is None else add_cost(last, watch.usage, cost)
         if lost is not None and is_events:
             last += b"\n\n" if watch.is_inside_event else b""
             if watch.error is None:
@@ -198,12 +202,19 @@ def _late() -> UpstreamError:
 def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bool) -> None:
     """What the stream told, else a bound: no token is shorter than a byte."""
     attempt.is_complete = watch.is_complete
-    if watch.usage is not None:
-        attempt.usage = watch.usage
+    seen = watch.usage
+    if seen is not None and watch.is_complete:
+        attempt.usage = seen
     elif is_events and call.method == "POST":
         limits = [n for n in (attempt.output_cap, call.chat.max_output_tokens) if n is not None]
         most = min(limits) * call.chat.choices if limits else watch.output_bytes
         attempt.usage = Usage(len(call.body), min(watch.output_bytes, most), is_estimated=True)
+        if seen is not None:  # of a cut stream: a count on the way, which more has followed
+            inputs, outputs = (
+                max(seen.input_tokens, len(call.body)),
+                max(seen.output_tokens, attempt.usage.output_tokens),
+            )
+            attempt.usage = seen._replace(input_tokens=inputs, output_tokens=outputs, is_estimated=True)
 
 
 def with_layers(body: AsyncIterator[bytes], call: Call, layers: Mapping[int, Layer]) -> RelayedBody | Body:

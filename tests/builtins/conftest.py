@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from multidict import CIMultiDict
 
-from hookline import ENDPOINTS, Attempt, Call, Deployment, Principal, Result, Target, Usage
+from hookline import ENDPOINTS, Attempt, Call, Deployment, Price, Principal, Result, Target, Usage
+from hookline.builtins import budget
+from hookline.plugin_host import Stores
+from hookline.stores.memory import MemoryLimits
+from hookline.stores.sqlite import SqliteRecords
+from hookline.testing.clock import FakeClock
+from hookline.testing.kit import PRICE, PipelineKit, ScriptedProvider
 
 
 class HandClock:
@@ -198,3 +205,36 @@ def make_result(clock: HandClock) -> Callable[..., Result]:
         return Result(**{**fields, **changes})
 
     return make
+
+
+@pytest.fixture
+async def make_kit(tmp_path: Path) -> AsyncIterator[Callable[..., PipelineKit]]:
+    """The budget plugin in the real pipeline, on the memory store and one SQLite ledger; what is not named goes to `host.settings`."""
+    records: list[SqliteRecords] = []
+
+    def make(
+        *,
+        options: dict[str, Any] | None = None,
+        price: Price | None = PRICE,
+        provider: Any = None,
+        limits: MemoryLimits | None = None,
+        clock: FakeClock | None = None,
+        plugins: Sequence[type] = (),
+        **settings: Any,
+    ) -> PipelineKit:
+        clock = clock or FakeClock()
+        records.append(SqliteRecords(tmp_path / "ledger.db"))
+        return PipelineKit(
+            *plugins,
+            budget.Plugin,
+            providers=[provider or ScriptedProvider()],
+            options={"budget": options or {}},
+            price=price,
+            stores=Stores(limits or MemoryLimits(clock), None, records[-1]),  # type: ignore[arg-type]
+            host_settings={"tenants": {}, "users": {}, "global": {}, "server": {}, "models": [], **settings},
+            clock=clock,
+        )
+
+    yield make
+    for record in records:
+        await record.aclose()

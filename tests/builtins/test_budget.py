@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hookline.builtins.budget import Plugin, open_windows
+from hookline.builtins.budget import open_windows
 from hookline.errors import UpstreamError
-from hookline.money import Price, to_nanousd
-from hookline.plugin_host import Stores
+from hookline.money import to_nanousd
 from hookline.principal import Budget, Principal
-from hookline.stores.memory import MemoryLimits
-from hookline.stores.sqlite import SqliteRecords
-from hookline.testing.clock import FakeClock
-from hookline.testing.kit import CHAT, PRICE, PipelineKit, ScriptedProvider, answer, stream
+from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider, answer, stream
 
 MakeKit = Callable[..., PipelineKit]
+"""`make_kit` is in conftest.py."""
 ANSWER_NANOUSD = 10 * 1_000 + 5 * 2_000
 """10 tokens in at 1 USD and 5 out at 2 USD per million."""
-
-
-@pytest.fixture
-async def make_kit(tmp_path: Path) -> AsyncIterator[MakeKit]:
-    records: list[SqliteRecords] = []
-
-    def make_kit(
-        *, options: dict[str, Any] | None = None, price: Price | None = PRICE, provider: Any = None, **host: Any
-    ) -> PipelineKit:
-        clock = FakeClock()
-        records.append(SqliteRecords(tmp_path / "ledger.db"))
-        return PipelineKit(
-            Plugin,
-            providers=[provider or ScriptedProvider()],
-            options={"budget": options or {}},
-            price=price,
-            stores=Stores(MemoryLimits(clock), None, records[-1]),  # type: ignore[arg-type]
-            host_settings={"tenants": {}, "users": {}, "global": {}, "server": {}, "models": [], **host},
-            clock=clock,
-        )
-
-    yield make_kit
-    for record in records:
-        await record.aclose()
 
 
 def key(usd: float = 1.0, **more: Any) -> Principal:

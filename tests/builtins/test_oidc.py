@@ -487,6 +487,7 @@ BASE = {"name": "corp", "issuer": ISSUER, "audience": "hookline"}
         ({"secret": "short"}, "32 bytes or more"),
         ({"secret": SECRET, "jwks_url": "https://x/jwks"}, "keep one of them"),
         ({"jwks_url": "http://id.example/jwks"}, "must be an https:// URL"),
+        ({"jwks_url": "https://user:canary@id.example/jwks"}, "without a password"),
         ({"issuer": "http://id.example"}, "must be an https:// URL"),
         ({"issuer": "id.example"}, "must be an https:// URL"),
         ({"audience": []}, "at least 1"),

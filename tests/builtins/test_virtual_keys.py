@@ -68,6 +68,12 @@ class Records:
             await self.after_find.pop(0)()
         return found
 
+    async def get(self, id: str) -> StoredKey | None:
+        return await self._records.keys.get(id)
+
+    async def page(self, **about: Any) -> Sequence[StoredKey]:
+        return await self._records.keys.page(**about)
+
     async def changes(self, after: int, *, limit: int) -> KeyChanges:
         await self._pass("changes")
         return await self._records.keys.changes(after, limit=limit)
@@ -158,6 +164,31 @@ async def test_every_field_of_a_key_reaches_the_principal(make_gateway, desk):
         key.id, "ci", "acme", "ann", ("up/*",), Limits(60, None, 2),
         Budget(100_000_000, rolling=((5.0, 1_500_000_000),), mode="soft"), ("a", "b"),
     )  # fmt: skip
+
+
+async def test_limits_by_model_reach_the_principal_and_can_be_taken_away(make_gateway, desk):
+    inner = {"requests_per_hour": 5}
+    key, secret = await desk.create(new(requests_per_day=9, limits_by_model={"gpt-*": inner}))
+    gateway = await make_gateway()
+    assert await gateway.status(secret) == 200
+    assert gateway.last.limits == Limits(requests_per_day=9, by_model=(("gpt-*", Limits(requests_per_hour=5)),))
+
+    await desk.update(key.id, KeyUpdate(requests_per_day=None, limits_by_model={}))
+    await gateway.follow()
+
+    assert await gateway.status(secret) == 200
+    assert gateway.last.limits == Limits()
+
+
+async def test_other_plugins_find_a_principal_by_name_or_id(make_gateway, desk):
+    key, _ = await desk.create(new(tenant="acme"))
+    gateway = await make_gateway(keys=[{"name": "old", "key": "sk-old", "tenant": "toml"}])
+    find = gateway.kit.plugin(Auth).find_principal
+    unknown = await find("nobody")
+
+    assert [found and found.tenant for found in (await find("old"), await find("ci"), await find(key.id), unknown)] == [
+        "toml", "acme", "acme", None,
+    ]  # fmt: skip
 
 
 async def test_a_known_key_costs_no_question_and_keeps_its_principal(make_gateway, desk):

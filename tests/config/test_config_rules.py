@@ -30,6 +30,7 @@ def settings_of(text: str) -> Settings:
         ("", "gateway.example", True),
         ("[server]\nopen = true", "0.0.0.0", False),
         (KEYS, "0.0.0.0", False),
+        ('[[plugins.auth.issuers]]\nname = "corp"', "0.0.0.0", False),
         (KEYS + '[chain]\nplugins = ["logging"]', "0.0.0.0", True),
         ("[plugins.auth]\nopen = true\n" + KEYS, "0.0.0.0", True),
     ],

@@ -23,6 +23,11 @@ def quarter_of(at_unix_s: float) -> int:
     return int(min(at_unix_s / QUARTER_S, _LAST_QUARTER))
 
 
+def end_of(quarter: int) -> float:
+    """When a quarter of an hour ends, in Unix seconds."""
+    return float((quarter + 1) * QUARTER_S)
+
+
 def sums_of(entries: Iterable[LedgerEntry]) -> list[tuple[int, str, int]]:
     """(quarter, scope, nano-dollars) to be added, in order: two processes that lock rows in one order never wait for each other in a circle."""
     sums: dict[tuple[int, str], int] = {}

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from hookline.errors import ApiError, StartupError, Unavailable
 from hookline.stores import postgres_statements as sql
-from hookline.stores.ledger import additions_of, quarter_of
+from hookline.stores.ledger import additions_of, end_of, quarter_of
 from hookline.stores.ledger_intake import LedgerIntake
 from hookline.stores.ledger_journal import MAX_BYTES, LedgerJournal, Mark
 from hookline.stores.plugin_tables import TableStore, check_table
@@ -136,6 +136,10 @@ class PostgresRecords:
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         rows = await self._ask(self._fetch(sql.SUM_SCOPE, scope, quarter_of(since), quarter_of(until)))
         return int(rows[0][0] or 0)
+
+    async def charges_in(self, scope: str, *, since: float = 0.0) -> Sequence[tuple[float, int]]:
+        rows = await self._ask(self._fetch(sql.LIST_QUARTERS, scope, quarter_of(since)))
+        return [(end_of(quarter), int(nanousd)) for quarter, nanousd in rows]
 
     async def report(self, query: SpendQuery) -> Sequence[SpendSum]:
         check(query)

@@ -51,3 +51,8 @@ SUM_SCOPE = """\
 SELECT sum(spend.nanousd) AS sum_1
 FROM spend
 WHERE spend.scope = $1::VARCHAR AND spend.quarter >= $2::INTEGER AND spend.quarter < $3::INTEGER"""
+
+LIST_QUARTERS = """\
+SELECT spend.quarter, spend.nanousd
+FROM spend
+WHERE spend.scope = $1::VARCHAR AND spend.quarter >= $2::INTEGER ORDER BY spend.quarter"""

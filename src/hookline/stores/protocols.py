@@ -193,6 +193,9 @@ class RecordStore(Protocol):
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         """The same for one scope ("key:ci", "model:gpt-4o"): its cost does not grow with the ledger."""
 
+    async def charges_in(self, scope: str, *, since: float = 0.0) -> Sequence[tuple[float, int]]:
+        """The same, by quarters of an hour: (Unix seconds at their end, nano-dollars), oldest first. What a window is restored from."""
+
     async def report(self, query: SpendQuery) -> Sequence[SpendSum]:
         """Sums of the ledger by tenant, key, user, model, deployment, tag, hour, day. Time comes first in their order, then the most expensive.
 

@@ -31,7 +31,7 @@ import orjson
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores import sqlite_statements as sql
-from hookline.stores.ledger import additions_of, quarter_of
+from hookline.stores.ledger import additions_of, end_of, quarter_of
 from hookline.stores.ledger_intake import LedgerIntake
 from hookline.stores.ledger_journal import FSYNC_MS, MAX_BYTES, LedgerJournal
 from hookline.stores.plugin_tables import TableStore
@@ -147,6 +147,11 @@ class SqliteRecords:
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         bounds = (scope, quarter_of(since), quarter_of(until))
         return await self._ask(lambda: self._connection.execute(sql.SUM_SCOPE, bounds).fetchone()[0] or 0)
+
+    async def charges_in(self, scope: str, *, since: float = 0.0) -> Sequence[tuple[float, int]]:
+        bounds = (scope, quarter_of(since))
+        rows = await self._ask(lambda: self._connection.execute(sql.LIST_QUARTERS, bounds).fetchall())
+        return [(end_of(quarter), nanousd) for quarter, nanousd in rows]
 
     async def report(self, query: SpendQuery) -> Sequence[SpendSum]:
         check(query)

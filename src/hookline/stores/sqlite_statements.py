@@ -168,3 +168,8 @@ SUM_SCOPE = """\
 SELECT sum(spend.nanousd) AS sum_1
 FROM spend
 WHERE spend.scope = ? AND spend.quarter >= ? AND spend.quarter < ?"""
+
+LIST_QUARTERS = """\
+SELECT spend.quarter, spend.nanousd
+FROM spend
+WHERE spend.scope = ? AND spend.quarter >= ? ORDER BY spend.quarter"""

@@ -191,6 +191,7 @@ class PipelineKit:
             settings=settings,
         )
         self.workshop.pipeline = self.pipeline
+        self.workshop.know_keys(self.chain)
         self._calls = 0
 
     def make_call(

@@ -150,6 +150,14 @@ class RecordStoreContract:
         assert await records.spent_in(scope, since=midnight, until=midnight + 86_400) == 10
         assert await records.spent_in(scope + ":unknown") == 0
 
+    async def test_charges_come_by_the_quarter_of_an_hour(self, open_records: MakeRecords, scope: str) -> None:
+        records, noon = open_records(), 1_700_049_600.0
+        for at, cost in ((noon - 1, 1), (noon, 10), (noon + 899, 20), (noon + 3_600, 300)):
+            records.book(entry(scopes=(scope,), cost_nanousd=cost, at=at))
+
+        assert list(await records.charges_in(scope, since=noon + 60)) == [(noon + 900, 30), (noon + 4_500, 300)]
+        assert list(await records.charges_in(scope + ":unknown")) == []
+
     async def test_spend_is_summed_by_model_too(self, open_records: MakeRecords, scope: str) -> None:
         records, model = open_records(), scope + ":model"
         for cost in (3, 4):

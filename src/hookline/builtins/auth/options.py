@@ -190,7 +190,7 @@ class IssuerTable(KeyLimitTable):
         told = "jwks_url" if self.jwks_url is not None else "issuer"
         if not is_safe_url(self.jwks_url or self.issuer):
             raise ValueError(
-                f"`{told}` must be an https:// URL (http:// on this machine only): who answers it says whose tokens are good"
+                f"`{told}` must be an https:// URL without a password (http:// on this machine only): who answers it says whose tokens are good"
             )
         return self
 
@@ -205,12 +205,14 @@ class IssuerTable(KeyLimitTable):
 
 
 def is_safe_url(url: str) -> bool:
-    """https://, or http:// to this machine."""
+    """https://, or http:// to this machine; without a user's name or password."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError:
         return False
+    if parts.username is not None or parts.password is not None:
+        return False  # it would stand in the log
     if parts.scheme == "https":
         return bool(host)
     try:

@@ -1,0 +1,264 @@
+"""Budgets: money per day, month, in total and in rolling windows, that holds under any concurrency.
+
+Lives here: reserving before an attempt. Elsewhere: what bounds a call (rules.py), what an attempt cost (charges.py), settling and booking (payment.py), over which times
+money is counted (windows.py), who is told (alerts.py), what operators ask (admin.py); the windows' sums are the limits store's.
+Idea: before an upstream is called, an upper bound of the cost is reserved in every window that pays, all or none; the end of the attempt settles the exact cost
+before the last bytes leave. So what was spent and what may still be spent is never above a hard limit.
+
+A hard budget refuses what has no bound: a route without a price, a reference outside the request to a model whose context window is not known, hosted tools without
+`max_tool_calls`."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from functools import partial
+
+from hookline import (
+    AddRoute,
+    AddWorker,
+    Attempt,
+    Call,
+    Deployment,
+    Host,
+    Principal,
+    Rejected,
+    Skip,
+    Spend,
+    SpendRefusal,
+    Target,
+    Ticket,
+    Unavailable,
+    bound_input,
+    hookimpl,
+    is_free,
+)
+from hookline.builtins.budget.admin import CHECKS, BudgetRoutes, Check
+from hookline.builtins.budget.alerts import Alerts
+from hookline.builtins.budget.late import LateUsage
+from hookline.builtins.budget.options import BudgetOptions
+from hookline.builtins.budget.payment import Payment, add_to_windows
+from hookline.builtins.budget.rules import ENDPOINTS_WITH_OUTPUT, Bound, bound_of, find_unbounded
+from hookline.builtins.budget.windows import (
+    Opened,
+    OpenWindows,
+    Plan,
+    budgets_of,
+    open_windows,
+    payers_of,
+    quota_error,
+    windows_of,
+)
+from hookline.builtins.recovery import settle_the_dead
+from hookline.builtins.spend_report import register_spend_routes
+
+__all__ = ["BudgetOptions", "Plugin", "find_unbounded", "open_windows"]
+
+PLANS_MAX = 4_096
+MARGIN_S = 60.0
+"""A reservation outlives the deadline of its call by this, then it is charged whole."""
+
+
+class Plugin:
+    """Reserves before each attempt, settles after it, books it."""
+
+    Options = BudgetOptions
+    has_model_options = False
+    needs_shared_state = True
+    supports_dry_run = True
+    on_error = "closed"
+
+    def __init__(self, options: BudgetOptions, host: Host) -> None:
+        self._max_output_tokens = options.max_output_tokens
+        self._may_clamp = options.clamp
+        self._host = host
+        self._clock = host.clock
+        self.limits = host.limits
+        self.records = host.records
+        self.settings = host.settings
+        self.open = OpenWindows.of(host.limits)
+        self.late = LateUsage(self)
+        self.alerts = Alerts(host, options.alert_webhook)
+        self._routes = BudgetRoutes(self, host)
+        self._plans: dict[int, tuple[Principal, Plan]] = {}
+        self._names = map(f"{uuid.uuid4().hex[:12]}.%d".__mod__, itertools.count())
+        self._expires_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0)) + MARGIN_S
+        self._refused = host.metrics.counter("hookline_budget_refused_total", "Attempts that did not fit.", ("scope",))
+
+    def start(self) -> None:
+        """Begin to send alerts."""
+        self.alerts.start()
+
+    async def stop(self) -> None:
+        """Let alerts that wait go out."""
+        await self.alerts.stop()
+
+    @hookimpl
+    def register_routes(self, add: AddRoute) -> None:
+        self._routes.register(add)
+        register_spend_routes(add, self.records)
+
+    @hookimpl
+    def register_workers(self, add: AddWorker) -> None:
+        add("settle the dead", partial(settle_the_dead, self.records, self.limits))
+
+    @hookimpl
+    async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Ticket | None:
+        endpoint = call.endpoint
+        if endpoint in ("relay", "models") and is_free(call.method, call.path):
+            return self.late.find(call)
+        now = self._clock.time()
+        known = self._plans.get(id(call.principal))
+        if known is not None and known[0] is call.principal and now < known[1].valid_until:
+            plan = known[1]
+        else:
+            plan = await self.make_plan(call.principal, now)
+        deployment = target.deployment
+        if call.is_dry_run:
+            await self._check(call, deployment, plan)
+            return None
+        name = next(self._names)
+        if not plan.spends:
+            payment = Payment(self, call, plan, deployment, name, None, now)
+            with suppress(Unavailable):  # it is served all the same, and booked if there is room then
+                payment.intend()
+            return payment
+        is_hard = plan.is_hard
+        bound = self._bound(call, deployment, is_hard)
+        if is_hard and endpoint in ENDPOINTS_WITH_OUTPUT and call.chat.max_output_tokens is None:
+            attempt.lower_output_cap(self._output_cap(deployment))
+        expires_s = self._expires_s if call.deadline is None else self._expires_after(call.deadline)
+        try:
+            try:
+                refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
+            except Unavailable:
+                # A store that came back empty is told anew what was spent; one that is away refuses that, and the plan stays with what is leased for it.
+                plan = await self.make_plan(call.principal, now)
+                refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
+            if refusal is not None and self._may_clamp:
+                clamped = _clamp(call, deployment, refusal, bound)
+                if clamped is not None:
+                    output_tokens, bound = clamped
+                    attempt.lower_output_cap(output_tokens)
+                    refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
+        except Unavailable as error:
+            raise Rejected(error) from error
+        if refusal is not None:
+            self._refused(refusal.spend.scope.split(":", 1)[0].split("/", 1)[0]).inc()
+            told = quota_error(refusal, plan.name_of(refusal.spend))
+            raise Skip(told.message, told)
+        payment = Payment(self, call, plan, deployment, name, bound, now)
+        try:
+            payment.intend()
+        except Unavailable as error:
+            if isinstance(settling := self.limits.settle(name, 0), Awaitable):
+                await settling
+            raise Rejected(error) from error
+        return payment
+
+    def adjust(self, spends: Sequence[Spend], nanousd: int) -> None:
+        """Count money in windows that did not reserve it, off the call's path."""
+        if spends and nanousd:
+            self._host.spawn("adjust", self._adjust(spends, nanousd))
+
+    async def make_plan(self, principal: Principal, now: float) -> Plan:
+        """The windows that are open now; a window that the store has not met is told what the ledger knows of it.
+
+        Raises Rejected where the ledger or the store can't be asked."""
+        opened = windows_of(budgets_of(principal, self.settings), now)
+        await self.restore(opened, now)
+        plan = Plan(payers_of(principal), tuple(one.window for one in opened))
+        if len(self._plans) >= PLANS_MAX:
+            self._plans.clear()
+        self._plans[id(principal)] = (principal, plan)
+        return plan
+
+    async def restore(self, opened: Sequence[Opened], now: float) -> None:
+        """Tell the store what the ledger knows of these windows, at the quarter of an hour. Raises Rejected where either can't be asked.
+
+        They are open before the ledger is asked: what ends meanwhile is counted after it, at most twice and never not at all."""
+        with self.open.adding(opened):
+            try:
+                for one in opened:
+                    await self._restore(one, now)
+            except Unavailable as error:
+                raise Rejected(error) from error
+
+    async def _restore(self, opened: Opened, now: float) -> None:
+        """Once more where the store says that it waited for rows to reach the ledger. Raises Unavailable."""
+        for is_last in (False, True):
+            charges = await self._charges_of(opened, now)
+            try:
+                await self.limits.restore(opened.window.spend, charges)
+                return
+            except Unavailable:
+                if is_last:
+                    raise
+
+    async def _charges_of(self, opened: Opened, now: float) -> list[tuple[float, int]]:
+        spend = opened.window.spend
+        if spend.window_s:
+            charges = await self.records.charges_in(opened.payer, since=now - spend.window_s)
+            return [(min(at, now), nanousd) for at, nanousd in charges]
+        spent = await self.records.spent_in(opened.payer, since=opened.since)
+        return [(now, spent)] if spent else []
+
+    def known_principals(self) -> list[Principal]:
+        """Who has called since the start, as far as it is remembered."""
+        return [principal for principal, _ in self._plans.values()]
+
+    def _bound(self, call: Call, deployment: Deployment, is_hard: bool) -> Bound:
+        """Raises Skip for what a hard budget can't bound."""
+        measured = bound_input(call)
+        if is_hard and (problem := find_unbounded(call, deployment, measured)) is not None:
+            raise Skip(problem.message, problem)
+        return bound_of(call, deployment, measured, self._max_output_tokens, is_capped=is_hard)
+
+    def _output_cap(self, deployment: Deployment) -> int:
+        """The completion limit that a hard budget sets."""
+        cap = self._max_output_tokens
+        return cap if deployment.max_output_tokens is None else min(cap, deployment.max_output_tokens)
+
+    def _expires_after(self, deadline: float) -> float:
+        return max(deadline - self._clock.monotonic(), 0.0) + MARGIN_S
+
+    async def _check(self, call: Call, deployment: Deployment, plan: Plan) -> None:
+        """A dry run: what would be reserved and where it would not fit. Takes nothing. Raises Skip as the real one."""
+        check = Check(deployment, plan)
+        call.slots.setdefault(CHECKS, []).append(check)
+        bound = check.bound = self._bound(call, deployment, plan.is_hard)
+        try:
+            check.held_nanousd = list(await self.limits.spent([spend.scope for spend in plan.spends]))
+        except Unavailable as error:
+            raise Rejected(error) from error
+        for spend, held in zip(plan.spends, check.held_nanousd, strict=True):
+            if spend.is_hard and held + bound.amount_nanousd > spend.limit_nanousd:
+                told = quota_error(SpendRefusal(spend, held, held, bound.amount_nanousd), plan.name_of(spend))
+                raise Skip(told.message, told)
+
+    async def _adjust(self, spends: Sequence[Spend], nanousd: int) -> None:
+        try:
+            await self.open.whole()
+            await add_to_windows(self.limits, next(self._names), spends, nanousd)
+        except Unavailable as error:
+            self._host.log.warning("windows were not corrected by %d nano-dollars; the ledger is: %s", nanousd, error)
+
+
+def _clamp(call: Call, deployment: Deployment, refusal: SpendRefusal, bound: Bound) -> tuple[int, Bound] | None:
+    """(the completion limit that still fits, its bound); None if not even one token does."""
+    price = deployment.price
+    if price is None or not price.output_picousd or call.endpoint not in ENDPOINTS_WITH_OUTPUT:
+        return None
+    has_audio = bound_input(call).has_audio
+    if has_audio or (call.payload or {}).get("prediction"):
+        return None
+    tiers = [tier.output_picousd for above, tier in price.tiers if bound.input_tokens > above]
+    without = price.bound_nanousd(bound.input_tokens, 0) + bound.tool_nanousd
+    left = refusal.spend.limit_nanousd - refusal.held_nanousd - without
+    tokens = left * 1_000 // max([price.output_picousd, *tiers]) // call.chat.choices - 1
+    if tokens < 1 or tokens * call.chat.choices >= bound.output_tokens:
+        return None
+    amount = price.bound_nanousd(bound.input_tokens, tokens * call.chat.choices) + bound.tool_nanousd
+    return tokens, bound._replace(output_tokens=tokens * call.chat.choices, amount_nanousd=amount)

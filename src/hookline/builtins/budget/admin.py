@@ -1,0 +1,216 @@
+"""What operators ask: where each window stands, and whether a call could proceed.
+
+Lives here: `GET /admin/budgets`, `POST /admin/budgets/check`, both behind the admin key. Elsewhere: the answers themselves (the package's dry run, the limits store).
+Idea: a check is a dry run of the very call through the chain, so it can't say anything else than the call would meet; nothing is taken and nothing is sent."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+import orjson
+from multidict import CIMultiDict
+
+from hookline import (
+    ENDPOINTS,
+    AddRoute,
+    BadRequest,
+    Call,
+    Deployment,
+    Host,
+    NotFound,
+    Principal,
+    Rejected,
+    Reply,
+    RouteRequest,
+    Slot,
+    Usage,
+    format_usd,
+)
+from hookline.builtins.budget.rules import Bound
+from hookline.builtins.budget.windows import (
+    NEVER,
+    Opened,
+    Plan,
+    Window,
+    budgets_of,
+    shared_budgets,
+    utc,
+    windows_of,
+)
+
+if TYPE_CHECKING:
+    from hookline.builtins.budget import Plugin
+
+CHECK_MEMBERS = ("key", "method", "path", "request")
+BYTES_PER_TOKEN = 4
+TYPICAL_OUTPUT_TOKENS = 500
+"""What an estimate expects, as model_selection does: four bytes of English per token, and an answer of some paragraphs."""
+
+
+class Check:
+    """What a dry run found for one deployment; `bound` is None where there is none."""
+
+    def __init__(self, deployment: Deployment, plan: Plan) -> None:
+        self.deployment = deployment
+        self.plan = plan
+        self.bound: Bound | None = None
+        self.held_nanousd: list[int] = []
+        """Spent plus reserved, of each of the plan's windows."""
+
+    @property
+    def fits(self) -> bool:
+        return self.bound is not None and all(_fits(*one) for one in self._windows)
+
+    @property
+    def _windows(self) -> list[tuple[Window, int, int]]:
+        amount = self.bound.amount_nanousd if self.bound is not None else 0
+        return [(w, held, amount) for w, held in zip(self.plan.windows, self.held_nanousd, strict=False)]
+
+    def to_object(self) -> dict[str, Any]:
+        """For the answer."""
+        price, bound = self.deployment.price, self.bound
+        expected = None
+        if bound is not None and price is not None:
+            usage = Usage(bound.input_tokens // BYTES_PER_TOKEN, min(bound.output_tokens, TYPICAL_OUTPUT_TOKENS))
+            expected = min(price.cost_nanousd(usage), bound.amount_nanousd)
+        return {
+            "deployment": self.deployment.id,
+            "fits": self.fits,
+            "bound_usd": _usd(bound.amount_nanousd) if bound is not None and price is not None else None,
+            "expected_usd": _usd(expected) if expected is not None else None,
+            "windows": [{**_describe(w, held), "fits": _fits(w, held, amount)} for w, held, amount in self._windows],
+        }
+
+
+CHECKS: Slot[list[Check]] = Slot("budget checks")
+
+
+class BudgetRoutes:
+    """The two routes."""
+
+    def __init__(self, plugin: Plugin, host: Host) -> None:
+        self._plugin = plugin
+        self._host = host
+
+    def register(self, add: AddRoute) -> None:
+        """Both need the admin key."""
+        add("GET", "/admin/budgets", self.list_windows, access="admin")
+        add("POST", "/admin/budgets/check", self.check, access="admin")
+
+    async def list_windows(self, request: RouteRequest) -> Reply:
+        """Every window of `[users]`, `[tenants]`, `[global]` and of the keys that have called; `?key=name` asks for those that pay for one key."""
+        now = self._host.clock.time()
+        wanted = parse_qs(request.query).get("key")
+        if wanted:
+            found = windows_of(budgets_of(await self._find_principal(wanted[0]), self._plugin.settings), now)
+        else:
+            found = windows_of(shared_budgets(self._plugin.settings), now)
+            for principal in self._plugin.known_principals():
+                if principal.budget is not None:
+                    found += windows_of([(f"key:{principal.key_id}", principal.budget)], now)
+        opened = list({one.window.spend.scope: one for one in found}.values())
+        return _json(200, {"object": "list", "data": await self._stand(opened, now)})
+
+    async def check(self, request: RouteRequest) -> Reply:
+        """Whether the call `{"key", "path", "request"}` could proceed now."""
+        asked = _read(request.body)
+        call = _make_call(asked, self._host, spaces=len(request.body) - len(orjson.dumps(asked)))
+        if asked.get("key") is not None:
+            call.principal = await self._find_principal(str(asked["key"]))
+        reply = await self._host.run(call)
+        checks = call.slots.get(CHECKS, [])
+        best = next((check for check in checks if check.fits), checks[0] if checks else None)
+        is_served = reply.status < 400
+        answer: dict[str, Any] = {
+            "can_proceed": is_served,
+            "from_cache": reply.source == "cache",
+            **({"bound_usd": 0, "expected_usd": 0, "windows": []} if best is None else best.to_object()),
+            "deployments": [check.to_object() for check in checks],
+            "error": None if is_served else (reply.json() or {}).get("error"),
+        }
+        return _json(200, answer)
+
+    async def _find_principal(self, name: str) -> Principal:
+        principal = await self._host.find_principal(name)
+        if principal is None:
+            raise NotFound(
+                f'there is no key "{name[:100]}"; give its name or its id', code="key_not_found", param="key"
+            )
+        return principal
+
+    async def _stand(self, opened: Sequence[Opened], now: float) -> list[dict[str, Any]]:
+        try:
+            await self._plugin.restore(opened, now)
+        except Rejected as rejected:
+            raise rejected.error from rejected
+        held = await self._plugin.limits.spent([one.window.spend.scope for one in opened]) if opened else []
+        return [_describe(one.window, nanousd) for one, nanousd in zip(opened, held, strict=True)]
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is no JSON: {error}") from error
+    if not isinstance(asked, dict) or not isinstance(asked.get("request"), dict):
+        raise BadRequest(
+            'send {"key": "...", "path": "/v1/chat/completions", "request": {the body of the call}}', param="request"
+        )
+    unknown = [name for name in asked if name not in CHECK_MEMBERS]
+    if unknown:
+        raise BadRequest(
+            f'unknown member "{unknown[0][:40]}"; there are {", ".join(CHECK_MEMBERS)}', param=unknown[0][:40]
+        )
+    return asked
+
+
+def _make_call(asked: dict[str, Any], host: Host, *, spaces: int) -> Call:
+    """The call that is asked about. Bytes are bounds, so it is as long as it was written, `spaces` more than it need be."""
+    path, method, payload = asked.get("path", "/v1/chat/completions"), asked.get("method", "POST"), asked["request"]
+    if not isinstance(path, str) or not path.startswith("/v1/") or "/../" in f"{path}/":
+        raise BadRequest('"path" must begin with /v1/', param="path")
+    if not isinstance(method, str) or not method.isalpha():
+        raise BadRequest('"method" must be an HTTP method', param="method")
+    method = method.upper()
+    call = Call(
+        id=f"check-{uuid.uuid4().hex[:16]}",
+        method=method,
+        path=path,
+        endpoint=ENDPOINTS.get(path, "relay") if method == "POST" else "relay",
+        headers=CIMultiDict[str](),
+        started_at=host.clock.monotonic(),
+        started_time=host.clock.time(),
+        surface="admin",
+    )
+    call.is_dry_run = True
+    call.set_json(orjson.dumps(payload) + b" " * max(spaces, 0), payload)
+    return call
+
+
+def _describe(window: Window, held_nanousd: int) -> dict[str, Any]:
+    spend = window.spend
+    return {
+        "budget": window.name,
+        "scope": spend.scope,
+        "mode": "hard" if spend.is_hard else "soft",
+        "limit_usd": _usd(spend.limit_nanousd),
+        "used_usd": _usd(held_nanousd),
+        "left_usd": _usd(max(spend.limit_nanousd - held_nanousd, 0)),
+        "resets_at": None if spend.resets_at == NEVER else utc(spend.resets_at),
+        "rolling_hours": spend.window_s / 3600 or None,
+    }
+
+
+def _fits(window: Window, held_nanousd: int, amount_nanousd: int) -> bool:
+    return not window.spend.is_hard or held_nanousd + amount_nanousd <= window.spend.limit_nanousd
+
+
+def _usd(nanousd: int) -> orjson.Fragment:
+    return orjson.Fragment(format_usd(nanousd).encode())
+
+
+def _json(status: int, value: object) -> Reply:
+    return Reply(status, {"content-type": "application/json"}, orjson.dumps(value), source="local")

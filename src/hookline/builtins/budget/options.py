@@ -1,0 +1,37 @@
+"""Options of `[plugins.budget]`.
+
+Lives here: their names, defaults and words. Elsewhere: budgets themselves (keys, `[users]`, `[tenants]`, `[global]`), prices (`[prices]`).
+Idea: strict, like every table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class AlertWebhook(BaseModel):
+    """`alert_webhook = { url, secret }`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    url: str = Field(
+        pattern=r"^https?://[^\s]+$", description="Gets a POST per alert, signed as standardwebhooks.com says."
+    )
+    secret: SecretStr = Field(strict=False, description='As in "whsec_..."; what signs the alerts.')
+
+
+class BudgetOptions(BaseModel):
+    """`[plugins.budget]`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    max_output_tokens: Annotated[int, Field(ge=1)] = Field(
+        4_096, description="Cap of an answer on a hard budget where the request sets no limit of its own."
+    )
+    clamp: bool = Field(
+        False, description="Lower a request's own completion limit to what is left, instead of refusing it."
+    )
+    alert_webhook: AlertWebhook | None = Field(
+        None, description="Who is told of windows that reach their alert line; needs the extra `webhooks`."
+    )
