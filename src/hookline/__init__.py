@@ -7,7 +7,7 @@ from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
 from hookline.bounds import InputBound, bound_input, bound_output
 from hookline.call import ENDPOINTS, Call, Endpoint, Note
 from hookline.chat_view import ChatView
-from hookline.deployment import Deployment, Target
+from hookline.deployment import MADE_AT, Deployment, Target
 from hookline.errors import (
     STATUSES_THAT_STAY,
     UPSTREAM_KINDS,
@@ -52,6 +52,7 @@ from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
+from hookline.stores.owners import Owner, OwnerStore
 from hookline.stores.protocols import (
     FlightStore,
     LedgerEntry,
@@ -65,7 +66,7 @@ from hookline.stores.protocols import (
     SpendRefusal,
     Take,
 )
-from hookline.upload import Upload
+from hookline.upload import FormField, Upload
 
 __all__ = [
     "ANONYMOUS",
@@ -73,6 +74,7 @@ __all__ = [
     "ENDPOINTS",
     "END_USER",
     "EXPOSED_HEADERS",
+    "MADE_AT",
     "NANO_PER_USD",
     "PAY",
     "STATUSES_THAT_STAY",
@@ -101,6 +103,7 @@ __all__ = [
     "FlightStore",
     "Flights",
     "Forbidden",
+    "FormField",
     "GiveUp",
     "Host",
     "InputBound",
@@ -117,6 +120,8 @@ __all__ = [
     "NotFound",
     "Note",
     "Outcome",
+    "Owner",
+    "OwnerStore",
     "Price",
     "Principal",
     "Provider",

@@ -317,6 +317,7 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     return {
         "server": settings.server.model_dump(),
         "tenants": {name: _said(scope) for name, scope in settings.tenants.items()},
+        "key_tenants": sorted(tenant_names(settings)),
         "users": {name: _said(scope) for name, scope in settings.users.items()},
         "global": _said(settings.everyone),
         "model_limits": {

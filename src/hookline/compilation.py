@@ -296,7 +296,7 @@ def _join(
         catalog=catalog,
         routes=routes,
         find_what_is_missing=process.find_what_is_missing,
-        has_several_tenants=len(tenant_names(settings)) > 1,
+        tenants=None if any(plugin.name == "owners" for plugin in chain.plugins) else frozenset(tenant_names(settings)),
         default_completion_model=server.default_completion_model,
         cors=_cors(settings),
     )

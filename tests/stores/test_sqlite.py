@@ -91,7 +91,7 @@ async def test_a_new_file_is_what_the_migrations_make(tmp_path, open_records):
 
     assert {k: v for k, v in created.items() if k != "ledger"} == {k: v for k, v in migrated.items() if k != "ledger"}
     assert created["ledger"][0] == migrated["ledger"][0]
-    assert migrate(f"sqlite:///{tmp_path / 'records.db'}").endswith("is at schema 3 already")
+    assert migrate(f"sqlite:///{tmp_path / 'records.db'}").endswith("is at schema 4 already")
 
 
 def test_the_number_is_that_of_the_last_step():

@@ -27,6 +27,7 @@ from hookline.stores import postgres_statements as sql
 from hookline.stores.ledger import end_of, quarter_of, row_of, sums_of, tell_lost
 from hookline.stores.ledger_spool import MAX_BYTES, LedgerSpool, Mark
 from hookline.stores.postgres_keys import PostgresKeys
+from hookline.stores.postgres_owners import PostgresOwners
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.schema import SCHEMA_VERSION, NotMigrated, refuse_newer
 
@@ -79,6 +80,7 @@ class PostgresRecords:
         self._turning = asyncio.Lock()
         self._pool: Any = None
         self.keys = PostgresKeys(lambda job: self._ask(self._connected(job)))
+        self.owners = PostgresOwners(lambda job: self._ask(self._connected(job)), self._check_breaker)
         self._writer: asyncio.Task[Any] | None = None
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="hookline-records", daemon=True)
@@ -312,6 +314,10 @@ class PostgresRecords:
                 raise
             self._trip(error)
             raise self._unavailable() from error
+
+    def _check_breaker(self) -> None:
+        if self._problem is not None:
+            raise self._unavailable()
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(f"records: {self._shown} can't be used: {self._problem}", retry_after_s=RETRY_EVERY_S)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from hookline.stores.keys import KeyStore
+from hookline.stores.owners import OwnerStore
 
 
 class Clock(Protocol):
@@ -198,6 +199,10 @@ class RecordStore(Protocol):
     @property
     def keys(self) -> KeyStore:
         """Virtual keys."""
+
+    @property
+    def owners(self) -> OwnerStore:
+        """Whose the objects are that live at providers."""
 
     @property
     def readiness(self) -> str | None:

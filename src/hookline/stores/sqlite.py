@@ -33,6 +33,7 @@ from hookline.stores.ledger import end_of, quarter_of, row_of, sums_of, tell_los
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.schema import REVISION, SCHEMA_VERSION, migrate_in_child, refuse_newer
 from hookline.stores.sqlite_keys import SqliteKeys
+from hookline.stores.sqlite_owners import SqliteOwners
 
 COMMIT_EVERY_S = 0.05
 RETRY_EVERY_S = 0.5
@@ -52,6 +53,7 @@ class SqliteRecords:
         self._path = os.fspath(path)
         self._connection = _open(self._path)
         self.keys = SqliteKeys(self._connection, self._ask)
+        self.owners = SqliteOwners(self._connection, self._ask)
         self._queue: deque[LedgerEntry] = deque()
         self._queue_max = queue_max
         self._questions: deque[tuple[Callable[[], object], Future[object]]] = deque()
