@@ -9,7 +9,7 @@ import pytest
 from hookline import BadRequest, Deployment, InsufficientQuota, Reply, Skip, Target, bound_input
 from hookline.attempts import no_target_error
 from hookline.builtins.budget import find_unbounded
-from hookline.builtins.cache import has_failed, is_answer
+from hookline.builtins.cache.recording import has_failed, is_answer
 from hookline.builtins.metrics import ModelLabels
 from hookline.money import Price
 from hookline.surfaces.json_body import parse_object
