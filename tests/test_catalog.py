@@ -19,6 +19,10 @@ class Request:
     path: str = "/v1/chat/completions"
     endpoint: str = "chat"
     principal: Principal = ANONYMOUS
+    made_at: tuple[str, str] | None = None
+
+    def find(self, slot):
+        return self.made_at
 
 
 def build(provider: str, model: str) -> Deployment:

@@ -7,7 +7,7 @@ from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
 from hookline.bounds import InputBound, bound_input, bound_output
 from hookline.call import ENDPOINTS, Call, Endpoint, Note
 from hookline.chat_view import ChatView
-from hookline.deployment import Deployment, Target
+from hookline.deployment import MADE_AT, Deployment, Target
 from hookline.errors import (
     STATUSES_THAT_STAY,
     UPSTREAM_KINDS,
@@ -29,6 +29,8 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
+from hookline.flight import PAY, FlightRules
+from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.free_routes import is_free
 from hookline.hookspecs import hookimpl
 from hookline.host import (
@@ -50,8 +52,10 @@ from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
+from hookline.stores.owners import Owner, OwnerStore
 from hookline.stores.plugin_tables import Page, Row, Table, TableStore
 from hookline.stores.protocols import (
+    FlightStore,
     LedgerEntry,
     Level,
     LimitStore,
@@ -64,7 +68,7 @@ from hookline.stores.protocols import (
     Take,
 )
 from hookline.stores.reports import REPORT_BUCKETS, REPORT_MEMBERS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
-from hookline.upload import Upload
+from hookline.upload import FormField, Upload
 
 __all__ = [
     "ANONYMOUS",
@@ -72,7 +76,9 @@ __all__ = [
     "ENDPOINTS",
     "END_USER",
     "EXPOSED_HEADERS",
+    "MADE_AT",
     "NANO_PER_USD",
+    "PAY",
     "REPORT_BUCKETS",
     "REPORT_MEMBERS",
     "STATUSES_THAT_STAY",
@@ -96,7 +102,12 @@ __all__ = [
     "Endpoint",
     "Event",
     "Fallback",
+    "FlightMismatch",
+    "FlightRules",
+    "FlightStore",
+    "Flights",
     "Forbidden",
+    "FormField",
     "GiveUp",
     "Host",
     "InputBound",
@@ -104,6 +115,7 @@ __all__ = [
     "InternalError",
     "KeyChanges",
     "KeyStore",
+    "Lead",
     "LedgerEntry",
     "LedgerPage",
     "LedgerQuery",
@@ -114,6 +126,8 @@ __all__ = [
     "NotFound",
     "Note",
     "Outcome",
+    "Owner",
+    "OwnerStore",
     "Page",
     "Price",
     "Principal",

@@ -6,6 +6,7 @@ its problems to a list, so that one run says everything that is wrong."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ from hookline.config_problems import merged_problems_of, nearest, problems_of
 from hookline.config_source import Source
 from hookline.deployment import Deployment
 from hookline.errors import StartupError
+from hookline.flights import Flights
 from hookline.host import Clock
 from hookline.plugin_host import Stores
 from hookline.plugin_loading import PluginEntry, said
@@ -29,11 +31,12 @@ from hookline.prices import PriceTable, find_facts, price_from_usd
 from hookline.principal import Limits
 from hookline.stores.schema import NotMigrated
 
-REPLIES_MAX_BYTES = 16 * 1024 * 1024
+log = logging.getLogger("hookline.assembly")
+
 _LIMITS = set(LimitTable.model_fields)
 
 ProviderFactory = Callable[..., Provider]
-StoreKind = Literal["limits", "replies", "records"]
+StoreKind = Literal["limits", "replies", "records", "flights"]
 
 
 @dataclass(slots=True)
@@ -56,15 +59,15 @@ class Registry:
         self.stores[store, scheme] = factory
 
 
-def builtin_registry() -> Registry:
+def builtin_registry(settings: Settings) -> Registry:
     """The kinds that ship with Hookline."""
     registry = Registry()
     builtin_providers.register_providers(registry.add_provider)
-    _register_builtin_stores(registry.add_store)
+    _register_builtin_stores(registry.add_store, settings.state.reply_cache_bytes)
     return registry
 
 
-def _register_builtin_stores(add: Callable[..., None]) -> None:
+def _register_builtin_stores(add: Callable[..., None], reply_cache_bytes: int) -> None:
     def limits(url: str, clock: Clock) -> Any:
         from hookline.stores.memory import MemoryLimits
 
@@ -73,7 +76,7 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
     def replies(url: str, clock: Clock) -> Any:
         from hookline.stores.memory import MemoryReplies
 
-        return MemoryReplies(clock, max_bytes=REPLIES_MAX_BYTES)
+        return MemoryReplies(clock, max_bytes=reply_cache_bytes)
 
     def redis_limits(url: str, clock: Clock) -> Any:
         from hookline.stores.redis_client import RedisClient
@@ -87,7 +90,18 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
 
         client = RedisClient(url, monotonic=clock.monotonic)  # one of its own: a breaker per store
         l2 = RedisReplies(client, clock)
-        return TwoLevelReplies(l2, clock, l1_ttl_s=client.options.l1_ttl_s, l1_max_bytes=REPLIES_MAX_BYTES)
+        return TwoLevelReplies(l2, clock, l1_ttl_s=client.options.l1_ttl_s, l1_max_bytes=reply_cache_bytes)
+
+    def flights(url: str, clock: Clock) -> Any:
+        from hookline.stores.memory_flights import MemoryFlights
+
+        return MemoryFlights(clock)
+
+    def redis_flights(url: str, clock: Clock) -> Any:
+        from hookline.stores.redis_client import RedisClient
+        from hookline.stores.redis_flights import RedisFlights
+
+        return RedisFlights(RedisClient(url, monotonic=clock.monotonic))
 
     def records(url: str, clock: Clock) -> Any:
         from hookline.stores.records_url import split_url
@@ -103,9 +117,11 @@ def _register_builtin_stores(add: Callable[..., None]) -> None:
 
     add("memory", limits, store="limits")
     add("memory", replies, store="replies")
+    add("memory", flights, store="flights")
     for scheme in ("redis", "rediss"):
         add(scheme, redis_limits, store="limits")
         add(scheme, redis_replies, store="replies")
+        add(scheme, redis_flights, store="flights")
     add("sqlite", records, store="records")
     add("postgresql", shared_records, store="records")
 
@@ -157,6 +173,7 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
 
     limits = find("limits", state.shared, "shared")
     replies = find("replies", state.shared, "shared")
+    flights = find("flights", state.shared if _keeps_flights(state.shared, registry) else "memory", "shared")
     records = find("records", records_url(settings), "records")
     if problems:
         raise StartupError(list(dict.fromkeys(problems)))
@@ -170,7 +187,16 @@ def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Sto
                 [source.problem(("state", "records"), f"{error.problems[0]}; run: hookline migrate{given}")]
             ) from error
 
-    return lambda clock: Stores(limits(clock), replies(clock), open_records(clock))
+    return lambda clock: Stores(limits(clock), replies(clock), open_records(clock), Flights(flights(clock), clock))
+
+
+def _keeps_flights(shared: str, registry: Registry) -> bool:
+    """Whether the shared store has them; one that a plugin brings may have limits and replies only."""
+    scheme = shared.split(":", 1)[0]
+    if ("flights", scheme) in registry.stores or ("limits", scheme) not in registry.stores:
+        return True
+    log.warning('[state] shared: "%s" keeps no flights, so each process has its own Idempotency-Keys', scheme)
+    return False
 
 
 def may_hold_keys(settings: Settings) -> bool:
@@ -297,6 +323,7 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     return {
         "server": settings.server.model_dump(),
         "tenants": {name: _said(scope) for name, scope in settings.tenants.items()},
+        "key_tenants": sorted(tenant_names(settings)),
         "users": {name: _said(scope) for name, scope in settings.users.items()},
         "global": _said(settings.everyone),
         "model_limits": {

@@ -126,6 +126,14 @@ class CallTimer:
         """From here on it is `task` that is cancelled: the call's work has moved there."""
         self._task = task
 
+    def hand_over(self, task: asyncio.Future[Any]) -> float:
+        """`rebind` without the deadline, which is answered: it stays with the client that `task` no longer works for alone."""
+        self._task = task
+        if self._shared is not None:
+            self._shared.leave(self)
+        deadline, self.deadline = self.deadline, NEVER
+        return deadline
+
     def stop(self) -> None:
         if self._shared is not None:
             self._shared.leave(self)

@@ -13,10 +13,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
-from hookline.deployment import Deployment
+from hookline.deployment import MADE_AT, Deployment
 from hookline.errors import ApiError, BadRequest, Forbidden, NotFound
 from hookline.money import Price
 from hookline.principal import Principal
+from hookline.slots import Slot
 
 Deployments = tuple[Deployment, ...]
 UNKNOWN_NAMES_MAX = 2_000
@@ -38,6 +39,7 @@ class Request(Protocol):
 
     @property
     def endpoint(self) -> str: ...
+    def find(self, slot: Slot[tuple[str, str]], /) -> tuple[str, str] | None: ...
 
 
 class Catalog:
@@ -87,6 +89,9 @@ class Catalog:
         """Where a call goes that names no model. Raises BadRequest where one is needed, NotFound without a default provider."""
         if call.endpoint in _NEEDS_MODEL and call.method == "POST":
             raise BadRequest("you must provide a model parameter", param="model")
+        if (place := call.find(MADE_AT)) is not None:
+            there = self._resolve_place(*place)
+            return there if self._find_route_price is None else self._with_route_price(there, call)
         if self.default_provider is None:
             raise NotFound(
                 f"{call.method} {call.path} names no model, and no provider is the default; add `default = true` to one "
@@ -97,6 +102,15 @@ class Catalog:
         if found is None:
             found = self._without_model = (self._build(provider, ""),)
         return found if self._find_route_price is None else self._with_route_price(found, call)
+
+    def _resolve_place(self, provider: str, deployment: str) -> Deployments:
+        """Where an object lives. Raises NotFound if that is configured no more."""
+        if provider in self.providers and not deployment:
+            return (self._build(provider, ""),)
+        for keyed in (d for found in self._by_name.values() for d in found):
+            if (keyed.id, keyed.provider) == (deployment, provider):
+                return (replace(keyed, model=""),)
+        raise NotFound("the provider at which this object lives is not configured any more")
 
     def check_allowed(self, principal: Principal, name: str | None, call: Request) -> None:
         """Raises Forbidden if the principal may not use this model, or not make this call without one."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from hookline.assembly import builtin_registry
 from hookline.chain import PHASES
 from hookline.compilation import Compiled
+from hookline.config import Settings
 from hookline.config_loading import json_schema
 from hookline.launch import counted, unset_variables, url_of
 from hookline.plugin_loading import said
@@ -63,5 +64,5 @@ def editor_schema() -> tuple[dict[str, Any], list[str]]:
             continue
         if options is not None:
             plugins[point.name] = options
-    kinds = {kind: options for kind, (_, options) in builtin_registry().kinds.items() if options is not None}
+    kinds = {kind: options for kind, (_, options) in builtin_registry(Settings()).kinds.items() if options is not None}
     return json_schema(plugins, kinds), problems

@@ -94,7 +94,13 @@ class Process:
     async def aclose(self) -> None:
         """Close what the process has opened; each step may fail or hang, the others still run."""
         if self.stores is not None and self.opens_stores:
-            for store in (self.stores.records, self.stores.limits, self.stores.replies):
+            stores = self.stores
+            for store in (
+                stores.records,
+                stores.limits,
+                stores.replies,
+                *((stores.flights,) if stores.flights else ()),
+            ):
                 await within(CLOSE_S, store.aclose(), f"{type(store).__name__} did not close")
         if self.http is not None:
             await within(CLOSE_S, self.http.close(), "the HTTP client did not close")
@@ -138,7 +144,7 @@ def compile_settings(
 ) -> Compiled:
     """Make every part of a configuration. Raises StartupError with `problems` (known before) and all that is found here."""
     found = list(problems)
-    registry = builtin_registry()
+    registry = builtin_registry(settings)
     workshop = _make_workshop(settings, process, registry, found)
     chain = _compile_chain(settings, process, workshop, found)
     routes = Routes(settings.admin.key)
@@ -296,7 +302,7 @@ def _join(
         catalog=catalog,
         routes=routes,
         find_what_is_missing=process.find_what_is_missing,
-        has_several_tenants=len(tenant_names(settings)) > 1,
+        tenants=None if any(plugin.name == "owners" for plugin in chain.plugins) else frozenset(tenant_names(settings)),
         default_completion_model=server.default_completion_model,
         cors=_cors(settings),
     )

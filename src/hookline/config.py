@@ -80,6 +80,9 @@ class State(_Table):
         default="memory",
         description="Limits, money in flight, breaker votes, response cache: `memory`, or `redis://host:6379/0` (rediss:// with TLS) for several processes.",
     )
+    reply_cache_bytes: Bytes = Field(
+        default=16 * 1024 * 1024, description="Cached answers in this process, keys and overhead included."
+    )
     queue: str = Field(default="embedded", description="How jobs reach workers.")
 
 
@@ -110,7 +113,7 @@ def _as_deployment(value: Any) -> Any:
 
 
 DEFAULT_PLUGINS = (
-    "auth", "rate_limit", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "logging", "metrics",
+    "auth", "owners", "rate_limit", "idempotency", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "logging", "metrics",
 )  # fmt: skip
 
 

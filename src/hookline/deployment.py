@@ -10,6 +10,10 @@ from typing import Literal
 
 from hookline.money import Price
 from hookline.principal import Limits
+from hookline.slots import Slot
+
+MADE_AT: Slot[tuple[str, str]] = Slot("made_at")
+"""(provider, deployment with a key of its own or ""): where a call without a model goes, instead of to the default provider. Written by `owners`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from hookline.attempt import Provider
 from hookline.call import Call
 from hookline.principal import Principal
 from hookline.reply import Reply
+from hookline.slots import Slot
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
+
+if TYPE_CHECKING:
+    from hookline.flights import Flights
 
 
 class Clock(Protocol):
@@ -57,8 +61,11 @@ class Host(Protocol):
     limits: LimitStore
     replies: ReplyStore
     records: RecordStore
+    flights: Flights
     metrics: Metrics
     log: logging.Logger
+    offers: dict[Slot[Any], Any]
+    """What the plugins of one configuration offer each other: put in by a constructor, looked up per call."""
     options_by_model: Mapping[str, Any]
     """`[models."x".plugins.<this plugin>]`, merged over the options and checked by the same model."""
     settings: Mapping[str, Any]
@@ -109,7 +116,7 @@ class AddProvider(Protocol):
 
 class AddStore(Protocol):
     def __call__(
-        self, scheme: str, factory: Callable[..., Any], *, store: Literal["limits", "replies", "records"]
+        self, scheme: str, factory: Callable[..., Any], *, store: Literal["limits", "replies", "records", "flights"]
     ) -> None: ...
 
 

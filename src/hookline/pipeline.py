@@ -159,7 +159,7 @@ class _Run:
             if self._timer.was_cancelled_for("deadline"):
                 self._outcome = "timeout"
             elif delivery.is_cut and self._task.uncancel() == 0:
-                self._outcome = "client_gone"
+                self._outcome = delivery.outcome or "client_gone"
             else:
                 self._outcome = "shutdown"
                 raise
@@ -251,6 +251,8 @@ class _Run:
                 found = await found
             if isinstance(found, Reply):
                 self._source = found.source
+                self._outcome = "ok" if found.status < 400 else "upstream_error"
+                self._tickets += (found.ticket,) if found.ticket is not None else ()
                 return found, impl.index
             if found is not None:
                 self._tickets.append(found)

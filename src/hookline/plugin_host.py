@@ -15,9 +15,11 @@ from typing import Any, Protocol
 from hookline.call import Call
 from hookline.chain import Chain
 from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
+from hookline.flights import Flights
 from hookline.host import Clock, Metrics
 from hookline.principal import Principal
 from hookline.reply import Reply
+from hookline.slots import Slot
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
 
 log = logging.getLogger("hookline.plugins")
@@ -33,11 +35,12 @@ class RunsCalls(Protocol):
 
 @dataclass(slots=True)
 class Stores:
-    """The process's three stores; they outlive reloads."""
+    """The process's stores; they outlive reloads."""
 
     limits: LimitStore
     replies: ReplyStore
     records: RecordStore
+    flights: Flights | None = None
 
 
 @dataclass(slots=True)
@@ -54,6 +57,7 @@ class Workshop:
     find_principal: Sequence[Callable[[str], Any]] = ()
     """Of the plugins that know keys."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    offers: dict[Slot[Any], Any] = field(default_factory=dict)
 
     def make_host(self, plugin: str, options_by_model: Mapping[str, Any]) -> PluginHost:
         return PluginHost(self, plugin, options_by_model)
@@ -94,6 +98,8 @@ class PluginHost:
         self.limits = workshop.stores.limits
         self.replies = workshop.stores.replies
         self.records = workshop.stores.records
+        self.flights = workshop.stores.flights or Flights(None, workshop.clock)
+        self.offers = workshop.offers
         self.log = logging.getLogger(f"hookline.plugins.{plugin}")
         self.options_by_model = options_by_model
         self.settings = workshop.settings

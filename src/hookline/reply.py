@@ -6,12 +6,15 @@ Idea: a body is bytes, or an iterator of byte chunks that nobody has parsed; par
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
 from multidict import CIMultiDict
 
 from hookline.errors import ApiError
+
+if TYPE_CHECKING:
+    from hookline.attempt import Ticket
 
 Source = Literal["upstream", "cache", "coalesced", "replay", "rescue", "local"]
 
@@ -21,7 +24,7 @@ class Reply:
 
     A plugin's own reply says where it comes from: `Reply(200, {...}, body, source="cache")`."""
 
-    __slots__ = ("_json", "body", "headers", "source", "status", "taps")
+    __slots__ = ("_json", "body", "headers", "source", "status", "taps", "ticket")
 
     def __init__(
         self,
@@ -36,6 +39,8 @@ class Reply:
         self.body = body
         self.source: Source = source
         self.taps: list[Tap] | None = None
+        self.ticket: Ticket | None = None
+        """What a reply from `lookup` holds until the call ends (a place among the readers of a shared body); it settles like every ticket."""
         self._json: Any = None
 
     @classmethod

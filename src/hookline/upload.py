@@ -5,8 +5,17 @@ Idea: a body that was spooled whole can be sent again, one that streams through 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+
+class FormField(NamedTuple):
+    """A part of a form: its name, the beginning of its value, whether that is all of it, and whether it is a file (has a file name)."""
+
+    name: str
+    start: bytes
+    is_whole: bool
+    is_file: bool = False
 
 
 class Upload(Protocol):
@@ -16,6 +25,13 @@ class Upload(Protocol):
     content_length: int | None
     is_replayable: bool
     """False: part of it was never spooled, so there is a single attempt."""
+
+    @property
+    def fields(self) -> Sequence[FormField]:
+        """The parts of a form that were seen so far; () for other bodies."""
+
+    async def complete(self) -> None:
+        """Read what still arrives: all fields are known then, and the body can be sent again. Raises ApiError."""
 
     def chunks(self, model: str | None, /) -> AsyncIterator[bytes]:
         """The bytes to send, with the multipart field `model` rewritten if given."""

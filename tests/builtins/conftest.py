@@ -11,7 +11,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from hookline import ENDPOINTS, Attempt, Call, Deployment, Price, Principal, Result, Target, Usage
+from hookline import ENDPOINTS, Attempt, Call, Deployment, Flights, Price, Principal, Result, Target, Usage
 from hookline.builtins import budget
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits
@@ -82,6 +82,16 @@ class DictReplies:
         value, expires_at, _ = self.entries.get(key, (None, 0.0, ()))
         return value if expires_at > self._clock.monotonic() else None
 
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [await self.get(key) for key in keys]
+
+    def put_many(self, entries: dict[bytes, bytes], *, ttl_s: float, tags: Sequence[str] = ()) -> None:
+        for key, value in entries.items():
+            self.put(key, value, ttl_s=ttl_s, tags=tags)
+
+    async def discard(self, keys: Sequence[bytes]) -> int:
+        return sum(self.entries.pop(key, None) is not None for key in keys)
+
     def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None:
         self.entries[key] = (value, self._clock.monotonic() + ttl_s, tuple(tags))
 
@@ -103,10 +113,15 @@ class PluginHost:
         self.clock = clock
         self.metrics = CountedMetrics()
         self.replies = DictReplies(clock)
+        self.flights = Flights(None, clock)
+        self.offers: dict[Any, Any] = {}
         self.log = logging.getLogger("hookline.under_test")
         self.options_by_model = options_by_model
         self.settings = {"tenants": {}, "users": {}, "global": {}, "server": {}, "models": [], **settings}
         self.spawned: list[Coroutine[Any, Any, Any]] = []
+
+    def describe(self) -> dict[str, Any]:
+        return {}
 
     def spawn(self, name: str, coro: Coroutine[Any, Any, Any]) -> None:
         self.spawned.append(coro)

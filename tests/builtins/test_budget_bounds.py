@@ -146,6 +146,13 @@ def test_no_hosted_tool_costs_more_than_its_bound(times: int, limit: int) -> Non
     assert PRICE.cost_nanousd(bill) <= bound(call)
 
 
+def test_what_was_predicted_is_read_and_may_be_charged_as_output_too() -> None:
+    plain = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    predicted = {**plain, "prediction": {"type": "content", "content": "y" * 10_000}}
+
+    assert bound(make(predicted)) - bound(make(plain)) > 10_000 * (3 + 5)
+
+
 def test_an_inline_image_counts_by_its_documented_bound_and_not_by_its_bytes() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 2_000_000}}
     call = make({"model": "m", "messages": [{"role": "user", "content": [image]}]})

@@ -259,3 +259,26 @@ async def test_a_hedge_that_lost_is_charged_its_reservation(make_kit: MakeKit, t
 
     assert sorted(await booked(kit, tmp_path)) == sorted([Row(RESERVATION, True), Row(EXACT, False)])
     assert round(float(delivered.headers["x-hookline-cost-usd"]) * 10**9) == RESERVATION + EXACT
+
+
+async def test_an_answer_longer_than_anybody_expected_is_charged_whole(make_kit: MakeKit, tmp_path: Any) -> None:
+    """A soft budget sends no limit, so its reservation is no bound."""
+    long = orjson.dumps({"choices": [{"message": {"content": "x" * 50_000}}]})
+    kit = make_kit(provider=ScriptedProvider(answer(long)))
+    soft = Principal(key_id="ci", budget=Budget(daily_nanousd=1, mode="soft"))
+
+    await kit.call(CHAT, principal=soft)
+
+    (row,) = await booked(kit, tmp_path)
+    assert row.cost is not None
+    assert row.cost > len(long) * 2_000
+    assert row.is_estimated
+
+
+async def test_reading_says_that_it_cost_nothing_with_and_without_a_price(make_kit: MakeKit, tmp_path: Any) -> None:
+    for price in (None, PRICE):
+        kit = make_kit(provider=ScriptedProvider(answer(b"{}")), price=price)
+        delivered = await kit.call(method="GET", path="/v1/files", principal=PAYER)
+        assert delivered.headers["x-hookline-cost-usd"] == "0.00"
+
+    assert await booked(kit, tmp_path) == []

@@ -177,3 +177,25 @@ async def test_a_reservation_lives_as_long_as_its_call_may(make_kit: MakeKit) ->
     await running.task
 
     assert list(await kit.workshop.stores.limits.spent(["key:ci/total"])) == [ANSWER_NANOUSD]
+
+
+async def test_many_first_calls_at_once_ask_the_ledger_once_and_the_first_may_leave(make_kit: MakeKit) -> None:
+    kit = make_kit()
+    records: Any = kit.workshop.stores.records
+    asked: list[str] = []
+    ask = records.spent_in
+
+    async def spent_in(scope: str, **about: Any) -> int:
+        asked.append(scope)
+        return await ask(scope, **about)  # type: ignore[no-any-return]
+
+    records.spent_in = spent_in
+    ci = Principal(key_id="ci", budget=Budget(daily_nanousd=10**12))
+
+    running = [kit.start(kit.make_call(ASKED, principal=ci)) for _ in range(50)]
+    await asyncio.sleep(0)
+    running[0].leave()
+    await asyncio.gather(*(one.task for one in running), return_exceptions=True)
+
+    assert asked == ["key:ci"]
+    assert [one.delivered.status for one in running[1:]] == [200] * 49

@@ -164,6 +164,10 @@ class OneWayUpload:
     content_length = None
     is_replayable = False
 
+    fields = ()
+
+    async def complete(self) -> None: ...
+
     async def chunks(self, model: str | None) -> AsyncIterator[bytes]:
         yield b"x"
 

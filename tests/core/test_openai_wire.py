@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hookline import Usage
-from hookline.openai_wire import EVENT_BYTES_MAX, HELD_BYTES_MAX, StreamWatch, error_in
+from hookline.openai_wire import EVENT_BYTES_MAX, HELD_BYTES_MAX, UNREAD_CALLS, StreamWatch, error_in
 from hookline.transport.sse import serialize_event
 
 DONE = b"data: [DONE]\n\n"
@@ -215,7 +215,9 @@ def test_a_giant_last_event_is_an_end_with_its_usage(endpoint, last, size):
     seen, left, held = watch(endpoint, in_pieces(last, size))
 
     assert seen.is_complete
-    assert seen.usage == Usage(10, 5, reasoning_tokens=2)
+    # What ran of hosted tools can't be counted in what is not read.
+    is_read = endpoint != "responses" or size > len(last)
+    assert seen.usage == Usage(10, 5, reasoning_tokens=2, tool_calls=() if is_read else UNREAD_CALLS)
     assert left + held == last
     assert held or size > HELD_BYTES_MAX, "its last bytes wait for settlement"
 

@@ -62,7 +62,7 @@ class Plugin:
 """
 PROXY = """
 [chain]
-plugins = [{journal}"auth", "rate_limit", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "metrics"]
+plugins = [{journal}"auth", "rate_limit", "idempotency", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "metrics"]
 [server]
 port = 0
 [providers.up]

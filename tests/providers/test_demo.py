@@ -440,6 +440,10 @@ class Form:
         head = b'--BOUND\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
         self.body = b"".join([*parts, head, file, b"\r\n--BOUND--\r\n"])
 
+    fields = ()
+
+    async def complete(self) -> None: ...
+
     async def chunks(self, model: str | None, /) -> AsyncIterator[bytes]:
         for at in range(0, len(self.body), 7):
             yield self.body[at : at + 7]

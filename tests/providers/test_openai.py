@@ -497,6 +497,10 @@ class FakeUpload:
         self.content_length = content_length
         self.asked: list[str | None] = []
 
+    fields = ()
+
+    async def complete(self) -> None: ...
+
     async def chunks(self, model: str | None, /) -> AsyncIterator[bytes]:
         self.asked.append(model)
         yield b"abc"

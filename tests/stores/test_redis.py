@@ -251,6 +251,27 @@ async def test_a_purge_elsewhere_takes_hold_within_l1s_time(redis_server, clock)
     await there.aclose()
 
 
+async def test_many_keys_are_one_question_and_a_kept_one_few_commands(redis_server, clock):
+    client = RedisClient(redis_server.url, monotonic=clock.monotonic)
+    store = TwoLevelReplies(RedisReplies(client, clock), clock, l1_ttl_s=1.0, l1_max_bytes=2**20)
+    tags = ("tenant:acme", "model:m", "cache")
+    store.put(b"first", b"1", ttl_s=60, tags=tags)
+    await asyncio.sleep(0)
+    sent = []
+    send, client.send = client.send, lambda *arguments: sent.append(arguments[0]) or send(*arguments)
+
+    store.put_many({b"a": b"2", b"b": b"3"}, ttl_s=60, tags=tags)
+    await store.delete(tag="nothing")  # waits for what is on its way
+    asked, before = len(sent) - 1, client.round_trips
+    found = await store.get_many([b"b", b"unknown", b"a", b"first"])
+
+    assert asked == len(tags) + 2
+    assert (found, sent[-1], client.round_trips - before) == ([b"3", None, b"2", b"1"], "MGET", 1)
+    assert await store.get_many([b"b", b"a"]) == [b"3", b"2"]
+    assert client.round_trips - before == 1
+    await store.aclose()
+
+
 WORKER = """
 import asyncio, sys, time
 from hookline.stores.protocols import Refusal, Spend, Take

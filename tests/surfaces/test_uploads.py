@@ -362,7 +362,7 @@ class TestSeveralTenants:
         ],
     )
     async def test_route_that_names_stored_objects_is_403(self, open_door, method, path):
-        door = await open_door(has_several_tenants=True)
+        door = await open_door(tenants=frozenset({"acme", "globex"}))
 
         reply = await door.ask(f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         alone = await open_door()
@@ -383,14 +383,14 @@ class TestSeveralTenants:
         ],
     )
     async def test_route_that_names_none_is_served(self, open_door, path):
-        door = await open_door(has_several_tenants=True)
+        door = await open_door(tenants=frozenset({"acme", "globex"}))
 
         assert (await door.ask(post(path, b'{"model":"m"}', "application/json"))).status == 200
 
     @pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/", "/v1/Responses"])
     @pytest.mark.parametrize("member", ["previous_response_id", "conversation"])
     async def test_response_that_continues_a_stored_one_is_403(self, open_door, member, path):
-        door = await open_door(has_several_tenants=True)
+        door = await open_door(tenants=frozenset({"acme", "globex"}))
 
         reply = await door.ask(post(path, b'{"model":"m","%b":"id"}' % member.encode(), "application/json"))
 
@@ -414,7 +414,7 @@ class TestSeveralTenants:
     )
     async def test_a_body_that_names_a_stored_object_is_403(self, open_door, body):
         """One tenant's file in another tenant's prompt is a read of it."""
-        door = await open_door(has_several_tenants=True)
+        door = await open_door(tenants=frozenset({"acme", "globex"}))
 
         assert (await door.ask(post("/v1/responses", body, "application/json"))).status == 403
 
@@ -427,6 +427,6 @@ class TestSeveralTenants:
         ],
     )
     async def test_a_body_that_only_speaks_of_such_names_is_served(self, open_door, body):
-        door = await open_door(has_several_tenants=True)
+        door = await open_door(tenants=frozenset({"acme", "globex"}))
 
         assert (await door.ask(post("/v1/chat/completions", body, "application/json"))).status == 200

@@ -364,6 +364,9 @@ async def test_a_check_says_what_the_call_would_meet_and_takes_nothing(
         )
         unpriced = await client.admin("POST", "/admin/budgets/check", json={**asked, "path": "/v1/images/edits"})
         served = strict.served
+        met = json.loads((await client.post("/v1/chat/completions", {**CHAT, "max_tokens": 500}))[2])["error"][
+            "message"
+        ]
         status, _, _ = await client.post("/v1/chat/completions", CHAT)
         async with client.session.post(proxy.base_url + "/admin/budgets/check", json=asked) as reply:
             closed = reply.status
@@ -374,6 +377,7 @@ async def test_a_check_says_what_the_call_would_meet_and_takes_nothing(
     assert unknown["error"]["code"] == "key_not_found"
     assert (dear["can_proceed"], dear["error"]["code"]) == (False, "insufficient_quota")
     assert not dear["windows"][0]["fits"]
+    assert said(met)[3] <= said(dear["error"]["message"])[3] <= said(met)[3] + 30 * Decimal("0.000001")
     assert unpriced["error"]["code"] == "unpriced_route"
     assert (served, status, closed) == (0, 200, 401)
 

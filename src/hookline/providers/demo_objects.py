@@ -8,6 +8,7 @@ Bounded by `MAX_OBJECTS` and `MAX_CONTENT_BYTES`; beyond these the oldest go fir
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
@@ -79,6 +80,7 @@ class DemoObjects:
         self._contents: dict[str, bytes] = {}
         self._content_bytes = 0
         self._numbers = count(1)
+        self._run = f"{random.getrandbits(40):010x}"  # ids are never given twice, also not by the next process
 
     def handle(self, method: str, path: str, query: str, body: dict[str, Any] | Form, now: int) -> Found:
         """Answer a call on a stored thing; `path` is what follows /v1/."""
@@ -206,7 +208,7 @@ class DemoObjects:
         return {"status": "completed", "output_file_id": output["id"], "request_counts": counts, **times}
 
     def _new_id(self, collection: Collection) -> str:
-        return f"{collection.prefix}demo{next(self._numbers):06}"
+        return f"{collection.prefix}demo{self._run}{next(self._numbers):06}"
 
     def _keep(self, path: str, new: dict[str, Any], content: bytes | None) -> None:
         self._objects[path] = new

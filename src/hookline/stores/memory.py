@@ -12,7 +12,7 @@ What bounds the maps
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple, TypeVar
 
@@ -317,6 +317,9 @@ class MemoryReplies:
         self._cached.move_to_end(key)
         return cached.value
 
+    async def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        return [await self.get(key) for key in keys]
+
     def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None:
         self._remove(key)
         size_bytes = len(key) + len(value) + ENTRY_OVERHEAD_BYTES
@@ -327,11 +330,21 @@ class MemoryReplies:
         while self._bytes > self._max_bytes:
             self._bytes -= self._cached.popitem(last=False)[1].size_bytes
 
+    def put_many(self, entries: Mapping[bytes, bytes], *, ttl_s: float, tags: Sequence[str] = ()) -> None:
+        for key, value in entries.items():
+            self.put(key, value, ttl_s=ttl_s, tags=tags)
+
     async def delete(self, *, tag: str) -> int:
         keys = [key for key, cached in self._cached.items() if tag in cached.tags]
         for key in keys:
             self._remove(key)
         return len(keys)
+
+    async def discard(self, keys: Sequence[bytes]) -> int:
+        known = {key for key in keys if key in self._cached}
+        for key in known:
+            self._remove(key)
+        return len(known)
 
     async def aclose(self) -> None:
         self._cached.clear()

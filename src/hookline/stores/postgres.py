@@ -30,6 +30,7 @@ from hookline.stores.ledger_intake import LedgerIntake
 from hookline.stores.ledger_journal import MAX_BYTES, LedgerJournal, Mark
 from hookline.stores.plugin_tables import TableStore, check_table
 from hookline.stores.postgres_keys import PostgresKeys
+from hookline.stores.postgres_owners import PostgresOwners
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.records_url import split_url
 from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum, check
@@ -92,6 +93,7 @@ class PostgresRecords:
         self._turning = asyncio.Lock()
         self._pool: Any = None
         self.keys = PostgresKeys(lambda job: self._ask(self._connected(job)))
+        self.owners = PostgresOwners(lambda job: self._ask(self._connected(job)), self._check_breaker)
         self._writer: asyncio.Task[Any] | None = None
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="hookline-records", daemon=True)
@@ -372,6 +374,10 @@ class PostgresRecords:
                 raise
             self._trip(error)
             raise self._unavailable() from error
+
+    def _check_breaker(self) -> None:
+        if self._problem is not None:
+            raise self._unavailable()
 
     def _unavailable(self) -> Unavailable:
         return Unavailable(f"records: {self._shown} can't be used: {self._problem}", retry_after_s=RETRY_EVERY_S)

@@ -8,9 +8,10 @@ a principal (`Take`, `Spend`) is made once and passed by reference, what differs
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hookline.stores.keys import KeyStore
+from hookline.stores.owners import OwnerStore
 from hookline.stores.plugin_tables import TableStore
 from hookline.stores.reports import LedgerPage, LedgerQuery, SpendQuery, SpendSum
 
@@ -120,11 +121,55 @@ class ReplyStore(Protocol):
 
     async def get(self, key: bytes) -> bytes | None: ...
 
+    async def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """The same for several keys, in one question."""
+
     def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> Awaitable[None] | None:
         """Keep it, at once where that is possible: a call's end that is awaited needs a task of its own."""
 
+    def put_many(
+        self, entries: Mapping[bytes, bytes], *, ttl_s: float, tags: Sequence[str] = ()
+    ) -> Awaitable[None] | None:
+        """The same for several entries."""
+
     async def delete(self, *, tag: str) -> int:
         """Remove every entry with this tag; returns how many."""
+
+    async def discard(self, keys: Sequence[bytes]) -> int:
+        """Remove these entries; returns how many there were."""
+
+    async def aclose(self) -> None: ...
+
+
+class FlightStore(Protocol):
+    """Who makes a reply that others wait for, and replies that are kept for whoever comes later. Every method raises `Unavailable` when the store can't say.
+
+    A key holds a claim (it is being made) or a reply, never both. A claim is bytes that no other claim equals; it ends by itself when its maker no longer
+    renews it. Whoever is refused a claim, or peeks at one, is known to wait for `waits_s`."""
+
+    is_shared: bool
+    """Other processes see it. If not, nobody needs to claim."""
+
+    async def claim(self, key: bytes, claim: bytes, *, ttl_s: float) -> bytes | None:
+        """Claim `key` for `ttl_s`. None: it is yours. Else what it holds: a claim as it was made, or b"=" and the reply."""
+
+    async def renew(self, key: bytes, claim: bytes, *, ttl_s: float) -> bool | None:
+        """Hold the claim for `ttl_s` from now. True: somebody waits; False: nobody; None: it is not yours any more."""
+
+    async def append(self, key: bytes, claim: bytes, piece: bytes) -> bool:
+        """Show those who wait more of the reply. False: it is not yours any more."""
+
+    async def peek(self, key: bytes, offset: int) -> tuple[bytes | None, bytes]:
+        """What the key holds, as `claim` tells it, and what was appended from byte `offset` on."""
+
+    async def read(self, key: bytes) -> bytes | None:
+        """The reply that is kept, or None."""
+
+    def keep(self, key: bytes, claim: bytes | None, reply: bytes, *, ttl_s: float) -> Awaitable[Any] | None:
+        """Put the reply in place of the claim, for `ttl_s`. Nothing happens if another one holds the key; `claim` None: whatever it holds is replaced."""
+
+    async def release(self, key: bytes, claim: bytes, *, unless_wanted: bool) -> bool:
+        """Give the claim up. True: `unless_wanted`, and somebody waits, so it is still yours."""
 
     async def aclose(self) -> None: ...
 
@@ -164,6 +209,10 @@ class RecordStore(Protocol):
     @property
     def keys(self) -> KeyStore:
         """Virtual keys."""
+
+    @property
+    def owners(self) -> OwnerStore:
+        """Whose the objects are that live at providers."""
 
     @property
     def readiness(self) -> str | None:

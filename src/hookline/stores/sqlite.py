@@ -49,6 +49,7 @@ from hookline.stores.spend_query import (
     spend_question,
 )
 from hookline.stores.sqlite_keys import SqliteKeys
+from hookline.stores.sqlite_owners import SqliteOwners
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -88,6 +89,7 @@ class SqliteRecords:
             raise StartupError([f"[state] records: can't use the journal {folder}: {error}"]) from error
         self._intake = LedgerIntake(self._journal, self._wake)
         self.keys = SqliteKeys(self._connection, self._ask)
+        self.owners = SqliteOwners(self._connection, self._ask)
         self._questions: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._has_work = threading.Event()
         self._is_urgent = threading.Event()

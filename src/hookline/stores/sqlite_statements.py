@@ -60,6 +60,8 @@ CREATE TABLE owners (
     tenant VARCHAR NOT NULL,
     provider VARCHAR NOT NULL,
     created_at DOUBLE NOT NULL,
+    kind VARCHAR DEFAULT '' NOT NULL,
+    deployment VARCHAR DEFAULT '' NOT NULL,
     PRIMARY KEY (object_id)
 );
 CREATE INDEX owners_tenant ON owners (tenant, object_id);

@@ -137,6 +137,8 @@ OWNERS = Table(
     Column("tenant", String, nullable=False),
     Column("provider", String, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("kind", String, nullable=False, server_default=""),
+    Column("deployment", String, nullable=False, server_default=""),
     Index("owners_tenant", "tenant", "object_id"),
 )
 """Who made an object that lives at a provider (a file, a response, a batch), and at which."""

@@ -21,6 +21,7 @@ from hookline.call import Call
 from hookline.errors import ApiError, ClientGone, TooLarge
 from hookline.relay import RelayedBody
 from hookline.reply import Reply
+from hookline.shared_body import SharedBody
 
 if TYPE_CHECKING:
     from hookline.surfaces.http_server import Connection
@@ -163,7 +164,7 @@ class Exchange:
             self._write(head)
             return
         is_chunked = self.message.version is HttpVersion11
-        relayed = body if isinstance(body, RelayedBody) and is_chunked else None
+        relayed = body if isinstance(body, RelayedBody | SharedBody) and is_chunked else None
         try:
             async for chunk in body:
                 if connection.transport is None:

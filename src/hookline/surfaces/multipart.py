@@ -1,7 +1,7 @@
-"""multipart/form-data, read only for its `model` field.
+"""multipart/form-data, read for its `model` field and the beginnings of all others.
 
 Lives here: an incremental scanner that is fed pieces and says where the model's value stands. Elsewhere: where the pieces are kept
-(upload.py).
+(upload.py), what the other fields may name (a plugin).
 Idea: bytes in, facts out, no I/O. The gateway must read the form as the upstream will, so whatever two readers could see differently
 (a second model field, a name it can't parse) is refused."""
 
@@ -11,11 +11,14 @@ import re
 from typing import Final, Literal
 
 from hookline.errors import BadRequest
+from hookline.upload import FormField
 
 HEADERS_BYTES_MAX: Final = 8_192
 """Of one part."""
 PARTS_MAX: Final = 1_000
 MODEL_BYTES_MAX: Final = 512
+FIELD_BYTES_MAX: Final = 1_024
+"""So much of each other part's value is kept, for those who want to know what it names."""
 _BOUNDARY: Final = re.compile(
     r'(?:^|;)\s*boundary\s*=\s*(?:"([^"\\]{1,70})"|([^\s";,]{1,70}))\s*(?=;|$)', re.IGNORECASE
 )
@@ -36,7 +39,7 @@ def find_boundary(content_type: str) -> bytes:
 class ModelFinder:
     """Feed it the body; `model` is set when the field has been seen whole, `value_at` says where it stands.
 
-    Keeps at most a part's headers, or a boundary's length of a value it skips."""
+    Keeps at most a part's headers, a boundary's length of a value it skips, and the beginning of every value."""
 
     def __init__(self, boundary: bytes) -> None:
         self._delimiter = b"\r\n--" + boundary
@@ -49,6 +52,12 @@ class ModelFinder:
         self._is_model = False
         self.model: str | None = None
         self.value_at: tuple[int, int] | None = None
+        self.fields: list[FormField] = []
+        """The parts that have ended, `model` aside."""
+        self._name = ""
+        self._is_file = False
+        self._value = bytearray()
+        self._value_bytes = 0
 
     @property
     def is_complete(self) -> bool:
@@ -80,10 +89,16 @@ class ModelFinder:
                 if len(self._buffer) > MODEL_BYTES_MAX + keep:
                     raise BadRequest("the form's model field is too long to be a model's name", param="model")
             else:
-                self._drop(max(0, len(self._buffer) - keep))
+                self._skip(max(0, len(self._buffer) - keep))
             return False
         if self._is_model:
             self._set_model(self._buffer[:at])
+        else:
+            self._skip(at)
+            at = 0
+            if self._state == "value":
+                is_whole = self._value_bytes == len(self._value)
+                self.fields.append(FormField(self._name, bytes(self._value), is_whole, self._is_file))
         self._drop(at + len(self._delimiter))
         self._state = "after_boundary"
         return True
@@ -130,8 +145,12 @@ class ModelFinder:
                 raise _broken("a part's headers are too long")
             return False
         name = _find_field_name(self._buffer[:end])
+        self._is_file = b"filename" in self._buffer[:end].lower()
         self._drop(end + 4)
         self._is_model = name == b"model"
+        self._name = (name or b"").decode("utf-8", "replace")
+        self._value.clear()
+        self._value_bytes = 0
         self._state = "value"
         self._value_starts_at = self._offset
         if self._is_model and self.model is not None:
@@ -148,6 +167,14 @@ class ModelFinder:
             raise BadRequest("the form's model field is empty or too long to be a model's name", param="model")
         self.value_at = (start, start + len(value))
         self._is_model = False
+
+    def _skip(self, size_bytes: int) -> None:
+        """Drop bytes of a value, of which the beginning is kept."""
+        if self._state == "value":
+            self._value_bytes += size_bytes
+            if len(self._value) < FIELD_BYTES_MAX:
+                self._value += self._buffer[: min(size_bytes, FIELD_BYTES_MAX - len(self._value))]
+        self._drop(size_bytes)
 
     def _drop(self, size_bytes: int) -> None:
         self._buffer = self._buffer[size_bytes:]

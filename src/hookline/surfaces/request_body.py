@@ -41,13 +41,13 @@ async def load_json(exchange: Exchange, settings: FrontSettings, serving: Servin
         raise UnsupportedMedia("this endpoint takes JSON: send it with `content-type: application/json`")
     body = await read_whole(exchange, settings.max_body_bytes)
     set_json_body(call, body, serving.default_completion_model)
-    if serving.has_several_tenants:
+    if serving.refuses_stored_objects(call.principal.tenant):
         refuse_stored_member(call)
 
 
 async def load_any(exchange: Exchange, settings: FrontSettings, serving: Serving, room: SpoolRoom, call: Call) -> None:
     """`call.load` of every other route. Raises ApiError."""
-    if serving.has_several_tenants:
+    if serving.refuses_stored_objects(call.principal.tenant):
         refuse_stored_route(exchange.method, fold(call.path))
     if not exchange.has_body:
         return

@@ -62,6 +62,12 @@ class Serving:
     routes: Routes
     find_what_is_missing: Callable[[], Sequence[str]] = tuple
     """What keeps this process from serving, as sentences; empty = ready."""
-    has_several_tenants: bool = False
+    tenants: frozenset[str] | None = None
+    """The tenants of proxy.toml; None: whose stored objects are is known (the plugin `owners`), so nothing is refused unseen."""
     default_completion_model: str | None = None
     cors: Cors | None = None
+
+    def refuses_stored_objects(self, tenant: str) -> bool:
+        """Whether a caller of this tenant may not name stored objects, for they could be another's: with more than one tenant and no owners."""
+        tenants = self.tenants
+        return tenants is not None and (len(tenants) > 1 or (tenant != "default" and tenant not in tenants))

@@ -2,8 +2,8 @@
 
 Lives here: which routes these are, and their refusal where several tenants share one upstream key. Elsewhere: everything else about
 them (they are relayed like any other call).
-Idea: an upstream key sees all objects made with it, so an id made by one tenant works for another. Until ids have owners, a gateway
-with several tenants refuses these routes rather than trust that ids can't be guessed."""
+Idea: an upstream key sees all objects made with it, so an id made by one tenant works for another. Where nobody records whose they are (the
+plugin `owners`, which then decides by id), a gateway with several tenants refuses these routes rather than trust that ids can't be guessed."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def _is_named(value: Any) -> bool:
 def _forbidden(what: str) -> Forbidden:
     return Forbidden(
         f"{what} names objects kept by the provider; this gateway serves several tenants with one provider key and "
-        "can't tell whose they are",
+        'can\'t tell whose they are; put "owners" into [chain] plugins',
         code="stored_objects_not_shared",
     )

@@ -7,7 +7,7 @@ streams through, once."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from aiohttp import hdrs
 
@@ -16,6 +16,7 @@ from hookline.errors import BadRequest
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.multipart import ModelFinder, find_boundary
 from hookline.surfaces.spool import MEMORY_BYTES, Spool, SpoolRoom
+from hookline.upload import FormField
 
 Pieces = AsyncGenerator[bytes, None]
 
@@ -42,6 +43,23 @@ class SpooledUpload:
         self._finder = finder
         self._rest = rest
         self._was_sent = False
+
+    @property
+    def fields(self) -> Sequence[FormField]:
+        """See `Upload.fields`."""
+        return self._finder.fields if self._finder is not None else ()
+
+    async def complete(self) -> None:
+        """See `Upload.complete`."""
+        if self._rest is None or self._was_sent:
+            return
+        async for piece in self._rest:
+            await self._spool.write(piece)
+            if self._finder is not None:
+                self._finder.feed(piece)
+        _check_end(self._finder)
+        self._rest, self.is_replayable = None, True
+        self.content_length = self._spool.size_bytes
 
     async def chunks(self, model: str | None, /) -> AsyncIterator[bytes]:
         """The body, with another model name if given. Raises BadRequest for a form whose rest contradicts its beginning, and

@@ -23,6 +23,7 @@ from hookline.catalog import Catalog
 from hookline.chain import Chain, compile_chain
 from hookline.deployment import Deployment
 from hookline.errors import ClientGone
+from hookline.flights import Flights
 from hookline.hookspecs import hookimpl
 from hookline.metrics_registry import MetricsRegistry
 from hookline.money import Price
@@ -33,6 +34,7 @@ from hookline.plugin_host import Stores, Workshop
 from hookline.plugin_loading import PluginEntry
 from hookline.principal import Principal
 from hookline.reply import Reply
+from hookline.stores.memory_flights import MemoryFlights
 from hookline.testing.clock import FakeClock
 from hookline.testing.scripted import ANSWER, Script, ScriptedProvider, answer, stream
 
@@ -155,10 +157,12 @@ class PipelineKit:
         self.clock = clock or FakeClock()
         self.metrics = MetricsRegistry()
         self.providers = {p.name: p for p in (providers or [ScriptedProvider()])}
+        stores = stores or Stores(None, None, None)  # type: ignore[arg-type]
+        stores.flights = stores.flights or Flights(MemoryFlights(self.clock), self.clock)
         self.workshop = Workshop(
             clock=self.clock,
             metrics=self.metrics,
-            stores=stores or Stores(None, None, None),  # type: ignore[arg-type]
+            stores=stores,
             settings=host_settings or {"tenants": {}, "users": {}, "global": {}, "server": {}, "models": []},
             find_http=lambda: None,
         )

@@ -364,3 +364,43 @@ class ReplyStoreContract(_Fixtures):
 
         assert [await store.get(key) for key in keys] == [None, None, b"body"]
         assert await store.delete(tag=scope) == 0
+
+    async def test_gives_several_in_the_order_asked(self, store: ReplyStore, clock: FakeClock) -> None:
+        one, other, short, unknown = (_id().encode() for _ in range(4))
+        await done(store.put(short, b"3", ttl_s=10))
+        await done(store.put_many({one: b"1", other: b"2"}, ttl_s=60))
+        clock.advance(10)
+
+        assert list(await store.get_many([other, unknown, one, other, short])) == [b"2", None, b"1", b"2", None]
+        assert list(await store.get_many([])) == []
+
+    async def test_several_entries_have_their_tags(self, store: ReplyStore, scope: str) -> None:
+        entries = {_id().encode(): b"body" for _ in range(3)}
+        await done(store.put_many(entries, ttl_s=60, tags=(scope,)))
+        await done(store.put_many({}, ttl_s=60, tags=(scope,)))
+
+        assert await store.delete(tag=scope) == 3
+
+        assert list(await store.get_many([*entries])) == [None] * 3
+
+    async def test_discards_by_key(self, store: ReplyStore, scope: str) -> None:
+        gone, kept = _id().encode(), _id().encode()
+        await done(store.put_many({gone: b"1", kept: b"2"}, ttl_s=60, tags=(scope,)))
+
+        assert await store.discard([gone, b"unknown"]) == 1
+
+        assert list(await store.get_many([gone, kept])) == [None, b"2"]
+        assert await store.delete(tag=scope) == 1
+
+    async def test_a_tag_outlives_the_first_of_its_entries(
+        self, store: ReplyStore, clock: FakeClock, scope: str
+    ) -> None:
+        await done(store.put(_id().encode(), b"short", ttl_s=1, tags=(scope,)))
+        key = _id().encode()
+        await done(store.put(key, b"long", ttl_s=600, tags=(scope,)))
+        clock.advance(500)
+        assert await store.get(key) == b"long"
+
+        await store.delete(tag=scope)
+
+        assert await store.get(key) is None

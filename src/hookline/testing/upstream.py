@@ -113,13 +113,14 @@ def sse_reply(*steps: str | bytes | Step, headers: Mapping[str, str] | None = No
 
 
 class ScriptedUpstream:
-    """An HTTP/1.1 server on a free port of 127.0.0.1. Plays one script per request, in the order of `play`; then what `always` set; then 500."""
+    """An HTTP/1.1 server on 127.0.0.1, on a free port unless one is named. Plays one script per request, in the order of `play`; then what `always` set; then 500."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.requests: list[RecordedRequest] = []
         self.connections = 0
         """Connections accepted so far."""
         self._tls = tls
+        self._wanted_port = port
         self._scripts: deque[Script] = deque()
         self._always: Callable[[RecordedRequest], Script] = _no_script
         self._server: asyncio.Server | None = None
@@ -154,7 +155,9 @@ class ScriptedUpstream:
 
     async def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=MAX_HEAD_BYTES, ssl=self._tls)
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self._wanted_port, limit=MAX_HEAD_BYTES, ssl=self._tls
+        )
 
     async def stop(self) -> None:
         """Stop listening and break what is open."""

@@ -10,6 +10,7 @@ A hard budget refuses what has no bound: a route without a price, a reference ou
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import uuid
 from collections.abc import Awaitable, Sequence
@@ -17,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 
 from hookline import (
+    PAY,
     AddRoute,
     AddWorker,
     Attempt,
@@ -75,6 +77,7 @@ class Plugin:
         self._may_clamp = options.clamp
         self._host = host
         self._clock = host.clock
+        host.offers[PAY] = self.admit_attempt
         self.limits = host.limits
         self.records = host.records
         self.settings = host.settings
@@ -83,6 +86,7 @@ class Plugin:
         self.alerts = Alerts(host, options.alert_webhook)
         self._routes = BudgetRoutes(self, host)
         self._plans: dict[int, tuple[Principal, Plan]] = {}
+        self._making: dict[int, asyncio.Task[Plan]] = {}
         self._names = map(f"{uuid.uuid4().hex[:12]}.%d".__mod__, itertools.count())
         self._expires_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0)) + MARGIN_S
         self._refused = host.metrics.counter("hookline_budget_refused_total", "Attempts that did not fit.", ("scope",))
@@ -166,7 +170,20 @@ class Plugin:
     async def make_plan(self, principal: Principal, now: float) -> Plan:
         """The windows that are open now; a window that the store has not met is told what the ledger knows of it.
 
-        Raises Rejected where the ledger or the store can't be asked."""
+        Many first calls at once ask once. Raises Rejected where the ledger or the store can't be asked."""
+        key = id(principal)
+        making = self._making.get(key)
+        if making is None:
+            making = self._making[key] = asyncio.get_running_loop().create_task(self._make_plan(principal, now))
+            making.add_done_callback(lambda done: self._made(key, done))
+        return await asyncio.shield(making)  # who asked first may leave
+
+    def _made(self, key: int, done: asyncio.Task[Plan]) -> None:
+        del self._making[key]
+        if not done.cancelled():
+            done.exception()  # taken: all who asked may have left
+
+    async def _make_plan(self, principal: Principal, now: float) -> Plan:
         opened = windows_of(budgets_of(principal, self.settings), now)
         await self.restore(opened, now)
         plan = Plan(payers_of(principal), tuple(one.window for one in opened))

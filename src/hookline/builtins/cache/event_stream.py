@@ -1,0 +1,92 @@
+"""Event streams as the cache keeps them: whole, as bytes.
+
+Lives here: blocks, their data, and a stream with or without the usage event. Elsewhere: streams on their way (the transport's splitter), what their events mean together (assemble.py).
+Idea: a kept stream is complete and was relayed once, so it can be cut at its blank lines; a block that need not change stays byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Inexact(Exception):
+    """This answer can't be told exactly in the other form."""
+
+
+def blocks_of(events: bytes) -> list[bytes]:
+    """The events, each with its blank line."""
+    if b"\r" in events:
+        events = events.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    parts = events.split(b"\n\n")
+    last = parts.pop()
+    blocks = [part + b"\n\n" for part in parts]
+    return [*blocks, last + b"\n\n"] if last.strip() else blocks
+
+
+def data_of(block: bytes) -> Any:
+    """What an event's data parse to; None for comments and `[DONE]`. Raises Inexact."""
+    if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2:
+        data = block[6:-2]
+    else:
+        lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
+        data = b"\n".join(lines)
+    if not data or data == b"[DONE]":
+        return None
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise Inexact from None
+
+
+def chunks_of(events: bytes) -> Iterator[dict[str, Any]]:
+    """The objects that the events hold. Raises Inexact for anything else."""
+    for block in blocks_of(events):
+        data = data_of(block)
+        if data is None:
+            continue
+        if not isinstance(data, dict):
+            raise Inexact
+        yield data
+
+
+def event(data: Any, name: str | None = None) -> bytes:
+    """One event."""
+    said = orjson.dumps(data)
+    return b"data: %b\n\n" % said if name is None else b"event: %b\ndata: %b\n\n" % (name.encode(), said)
+
+
+def without_usage(events: bytes) -> bytes:
+    """The stream for a client that did not ask for the usage event."""
+    out: list[bytes] = []
+    for block in blocks_of(events):
+        data = data_of(block) if b'"usage"' in block else None
+        if isinstance(data, dict) and "usage" in data:
+            if data["usage"] is not None and not data.get("choices"):
+                continue
+            if data["usage"] is None:
+                del data["usage"]
+                block = event(data)
+        out.append(block)
+    return b"".join(out)
+
+
+def with_usage(events: bytes, usage: Any) -> bytes:
+    """The stream for a client that asked for the usage event. Raises Inexact if there is nothing to tell."""
+    last: dict[str, Any] = {}
+    out: list[bytes] = []
+    for block in blocks_of(events):
+        if b"[DONE]" in block and data_of(block) is None:
+            continue
+        out.append(block)
+        if isinstance(data := data_of(block), dict):
+            if data.get("usage") is not None:
+                return events  # this upstream tells it unasked
+            last = data
+    if usage is None or not last:
+        raise Inexact
+    told = {name: value for name, value in last.items() if name not in ("choices", "usage", "obfuscation")}
+    return b"".join([*out, event({**told, "choices": [], "usage": usage}), DONE])
