@@ -12,7 +12,7 @@ import pytest
 
 from hookline.errors import Unavailable
 from hookline.stores.protocols import Refusal, Spend, SpendRefusal, Take
-from hookline.stores.redis_client import FAILURES_TO_OPEN, OPEN_S, RedisClient
+from hookline.stores.redis_client import RedisClient
 from hookline.stores.redis_limits import RedisLimits
 from hookline.stores.redis_replies import RedisReplies, TwoLevelReplies
 from hookline.testing.clock import FakeClock
