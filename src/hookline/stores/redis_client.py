@@ -47,7 +47,7 @@ log = logging.getLogger("hookline.shared")
 class Asked:
     """Who asked: a future, a function, or nobody."""
 
-    __slots__ = ("arguments", "client", "future", "script", "tell")
+    __slots__ = ("arguments", "client", "dropped", "future", "script", "tell")
 
     def __init__(
         self,
@@ -62,12 +62,16 @@ class Asked:
         self.script = script
         self.future = future
         self.tell = tell
+        self.dropped: Any = None
+        """The answer that came between a caller's cancellation and its next turn."""
 
     def __call__(self, answer: Any) -> None:
         if isinstance(answer, Exception):
             self.client._went_wrong(self, answer)
         elif self.future is not None:
-            if not self.future.done():
+            if self.future.done():
+                self.dropped = answer
+            else:
                 self.future.set_result(answer)
         elif self.tell is not None:
             self.tell(answer)
@@ -75,15 +79,18 @@ class Asked:
     def leave(self, tell: Tell) -> None:
         """Whoever waited was cancelled: `tell` is given the answer, now or when it comes."""
         future, self.future = self.future, None
-        if future is not None and future.done() and not future.cancelled():
+        self.tell = tell
+        if self.dropped is not None:
+            tell(self.dropped)
+        elif future is not None and future.done() and not future.cancelled():
             error = future.exception()
             tell(future.result() if error is None else error)
-        else:
-            self.tell = tell
 
     def fail(self, error: Unavailable) -> None:
         if self.future is not None:
-            if not self.future.done():
+            if self.future.done():
+                self.dropped = error
+            else:
                 self.future.set_exception(error)
                 self.future.exception()  # who has left does not ask
         elif self.tell is not None:

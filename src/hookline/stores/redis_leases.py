@@ -47,6 +47,7 @@ class Lease:
         "is_charged",
         "is_closed",
         "is_due",
+        "is_known",
         "is_used",
         "outstanding",
         "spends",
@@ -69,6 +70,8 @@ class Lease:
         self.is_charged = False
         self.is_due = False
         """Something has changed since it was last told."""
+        self.is_known = False
+        """Redis may have it."""
         self.is_used = False
 
     def ask_for(self, amount: int) -> int:
@@ -149,24 +152,26 @@ class LeaseKeeper:
         return lease if lease is not None and lease.spends is spends else None
 
     def make(self, spends: Sequence[Spend]) -> Lease:
-        """A lease to ask for; it counts from the first answer that gives it something. Windows that are made for one call have none."""
-        return Lease(f"lease:{self._name}.{next(self._numbers)}", spends)
-
-    def grown(self, lease: Lease, extra: int) -> None:
-        """Redis has added `extra`."""
-        lease.is_busy = False
-        if extra <= 0:
-            return
-        if lease.is_closed or self._other(lease):
-            lease.close()
-            self._closed.add(lease)
-            self._tell_soon()
-            return
-        if id(lease.spends) not in self._open and len(self._open) >= LEASES_MAX:
+        """A lease to ask for."""
+        if len(self._open) >= LEASES_MAX:
             self.close(next(iter(self._open.values())))
-        self._open[id(lease.spends)] = lease
-        lease.free += extra
-        lease.is_used = True
+        lease = self._open[id(spends)] = Lease(f"lease:{self._name}.{next(self._numbers)}", spends)
+        return lease
+
+    def grown(self, lease: Lease, extra: int | None) -> None:
+        """Redis has added `extra`; None: it may have added something."""
+        lease.is_busy = False
+        if extra != 0:
+            lease.is_known = True
+        if extra is None:
+            self._due(lease)
+        elif lease.is_closed:
+            if lease.is_known:
+                self._closed.add(lease)
+                self._due(lease)
+        elif extra:
+            lease.free += extra
+            lease.is_used = True
 
     def draw(self, lease: Lease, amount: int) -> None:
         lease.free -= amount
@@ -190,8 +195,9 @@ class LeaseKeeper:
         if self._open.get(id(lease.spends)) is lease:
             del self._open[id(lease.spends)]
         lease.close()
-        self._closed.add(lease)
-        self._tell_soon()
+        if lease.is_known:
+            self._closed.add(lease)
+            self._tell_soon()
 
     def recall(self, scope: str) -> None:
         """Somebody needs what is free in this window."""
@@ -222,7 +228,7 @@ class LeaseKeeper:
             self._timer.cancel()
             self._timer = None
         for lease in [*self._open.values(), *self._closed]:
-            if lease.is_due and not lease.is_busy:
+            if lease.is_due and lease.is_known and not lease.is_busy:
                 lease.is_busy, lease.is_due = True, False
                 was_over = lease.is_over
                 try:
@@ -232,9 +238,8 @@ class LeaseKeeper:
 
     def reports(self) -> list[tuple[Any, ...]]:
         """What a Redis that came back must know."""
-        return [
-            ("EVALSHA", self._script.digest, *self._report_of(lease)) for lease in (*self._open.values(), *self._closed)
-        ]
+        known = [lease for lease in (*self._open.values(), *self._closed) if lease.is_known]
+        return [("EVALSHA", self._script.digest, *self._report_of(lease)) for lease in known]
 
     def lost_answers(self) -> None:
         """The connection has ended: what was under way is told anew."""
@@ -248,9 +253,6 @@ class LeaseKeeper:
         self.tell()
         if self._timer is not None:
             self._timer.cancel()
-
-    def _other(self, lease: Lease) -> bool:
-        return self._open.get(id(lease.spends), lease) is not lease
 
     def _due(self, lease: Lease) -> None:
         if not lease.is_due:

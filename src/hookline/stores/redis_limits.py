@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hookline.errors import Unavailable
@@ -177,8 +178,11 @@ class RedisLimits:
         return answer
 
     async def aclose(self) -> None:
-        self._leases.stop()
         await self._presence.aclose()
+        self._leases.stop()
+        with suppress(Unavailable):
+            await self._client.send("PING")  # what was under way may have made a lease grow
+        self._leases.tell()
         await self._client.aclose()
 
     def _look_after(self) -> None:
@@ -210,8 +214,10 @@ class RedisLimits:
         arguments += (int(presence.must_know), lease.id if lease else "", want, LEASE_US, *window_arguments(spends))
 
         def grown(answer: Any) -> None:
-            if lease is not None:
-                self._leases.grown(lease, answer[2] if isinstance(answer, list) and answer[0] == 1 else 0)
+            if lease is not None and isinstance(answer, Unavailable):
+                self._leases.grown(lease, None)
+            elif lease is not None:
+                self._leases.grown(lease, answer[2] if answer[0] == 1 else 0)
 
         def undo(answer: Any) -> None:
             grown(answer)
