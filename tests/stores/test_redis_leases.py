@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from hookline.errors import Unavailable
 from hookline.stores import redis_limits, redis_presence
 from hookline.stores.protocols import Spend, SpendRefusal
 from hookline.stores.redis_client import RedisClient
@@ -182,6 +183,25 @@ async def test_a_report_whose_answer_is_lost_counts_once(open_limits):
     assert spent == 110
     assert lease is not None
     assert leased == lease.left
+
+
+async def test_while_redis_is_away_a_lease_is_what_may_be_spent(tmp_path, clock):
+    with RedisServer(tmp_path) as server:
+        store = RedisLimits(RedisClient(server.url), clock)
+        await spend(store, "first", 100, 60)
+        free = store._leases.free_nanousd
+        await asyncio.to_thread(server.stop)
+
+        served = 0
+        with pytest.raises(Unavailable):
+            for n in range(1_000):
+                await spend(store, f"r{n}", 100, 100)
+                served += 1
+
+        assert served == free // 100
+        assert store.bypassed > 0
+        await asyncio.to_thread(server.start)
+        await store.aclose()
 
 
 async def test_alerts_are_told_once_although_money_is_leased(open_limits):

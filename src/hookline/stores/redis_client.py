@@ -20,9 +20,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from hookline.errors import StartupError, Unavailable
 from hookline.stores.redis_connection import RedisConnection, ReplyError, ask_all, connect
@@ -274,6 +274,23 @@ class RedisClient:
                 log.error("the shared store (Redis) does not decide: %s", said)
                 asyncio.get_running_loop().call_soon(connection.end, said)
         asked.fail(_unavailable(said))
+
+
+class Metrics(Protocol):
+    """Of hookline.host, which stores do not import."""
+
+    def counter(self, name: str, doc: str, labels: Sequence[str] = ()) -> Callable[..., Any]: ...
+    def gauge(self, name: str, doc: str, labels: Sequence[str] = ()) -> Callable[..., Any]: ...
+
+
+def watch(client: RedisClient, metrics: Metrics, store: str) -> Callable[[], None]:
+    """Show a store's breaker; what comes back counts a decision that was made without Redis."""
+    is_open = metrics.gauge("hookline_store_open", "1 while a shared store is away and not asked.", ("store",))(store)
+    bypassed = metrics.counter("hookline_store_bypassed_total", "Decisions made without a shared store.", ("store",))
+    is_open.set(float(client.is_open))
+    client.on_state = lambda opened: is_open.set(float(opened))
+    child = bypassed(store)
+    return lambda: child.inc()
 
 
 def _command(asked: Asked) -> tuple[Any, ...]:

@@ -55,7 +55,7 @@ class Lease:
         "want",
     )
 
-    def __init__(self, id: str, spends: Sequence[Spend]) -> None:
+    def __init__(self, id: str, spends: tuple[Spend, ...]) -> None:
         self.id = id
         self.spends = spends
         self.free = 0
@@ -133,9 +133,12 @@ class LeaseKeeper:
         self._now = now
         (self._script,) = client.load("report")
         self._name, self._numbers = uuid.uuid4().hex, itertools.count(1)
-        self._open: dict[int, Lease] = {}
+        self._open: dict[tuple[Spend, ...], Lease] = {}
+        self._known_as: dict[int, tuple[Sequence[Spend], Lease]] = {}
+        """By identity: to hash the windows costs more than all else that a call does here."""
         self._closed: set[Lease] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_hurried = False
 
     @property
     def has_any(self) -> bool:
@@ -146,16 +149,23 @@ class LeaseKeeper:
         """What this process may spend without asking."""
         return sum(lease.free for lease in self._open.values())
 
-    def find(self, spends: Sequence[Spend]) -> Lease | None:
-        """The open lease of these very windows."""
-        lease = self._open.get(id(spends))
-        return lease if lease is not None and lease.spends is spends else None
+    def find(self, spends: tuple[Spend, ...]) -> Lease | None:
+        """The open lease of these windows."""
+        known = self._known_as.get(id(spends))
+        if known is not None and known[0] is spends and not known[1].is_closed:
+            return known[1]
+        lease = self._open.get(spends)
+        if lease is not None:
+            if len(self._known_as) >= LEASES_MAX:
+                self._known_as.clear()
+            self._known_as[id(spends)] = (spends, lease)
+        return lease
 
-    def make(self, spends: Sequence[Spend]) -> Lease:
+    def make(self, spends: tuple[Spend, ...]) -> Lease:
         """A lease to ask for."""
         if len(self._open) >= LEASES_MAX:
             self.close(next(iter(self._open.values())))
-        lease = self._open[id(spends)] = Lease(f"lease:{self._name}.{next(self._numbers)}", spends)
+        lease = self._open[spends] = Lease(f"lease:{self._name}.{next(self._numbers)}", spends)
         return lease
 
     def grown(self, lease: Lease, extra: int | None) -> None:
@@ -192,8 +202,8 @@ class LeaseKeeper:
 
     def close(self, lease: Lease) -> None:
         """Give back what is free."""
-        if self._open.get(id(lease.spends)) is lease:
-            del self._open[id(lease.spends)]
+        if self._open.get(lease.spends) is lease:
+            del self._open[lease.spends]
         lease.close()
         if lease.is_known:
             self._closed.add(lease)
@@ -224,6 +234,7 @@ class LeaseKeeper:
 
     def tell(self) -> None:
         """Report what is due."""
+        self._is_hurried = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -255,13 +266,19 @@ class LeaseKeeper:
             self._timer.cancel()
 
     def _due(self, lease: Lease) -> None:
-        if not lease.is_due:
+        is_urgent = lease.free < lease.bound and not lease.is_closed
+        if not lease.is_due or (is_urgent and not self._is_hurried):
             lease.is_due = True
-            self._tell_soon()
+            self._tell_soon(is_urgent=is_urgent)
 
-    def _tell_soon(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TELL_AFTER_S, self._tell_due)
+    def _tell_soon(self, *, is_urgent: bool = False) -> None:
+        """Urgent: the next call would have to ask."""
+        if self._timer is not None:
+            if not is_urgent:
+                return
+            self._timer.cancel()
+        self._is_hurried = is_urgent
+        self._timer = asyncio.get_running_loop().call_later(0 if is_urgent else TELL_AFTER_S, self._tell_due)
 
     def _tell_due(self) -> None:
         self._timer = None
@@ -291,8 +308,8 @@ class LeaseKeeper:
         said, extra = answer
         if was_over or said == UNKNOWN:
             self._closed.discard(lease)
-            if self._open.get(id(lease.spends)) is lease:
-                del self._open[id(lease.spends)]
+            if self._open.get(lease.spends) is lease:
+                del self._open[lease.spends]
                 lease.close()
             return
         if said in (RECALLED, CHARGED) and not lease.is_closed:

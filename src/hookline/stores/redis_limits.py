@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from hookline.errors import Unavailable
 from hookline.stores.memory import MemoryLimits
 from hookline.stores.protocols import Clock, Level, Refusal, Spend, SpendAlert, SpendRefusal, Take
-from hookline.stores.redis_client import Asked, RedisClient
+from hookline.stores.redis_client import Asked, Metrics, RedisClient, watch
 from hookline.stores.redis_leases import LEASE_S, UNIT, Lease, LeaseKeeper, to_us, until_us, window_arguments
 from hookline.stores.redis_presence import Presence
 from hookline.stores.redis_scripts import LimitKeys
@@ -79,7 +79,8 @@ class RedisLimits:
         self._presence = Presence(client, keys, self._leases, self._reserved, find_slots=self._slots, now=self._now)
         self._presence.look_after = self._look_after
         self.bypassed = 0
-        """Decisions made without Redis: by this worker's share of a limit, or by its lease."""
+        """Decisions made while Redis was away: by this worker's share of a limit, or by its lease."""
+        self._count_bypassed: Callable[[], None] = lambda: None
 
     @property
     def in_flight(self) -> int:
@@ -90,6 +91,10 @@ class RedisLimits:
     def is_open(self) -> bool:
         """Whether Redis is away."""
         return self._client.is_open
+
+    def report_to(self, metrics: Metrics) -> None:
+        """Show the breaker, what was decided without Redis, and what is leased."""
+        self._count_bypassed = watch(self._client, metrics, "limits")
 
     async def take(
         self, id: str, takes: Sequence[Take], amounts: Sequence[int], *, expires_s: float
@@ -122,12 +127,12 @@ class RedisLimits:
     async def reserve(
         self, id: str, spends: Sequence[Spend], amount_nanousd: int, *, expires_s: float
     ) -> SpendRefusal | None:
-        lease = self._leases.find(spends)
+        lease = self._leases.find(spends) if type(spends) is tuple else None
         if lease is not None and lease.free >= amount_nanousd:
             self._leases.draw(lease, amount_nanousd)
             self._drawn[id] = _new(_Drawn, (lease, amount_nanousd, self._monotonic() + expires_s))
             if self._client.is_open:
-                self.bypassed += 1
+                self._bypass()
             return None
         waited_s = 0.0
         while True:
@@ -272,7 +277,7 @@ class RedisLimits:
         self, id: str, takes: Sequence[Take], amounts: Sequence[int], expires_s: float
     ) -> Sequence[Level] | Refusal:
         """This worker's share of each limit, while Redis is away."""
-        self.bypassed += 1
+        self._bypass()
         workers = self._presence.workers
         shares = [Take(take.scope, max(take.limit // workers, 1), take.window_s) for take in takes]
         # What is more than a share, and not more than the limit, may pass alone.
@@ -282,6 +287,10 @@ class RedisLimits:
             return answer._replace(take=takes[shares.index(answer.take)])
         self._local_ids.add(id)
         return answer
+
+    def _bypass(self) -> None:
+        self.bypassed += 1
+        self._count_bypassed()
 
     def _plan_of(self, takes: Sequence[Take]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         """The keys of these ceilings, and the arguments that are the same for every call."""
