@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ BEAT_S = 0.1
 IDLE_BEAT_S = 0.5
 LOOK_AFTER_S = 2.0
 LATER_MAX = 100_000
+COUNTS_KEPT = 20
 Slots = list[tuple[str, int]]
 log = logging.getLogger("hookline.shared")
 
@@ -65,9 +67,13 @@ class Presence:
         self.epoch = ""
         self.must_know = False
         """Redis was lost once: only windows that were restored since may be spent from."""
-        self.workers = 1
-        """How many live, as far as is known."""
+        self._counts: deque[int] = deque((1,), maxlen=COUNTS_KEPT)
         client.on_connect.append(self._reconcile)
+
+    @property
+    def workers(self) -> int:
+        """How many live: the most that were seen lately, for a Redis that came back empty does not know all of them at once."""
+        return max(self._counts)
 
     def fresh(self) -> str:
         """A name for a new epoch, should there be none."""
@@ -105,7 +111,8 @@ class Presence:
     async def _reconcile(self, connection: RedisConnection) -> None:
         """See the top. Raises Unavailable where the server can't be told."""
         (answer,) = await ask_all(connection, [("EVALSHA", self._hello.digest, *self._hello_arguments())])
-        epoch, self.workers, self._recalls = answer[0].decode(), answer[1], answer[2]
+        epoch, self._recalls = answer[0].decode(), answer[2]
+        self._counts.append(answer[1])
         commands: list[tuple[Any, ...]] = []
         if self.epoch and epoch != self.epoch:
             self._came_back_empty()
@@ -188,7 +195,8 @@ class Presence:
     def _heard(self, answer: Any) -> None:
         if isinstance(answer, Unavailable):
             return
-        epoch, self.workers, recalls = answer
+        epoch, workers, recalls = answer
+        self._counts.append(workers)
         self.learn(epoch)
         if recalls != self._recalls:
             self._recalls = recalls
