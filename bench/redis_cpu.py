@@ -5,6 +5,7 @@ python -m bench.redis_cpu [--rounds 3] [--seconds 3]; needs redis-server and wrk
 from __future__ import annotations
 
 import argparse
+import socket
 import statistics
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from bench.processes import Process, find_free_port, read_cpu_s
 from hookline.testing.redis import RedisServer
 
 CONNECTIONS = 64
+READY_WITHIN_S = 30
 
 
 def start(folder: Path, shared: str, upstream_port: int) -> tuple[Process, int]:
@@ -27,6 +29,17 @@ def start(folder: Path, shared: str, upstream_port: int) -> tuple[Process, int]:
     argv = [sys.executable, "-m", "hookline", "serve", "--config", str(folder / "full.toml"), "--port", str(port)]
     env = {"BENCH_UPSTREAM": f"http://127.0.0.1:{upstream_port}/v1", "BENCH_KEY": KEY}
     return Process(argv, core=0, env=env, cwd=REPO), port
+
+
+def wait_ready(port: int) -> None:
+    until = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit(f"nothing serves on port {port}")
 
 
 def main() -> None:
@@ -42,7 +55,8 @@ def main() -> None:
             shared: start(Path(name) / label, shared, upstream_port)
             for label, shared in (("memory", "memory"), ("redis", redis.url + given.query))
         }
-        time.sleep(3)
+        for _, port in started.values():
+            wait_ready(port)
         figures: dict[str, list[float]] = {shared: [] for shared in started}
         for _ in range(given.rounds):
             for shared, (process, port) in started.items():

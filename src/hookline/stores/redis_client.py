@@ -230,7 +230,7 @@ class RedisClient:
         if self._state == "down":
             log.info("the shared store (Redis) is back")
         self._state, self._connection = "up", connection
-        connection._on_lost = self._lost
+        connection.on_lost = self._lost
         self.on_state(False)
         while self._waiting:
             asked = self._waiting.popleft()
@@ -249,7 +249,7 @@ class RedisClient:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._writes_before += connection.writes
-            self._why = connection._problem or ""
+            self._why = connection.problem or ""
         if self._state == "up" and not self._is_closed:
             if self._why.startswith("no answer"):
                 self._went_down(self._why)  # slow: who comes now need not find out

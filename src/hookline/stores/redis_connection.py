@@ -36,13 +36,14 @@ class RedisConnection(asyncio.Protocol):
         self._pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
-        self._on_lost = on_lost
+        self.on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._asked: deque[Waiter] = deque()
         self._unsent: list[bytes] = []
         self._heard_at_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._problem: str | None = None
+        self.problem: str | None = None
+        """Why it has ended."""
         self.writes = 0
         """Turns of the loop in which something was sent."""
 
@@ -53,8 +54,8 @@ class RedisConnection(asyncio.Protocol):
 
     def ask(self, command: tuple[Any, ...], waiter: Waiter) -> None:
         """Send with all others of this turn. After the end: `waiter` is told at once."""
-        if self._problem is not None:
-            waiter(ConnectionError(self._problem))
+        if self.problem is not None:
+            waiter(ConnectionError(self.problem))
             return
         if not self._unsent:
             self._loop.call_soon(self._flush)
@@ -63,9 +64,9 @@ class RedisConnection(asyncio.Protocol):
 
     def end(self, problem: str) -> None:
         """Close now; who waits is told why."""
-        if self._problem is not None:
+        if self.problem is not None:
             return
-        self._problem = problem
+        self.problem = problem
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:
@@ -74,7 +75,7 @@ class RedisConnection(asyncio.Protocol):
         self._unsent.clear()
         for waiter in asked:
             waiter(ConnectionError(problem))
-        self._on_lost()
+        self.on_lost()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's does not say so

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ class Presence:
 
     def fresh(self) -> str:
         """A name for a new epoch, should there be none."""
-        return uuid.uuid4().hex if not self.epoch else self.epoch + "'"
+        return secrets.token_hex(8)
 
     def learn(self, said: bytes) -> None:
         """The epoch, as an answer has it. Another one: tell what is in flight."""

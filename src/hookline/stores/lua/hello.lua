@@ -2,10 +2,7 @@
 -- Answers: epoch, how many workers live, how often leases were recalled.
 local epoch = epoch_of(KEYS[1], ARGV[3])
 local now = server_us()
-if ARGV[2] ~= '' and ARGV[2] ~= epoch then
-  local m = redis.call('HMGET', KEYS[1], 'born', 'grace')
-  if now - tonumber(m[1]) < YOUNG_US and tonumber(m[2]) == 0 then redis.call('HSET', KEYS[1], 'grace', text(now + GRACE_US)) end
-end
+wait_for_others(KEYS[1], ARGV[2], epoch)
 redis.call('ZADD', KEYS[2], text(now), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(now - 5000000))
 redis.call('PEXPIRE', KEYS[2], '60000')

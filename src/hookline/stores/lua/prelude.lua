@@ -197,6 +197,13 @@ local function epoch_of(key, fresh) -- its name, and for how many microseconds m
   return fresh, math.max(grace - now, 0)
 end
 
+local function wait_for_others(key, known, epoch) -- whoever knows another epoch has seen a Redis be lost, on whatever way
+  if known == '' or known == epoch then return end
+  local m = redis.call('HMGET', key, 'born', 'grace')
+  local now = server_us()
+  if now - tonumber(m[1] or 0) < YOUNG_US and tonumber(m[2]) == 0 then redis.call('HSET', key, 'grace', text(now + GRACE_US)) end
+end
+
 -- A lease is a reservation that its worker draws on: at most 1 % of what is left, and only while that is at least one call's bound.
 local RECALL_US = 2000000
 

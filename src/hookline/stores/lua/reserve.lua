@@ -5,7 +5,10 @@
 local now, id, prefix, expires, amount = clock(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local want = tonumber(ARGV[10])
 local epoch, grace = epoch_of(KEYS[2], ARGV[7])
-if ARGV[6] ~= '' and ARGV[6] ~= epoch then return { 2, epoch } end
+if ARGV[6] ~= '' and ARGV[6] ~= epoch then
+  wait_for_others(KEYS[2], ARGV[6], epoch)
+  return { 2, epoch }
+end
 if grace > 0 then return { 5, grace } end
 charge_expired(KEYS[1], prefix, now)
 local record = { amount = amount, expires = now + expires, keys = {}, spans = {}, resets = {}, lines = {} }
