@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -414,3 +415,47 @@ async def test_four_processes_spend_the_limit_and_not_one_nanodollar_more(open_l
     assert all(leased > 0 for _, leased, _ in said), "leases were used"
     assert all(highest <= limit for _, _, highest in said)
     assert await held_in(open_limits(), "race/total") == (spent, 0)
+
+
+DYING = """
+import asyncio, os, signal, sys
+from hookline.stores.protocols import Spend
+from hookline.stores.redis_client import RedisClient
+from hookline.stores.redis_limits import RedisLimits
+from hookline.testing.store_contracts import done
+
+async def main(url):
+    store = RedisLimits(RedisClient(url))
+    spends = (Spend("dying/total", 1_000_000, float("inf")),)
+    for n in range(20):
+        await store.reserve(f"r{n}", spends, 100, expires_s=600)
+        await done(store.settle(f"r{n}", 7))
+    for n in range(3):
+        await store.reserve(f"running{n}", spends, 100, expires_s=600)
+        assert f"running{n}" in store._drawn
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_of_a_killed_worker_what_it_spent_and_had_in_flight_is_charged_and_the_rest_comes_back(
+    open_limits, redis_server, clock, is_late
+):
+    worker = await asyncio.create_subprocess_exec(sys.executable, "-c", DYING, redis_server.url)
+    await worker.wait()
+    other = open_limits()
+    spent, reserved = await held_in(other, "dying/total")
+    assert reserved > 3 * 100
+    if is_late:  # its lease has expired and was charged whole
+        stranger = open_limits(clock)
+        clock.advance(time.time() + 3_600 - clock.time())
+        await spend(stranger, "next", 1_001, 0)
+        assert await held_in(other, "dying/total") == (spent + reserved, 0)
+
+    other._leases.look_after()
+    await other._client.send("PING")
+
+    assert await held_in(other, "dying/total") == (20 * 7 + 3 * 100, 0)
+    assert await other._client.send("ZCARD", IN_FLIGHT) == 0

@@ -105,10 +105,10 @@ class RedisClient:
             import hiredis  # noqa: F401 - asked for here, so that a missing one is said at start
         except ImportError:
             raise StartupError(['[state] shared: redis:// needs the extra: pip install "hookline[redis]"']) from None
-        self._url = read_url(url)
+        self.url = read_url(url)
         self.monotonic = monotonic or time.monotonic
         self.time = time.time
-        self.options = self._url.options
+        self.options = self.url.options
         self.on_connect: list[Callable[[RedisConnection], Awaitable[None]]] = []
         """Run in order on every new connection, before anything else is sent on it."""
         self._scripts: dict[str, Script] = {}
@@ -208,7 +208,7 @@ class RedisClient:
         while True:
             lost = asyncio.Event()
             try:
-                connection = await connect(self._url, lost.set)
+                connection = await connect(self.url, lost.set)
                 try:
                     async with asyncio.timeout(RECONCILE_S):
                         await ask_all(connection, [("SCRIPT", "LOAD", s.text) for s in self._scripts.values()])

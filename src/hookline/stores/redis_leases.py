@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from hookline.errors import Unavailable
+from hookline.stores.lease_book import DeadBook, LeaseBook, find_dead, folder_for
 from hookline.stores.protocols import Spend
 from hookline.stores.redis_client import RedisClient
 from hookline.stores.redis_scripts import LimitKeys
@@ -50,6 +51,7 @@ class Lease:
         "is_known",
         "is_used",
         "outstanding",
+        "place",
         "spends",
         "total",
         "want",
@@ -72,6 +74,8 @@ class Lease:
         """Something has changed since it was last told."""
         self.is_known = False
         """Redis may have it."""
+        self.place = -1
+        """Where the lease book has it."""
         self.is_used = False
 
     def ask_for(self, amount: int) -> int:
@@ -131,8 +135,9 @@ class LeaseKeeper:
         self._keys = keys
         self._get_epoch = get_epoch
         self._now = now
-        (self._script,) = client.load("report")
+        self._script, self._end = client.load("report", "end_lease")
         self._name, self._numbers = uuid.uuid4().hex, itertools.count(1)
+        self._book: LeaseBook | None = None
         self._open: dict[tuple[Spend, ...], Lease] = {}
         self._known_as: dict[int, tuple[Sequence[Spend], Lease]] = {}
         """By identity: to hash the windows costs more than all else that a call does here."""
@@ -171,8 +176,9 @@ class LeaseKeeper:
     def grown(self, lease: Lease, extra: int | None) -> None:
         """Redis has added `extra`; None: it may have added something."""
         lease.is_busy = False
-        if extra != 0:
+        if extra != 0 and not lease.is_known:
             lease.is_known = True
+            lease.place = self._get_book().enter(lease.id)
         if extra is None:
             self._due(lease)
         elif lease.is_closed:
@@ -186,6 +192,7 @@ class LeaseKeeper:
     def draw(self, lease: Lease, amount: int) -> None:
         lease.free -= amount
         lease.outstanding += amount
+        self._get_book().keep(lease.place, lease.total, lease.outstanding)
         lease.is_used = True
         if amount > lease.bound:
             lease.bound = amount
@@ -196,6 +203,7 @@ class LeaseKeeper:
         """A call that drew `bound` has cost `amount`."""
         lease.outstanding -= bound
         lease.total += amount
+        self._get_book().keep(lease.place, lease.total, lease.outstanding)
         if not lease.is_closed:
             lease.free += bound - amount
         self._due(lease)
@@ -225,6 +233,7 @@ class LeaseKeeper:
         for lease in self._closed:
             lease.is_due = True
         self.tell()
+        self._end_those_of_the_dead()
 
     def ask_all(self) -> None:
         """Tell of all of them now: one may have been recalled."""
@@ -264,6 +273,38 @@ class LeaseKeeper:
         self.tell()
         if self._timer is not None:
             self._timer.cancel()
+
+    def close_book(self) -> None:
+        """The last thing: what could not be told stays in it."""
+        if self._book is not None:
+            self._book.close()
+
+    def _get_book(self) -> LeaseBook:
+        if self._book is None:
+            self._book = LeaseBook(folder_for(self._client.url), self._name)
+        return self._book
+
+    def _end_those_of_the_dead(self) -> None:
+        """Charge what they had spent and had in flight, and give the rest back."""
+        keys = self._keys
+        for book in find_dead(folder_for(self._client.url)):
+            missing = len(book.leases)
+            if not missing:
+                book.done()
+
+            def told(answer: Any, book: DeadBook = book, left: list[int] = [missing], failed: list[Any] = []) -> None:  # noqa: B006
+                left[0] -= 1
+                if isinstance(answer, Unavailable):
+                    failed.append(answer)
+                if left[0] == 0:
+                    book.leave() if failed else book.done()
+
+            for lease_id, spent in book.leases:
+                arguments = (2, keys.in_flight, keys.record + lease_id, self._now(), lease_id, spent)
+                try:
+                    self._client.tell(self._end, arguments, told)
+                except Unavailable as error:
+                    told(error)
 
     def _due(self, lease: Lease) -> None:
         is_urgent = lease.free < lease.bound and not lease.is_closed
@@ -308,6 +349,8 @@ class LeaseKeeper:
         said, extra = answer
         if was_over or said == UNKNOWN:
             self._closed.discard(lease)
+            self._get_book().erase(lease.place)
+            lease.place = -1
             if self._open.get(lease.spends) is lease:
                 del self._open[lease.spends]
                 lease.close()

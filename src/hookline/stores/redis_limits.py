@@ -189,6 +189,7 @@ class RedisLimits:
             await self._client.send("PING")  # what was under way may have made a lease grow
         self._leases.tell()
         await self._client.aclose()
+        self._leases.close_book()
 
     def _look_after(self) -> None:
         """Now and then: leases, and what was never given back, as the other workers see it already."""
