@@ -236,6 +236,34 @@ async def test_a_server_that_is_away_is_not_asked_by_calls(open_limits, server):
     assert list(await store.spent((SHARED.scope,))) == [0]
 
 
+async def test_a_pause_between_two_questions_is_no_silence(open_limits, server):
+    """A question put down in the very turn in which the timer of an earlier one ends."""
+    client = open_limits("?command_timeout_s=0.1")._client
+    loop, connections = asyncio.get_running_loop(), set()
+
+    for _ in range(5):
+        await client.send("PING")
+        asked: list[asyncio.Future[bytes]] = []
+        loop.call_later(0.1, lambda asked=asked: asked.append(client.send("PING")))
+        await asyncio.sleep(0.15)
+        assert await asked[0] == b"PONG"
+        connections.add(client._connection)
+
+    assert len(connections) == 1
+
+
+async def test_a_loop_that_was_held_up_reads_before_it_gives_up(open_limits, server):
+    client = open_limits("?command_timeout_s=0.1")._client
+    await client.send("PING")
+    connection, asked = client._connection, client.send("PING")
+    await asyncio.sleep(0)
+
+    time.sleep(0.2)  # noqa: ASYNC251 - this is what a blocking plugin does
+
+    assert await asked == b"PONG"
+    assert client._connection is connection
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

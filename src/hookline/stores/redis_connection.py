@@ -18,6 +18,8 @@ from hookline.stores.redis_url import RedisUrl
 MAX_BUFFERED = 64 * 1024 * 1024
 """Bytes that may wait for a server that does not read."""
 
+READ_FIRST_S = 0.01
+
 Waiter = Callable[[Any], None]
 """Is told the answer: a value, a ReplyError, or the ConnectionError that ended the connection."""
 
@@ -59,6 +61,8 @@ class RedisConnection(asyncio.Protocol):
             return
         if not self._unsent:
             self._loop.call_soon(self._flush)
+            if not self._asked:
+                self._heard_at_s = self._loop.time()
         self._unsent.append(self._pack(command))
         self._asked.append(waiter)
 
@@ -98,8 +102,6 @@ class RedisConnection(asyncio.Protocol):
     def _flush(self) -> None:
         if not self._unsent:
             return
-        if len(self._asked) == len(self._unsent):  # nobody waited before
-            self._heard_at_s = self._loop.time()
         transport = self._transport
         assert transport is not None
         self.writes += 1
@@ -116,10 +118,18 @@ class RedisConnection(asyncio.Protocol):
         if not self._asked:
             return
         left_s = self._heard_at_s + self._timeout_s - self._loop.time()
-        if left_s <= 0:
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look)
+        else:
+            # A loop that was held up finds its timers before what has come meanwhile: that is read first.
+            self._timer = self._loop.call_later(READ_FIRST_S, self._give_up, self._heard_at_s)
+
+    def _give_up(self, heard_at_s: float) -> None:
+        self._timer = None
+        if self._heard_at_s == heard_at_s:
             self.end(f"no answer within {self._timeout_s:g} s")
         else:
-            self._timer = self._loop.call_later(left_s, self._look)
+            self._look()
 
 
 async def connect(url: RedisUrl, on_lost: Callable[[], None]) -> RedisConnection:
