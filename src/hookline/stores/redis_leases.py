@@ -186,8 +186,8 @@ class LeaseKeeper:
                 self._closed.add(lease)
                 self._due(lease)
         elif extra:
+            lease.is_used = lease.is_used or not lease.left
             lease.free += extra
-            lease.is_used = True
 
     def draw(self, lease: Lease, amount: int) -> None:
         lease.free -= amount
