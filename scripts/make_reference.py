@@ -24,6 +24,7 @@ from hookline.metrics_registry import MetricsRegistry
 from hookline.pipeline import Pipeline
 from hookline.plugin_host import Stores, Workshop
 from hookline.plugin_loading import PluginEntry, find_class
+from hookline.stores.redis_client import RedisClient, watch
 from hookline.testing.clock import FakeClock
 from hookline.watchdog import Watchdog
 
@@ -288,6 +289,7 @@ def metrics() -> str:
     entries = [PluginEntry(name) for name in entry_points()]
     chain = compile_chain(entries, make_host=workshop.make_host, metrics=registry)
     Pipeline(chain=chain, catalog=None, providers={}, clock=FakeClock(), metrics=registry)  # type: ignore[arg-type]
+    watch(RedisClient("redis://127.0.0.1"), registry, "limits")
     Watchdog(registry, dict)
     families = sorted(_families(registry))
     rows = [f"| `{name}` | {kind} | {labels} | {doc} |" for name, kind, labels, doc in families]

@@ -185,6 +185,9 @@ def _make_workshop(settings: Settings, process: Process, registry: Registry, fou
             _register_plugin_stores(settings, process, registry, found)
             open_stores = find_stores(settings, registry)
             stores = process.stores = open_stores(process.clock) if process.opens_stores and not found else _unopened()
+            for store in (stores.limits, stores.replies):
+                if (report_to := getattr(type(store), "report_to", None)) is not None:
+                    report_to(store, process.metrics)
     except StartupError as error:
         found += error.problems
     except Exception as error:  # the factory may be a plugin's

@@ -51,14 +51,16 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
             super().__init__()
             self.clock, self.runner = FakeClock(), asyncio.Runner()
             self.memory = MemoryLimits(self.clock)
-            self.redis = RedisLimits(RedisClient(url, monotonic=self.clock.monotonic), self.clock)
             self.runner.run(self.forget())
+            self.redis = RedisLimits(RedisClient(url + "?leases=0"), self.clock)
             self.names = 0
             self.holds: dict[str, list[int]] = {}
             self.reserved: list[str] = []
 
         async def forget(self) -> None:
-            await self.redis._client.send("FLUSHALL")
+            client = RedisClient(url)
+            await client.send("FLUSHALL")
+            await client.aclose()
 
         def teardown(self) -> None:
             self.runner.run(self.redis.aclose())

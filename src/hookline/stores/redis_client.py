@@ -1,223 +1,301 @@
-"""Redis, as the stores use it: few connections, short waits, one pipeline per tick of the loop.
+"""Redis, as the stores use it: one connection, short waits, a breaker.
 
-Lives here: `RedisClient`: merging, timeouts, the breaker, scripts the server has forgotten. Elsewhere: the decisions (redis_limits.py), cached replies
-(redis_replies.py), the wire (redis-py).
-Idea: callers put a command down and wait for a future; lanes of our own carry what has piled up, each over a connection of its own. So a caller that is cancelled
-never touches a connection, and its answer is read and dropped where it belongs.
+Lives here: `RedisClient`: dialling, outages, scripts the server has forgotten. Elsewhere: the wire (redis_connection.py), the decisions (redis_limits.py), cached
+replies (redis_replies.py).
+Idea: whether Redis is there is known before anybody asks: while it is away, a task of our own dials, greets and lets the store reconcile what happened meanwhile;
+only then is it up. So no call is ever the one that finds out, but for the first after the fall.
+
+| state    | a command                            | leaves it                                                         |
+|----------|--------------------------------------|-------------------------------------------------------------------|
+| idle     | dials                                | -> dialling                                                       |
+| dialling | waits, bounded                       | -> up, or -> down (and all who wait are refused)                  |
+| up       | is sent                              | -> dialling, when the connection ends: a timeout, a reset, a server that does not decide any more |
+| down     | is refused at once (`Unavailable`)   | -> up, when a try, every RETRY_S, succeeds                        |
 
 Nothing is sent twice but for NOSCRIPT, which says that nothing was done: a decision whose answer got lost may have been made."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Literal, Protocol
 
 from hookline.errors import StartupError, Unavailable
+from hookline.stores.redis_connection import RedisConnection, ReplyError, ask_all, connect
 from hookline.stores.redis_scripts import Script
+from hookline.stores.redis_url import read_url
 
 WAITING_MAX = 10_000
-"""Commands that wait for a lane; more are refused at once."""
-PIPELINE_MAX = 256
-FAILURES_TO_OPEN = 3
-OPEN_S = 0.5
-"""How long an open breaker refuses before one pipeline tries again."""
+"""Commands without an answer; more are refused at once."""
+RETRY_S = 0.2
+"""How often a Redis that is away is tried."""
+RECONCILE_S = 2.0
+"""How long the store may take to tell a server what it should know, before it counts as away."""
+DOES_NOT_DECIDE = ("READONLY", "MOVED", "ASK", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF")
+"""Answers of a server that can't be asked now: a replica, one that is starting, a node of a cluster."""
+
+State = Literal["idle", "dialling", "up", "down"]
+Tell = Callable[[Any], None]
+"""Is given the answer, or the `Unavailable` there is instead."""
+log = logging.getLogger("hookline.shared")
 
 
-class RedisOptions(NamedTuple):
-    """What the query of the URL may set: `redis://host:6379/0?connections=4&command_timeout_s=0.5`."""
+class Asked:
+    """Who asked: a future, a function, or nobody."""
 
-    connections: int = 4
-    connect_timeout_s: float = 1.0
-    command_timeout_s: float = 1.0
-    prefix: str = "hookline"
-    l1_ttl_s: float = 1.0
+    __slots__ = ("arguments", "client", "dropped", "future", "script", "tell")
 
+    def __init__(
+        self,
+        client: RedisClient,
+        arguments: tuple[Any, ...],
+        script: Script | None,
+        future: asyncio.Future[Any] | None,
+        tell: Tell | None,
+    ) -> None:
+        self.client = client
+        self.arguments = arguments
+        self.script = script
+        self.future = future
+        self.tell = tell
+        self.dropped: Any = None
+        """The answer that came between a caller's cancellation and its next turn."""
 
-class _Command(NamedTuple):
-    arguments: tuple[Any, ...]
-    script: Script | None
-    answer: asyncio.Future[Any]
+    def __call__(self, answer: Any) -> None:
+        if isinstance(answer, Exception):
+            self.client._went_wrong(self, answer)
+        elif self.future is not None:
+            if self.future.done():
+                self.dropped = answer
+            else:
+                self.future.set_result(answer)
+        elif self.tell is not None:
+            self.tell(answer)
 
+    def leave(self, tell: Tell) -> None:
+        """Whoever waited was cancelled: `tell` is given the answer, now or when it comes."""
+        future, self.future = self.future, None
+        self.tell = tell
+        if self.dropped is not None:
+            tell(self.dropped)
+        elif future is not None and future.done() and not future.cancelled():
+            error = future.exception()
+            tell(future.result() if error is None else error)
 
-def read_options(url: str) -> tuple[str, RedisOptions]:
-    """The URL without our own options, and these. Raises StartupError."""
-    parts = urlsplit(url)
-    ours: dict[str, Any] = {}
-    others = []
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in RedisOptions._fields:
-            others.append((name, value))
-            continue
-        try:
-            ours[name] = type(RedisOptions._field_defaults[name])(value)
-        except ValueError:
-            raise StartupError([f'[state] shared: {name}="{value}" is not a number']) from None
-    options = RedisOptions(**ours)
-    if min(options.connections, options.connect_timeout_s, options.command_timeout_s) <= 0:
-        raise StartupError(["[state] shared: connections and timeouts must be more than 0"])
-    return urlunsplit(parts._replace(query=urlencode(others))), options
+    def fail(self, error: Unavailable) -> None:
+        if self.future is not None:
+            if self.future.done():
+                self.dropped = error
+            else:
+                self.future.set_exception(error)
+                self.future.exception()  # who has left does not ask
+        elif self.tell is not None:
+            self.tell(error)
 
 
 class RedisClient:
-    """Commands to one Redis. Every one that can't be answered raises `Unavailable`."""
+    """Commands to one Redis, in the order they are given. Every one that can't be answered raises `Unavailable`. Raises StartupError for a bad URL."""
 
-    def __init__(self, url: str, *, monotonic: Callable[[], float]) -> None:
+    def __init__(self, url: str, *, monotonic: Callable[[], float] | None = None) -> None:
         try:
-            import redis.asyncio as redis_asyncio
-            from redis import exceptions
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
-            from redis.maint_notifications import MaintNotificationsConfig
+            import hiredis  # noqa: F401 - asked for here, so that a missing one is said at start
         except ImportError:
             raise StartupError(['[state] shared: redis:// needs the extra: pip install "hookline[redis]"']) from None
-        address, self.options = read_options(url)
-        self._errors: tuple[type[BaseException], ...] = (exceptions.RedisError, OSError, TimeoutError)
-        self._no_script = exceptions.NoScriptError
-        self._said_no = exceptions.ResponseError
-        self._moved_on = (exceptions.ReadOnlyError, exceptions.ClusterDownError)
-        try:
-            self._redis = redis_asyncio.Redis.from_url(
-                address,
-                max_connections=self.options.connections,
-                socket_connect_timeout=self.options.connect_timeout_s,
-                socket_timeout=self.options.command_timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                # With them, redis-py does not look whether a pooled connection has ended meanwhile.
-                maint_notifications_config=MaintNotificationsConfig(enabled=False),
-            )
-        except ValueError as error:
-            raise StartupError([f"[state] shared: {error}"]) from error
-        self._monotonic = monotonic
-        self._waiting: deque[_Command] = deque()
-        self._lanes: set[asyncio.Task[None]] = set()
-        self._is_flush_due = False
+        self.url = read_url(url)
+        self.monotonic = monotonic or time.monotonic
+        self.time = time.time
+        self.options = self.url.options
+        self.on_connect: list[Callable[[RedisConnection], Awaitable[None]]] = []
+        """Run in order on every new connection, before anything else is sent on it."""
+        self._scripts: dict[str, Script] = {}
+        self.on_state: Callable[[bool], None] = lambda is_open: None
+        """Told whenever the breaker opens or closes."""
+        self._state: State = "idle"
+        self._connection: RedisConnection | None = None
+        self._dialling: asyncio.Task[None] | None = None
+        self._waiting: deque[Asked] = deque()
+        self._why = ""
         self._is_closed = False
-        self._failures = 0
-        self._open_until_s = 0.0
-        self.round_trips = 0
-        """Pipelines sent."""
+        self._writes_before = 0
+        self.asked = 0
+        """Commands whose answer somebody waits for."""
+
+    def load(self, *names: str) -> list[Script]:
+        """Scripts that every new connection loads: one the server does not know would be asked twice, and so come after what was asked later."""
+        for name in names:
+            self._scripts.setdefault(name, Script(name))
+        return [self._scripts[name] for name in names]
 
     def send(self, *arguments: Any) -> asyncio.Future[Any]:
-        """Put a command down; it leaves with all others of this tick."""
-        return self._put(arguments, None)
+        """Put a command down; it leaves with all others of this turn of the loop."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.asked += 1
+        self._put(Asked(self, arguments, None, future, None))
+        return future
 
     def run(self, script: Script, keys: list[str], *arguments: Any) -> asyncio.Future[Any]:
         """One decision. Every key has the same hash tag."""
-        return self._put(("EVALSHA", script.digest, len(keys), *keys, *arguments), script)
+        return self.run_packed(script, (len(keys), *keys, *arguments))
+
+    def run_packed(self, script: Script, arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
+        """The same, for who has the number of keys, the keys and the arguments in one tuple."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.asked += 1
+        self._put(Asked(self, arguments, script, future, None))
+        return future
+
+    def ask(self, script: Script, arguments: tuple[Any, ...]) -> Asked:
+        """The same, for who must know the answer also when cancelled: await `future`, or leave with `leave`."""
+        asked = Asked(self, arguments, script, asyncio.get_running_loop().create_future(), None)
+        self.asked += 1
+        self._put(asked)
+        return asked
+
+    def tell(self, script: Script, arguments: tuple[Any, ...], then: Tell | None = None) -> None:
+        """A decision nobody waits for; `then` is given the answer or the error."""
+        self._put(Asked(self, arguments, script, None, then))
 
     @property
     def is_open(self) -> bool:
         """Whether the breaker refuses at once."""
-        return self._failures >= FAILURES_TO_OPEN and self._monotonic() < self._open_until_s
+        return self._state == "down"
+
+    @property
+    def round_trips(self) -> int:
+        """Turns of the loop in which something was sent."""
+        return self._writes_before + (self._connection.writes if self._connection is not None else 0)
 
     async def aclose(self) -> None:
-        """Finish what was put down, then close."""
-        if not self.is_open:
-            while self._waiting or self._lanes:
-                self._flush()
-                await asyncio.wait(self._lanes)
+        """Wait for what was asked, then close."""
+        if self._state in ("up", "dialling"):
+            with suppress(Unavailable):
+                await self.send("PING")  # answered last
         self._is_closed = True
-        for task in self._lanes:
-            task.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
-        self._fail(self._waiting, "closed")
-        self._waiting.clear()
-        await self._redis.aclose()
+        if self._dialling is not None:
+            self._dialling.cancel()
+            await asyncio.gather(self._dialling, return_exceptions=True)
+        self._refuse_waiting("closed")
+        if self._connection is not None:
+            self._connection.end("closed")
 
-    def _put(self, arguments: tuple[Any, ...], script: Script | None) -> asyncio.Future[Any]:
+    def _put(self, asked: Asked) -> None:
         if self._is_closed:
             raise _unavailable("closed")
-        if self.is_open:
-            raise _unavailable("failed several times, not asked again yet")
-        if len(self._waiting) >= WAITING_MAX:
-            raise _unavailable(f"{WAITING_MAX} commands wait for it")
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(_Command(arguments, script, answer))
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            loop.call_soon(self._flush)
-        return answer
-
-    def _flush(self) -> None:
-        """Give what waits to lanes that are free; half-open, to one."""
-        self._is_flush_due = False
-        lanes_max = 1 if self._failures >= FAILURES_TO_OPEN else self.options.connections
-        while self._waiting and len(self._lanes) < lanes_max:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), PIPELINE_MAX))]
-            lane = asyncio.get_running_loop().create_task(self._carry(batch))
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lane_ended)
-
-    def _lane_ended(self, lane: asyncio.Task[None]) -> None:
-        self._lanes.discard(lane)
-        if self._waiting and not self._is_closed:
-            self._flush()
-
-    async def _carry(self, batch: list[_Command]) -> None:
-        """Send, read, hand out. Only this touches the connection, and no caller can cancel it."""
-        try:
-            forgotten = self._hand_out(batch, await self._ask([command.arguments for command in batch]))
-            if forgotten:
-                texts = [("EVAL", c.script.text, *c.arguments[2:]) for c in forgotten if c.script is not None]
-                self._hand_out(forgotten, await self._ask(texts), may_be_forgotten=False)
-        except self._errors as error:
-            self._failures += 1
-            if self._failures >= FAILURES_TO_OPEN:
-                self._open_until_s = self._monotonic() + OPEN_S
-                self._fail(self._waiting, "failed several times")
-                self._waiting.clear()
-            self._fail(batch, f"{type(error).__name__}: {error}")
-        except BaseException:
-            self._fail(batch, "closed")
-            raise
+        connection = self._connection
+        if self._state == "up" and connection is not None:
+            if connection.waiting >= WAITING_MAX:
+                raise _unavailable(f"{WAITING_MAX} commands wait for it")
+            connection.ask(_command(asked), asked)
+        elif self._state == "down":
+            raise _unavailable(self._why)
         else:
-            self._failures = 0
+            if len(self._waiting) >= WAITING_MAX:
+                raise _unavailable(f"{WAITING_MAX} commands wait for it")
+            self._waiting.append(asked)
+            if self._state == "idle":
+                self._dial()
 
-    async def _ask(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        self.round_trips += 1
-        pool: Any = self._redis.connection_pool
-        connection = await pool.get_connection()
-        answers: list[Any] = []
-        try:
-            # Not redis-py's own pipeline: PING cost 137 us of CPU with it and 79 without, 14 and 10 among 64 (bench/redis_limits.py).
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            for _ in commands:
+    def _dial(self) -> None:
+        self._state = "dialling"
+        self._dialling = asyncio.get_running_loop().create_task(self._keep_dialling())
+
+    async def _keep_dialling(self) -> None:
+        """Until it is up."""
+        while True:
+            lost = asyncio.Event()
+            try:
+                connection = await connect(self.url, lost.set)
                 try:
-                    answers.append(await connection.read_response())
-                except self._said_no as error:
-                    answers.append(error)
-        except BaseException:  # what is still to come must not be the next one's answer
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
-            await pool.release(connection)
-        return answers
-
-    def _hand_out(self, batch: list[_Command], answers: list[Any], *, may_be_forgotten: bool = True) -> list[_Command]:
-        """Each answer to who asked; returns the commands whose script the server does not know."""
-        forgotten = []
-        for command, answer in zip(batch, answers, strict=True):
-            if may_be_forgotten and isinstance(answer, self._no_script) and command.script is not None:
-                forgotten.append(command)
-            elif command.answer.done():  # nobody waits any more
+                    async with asyncio.timeout(RECONCILE_S):
+                        await ask_all(connection, [("SCRIPT", "LOAD", s.text) for s in self._scripts.values()])
+                        for reconcile in self.on_connect:
+                            await reconcile(connection)
+                    if lost.is_set():
+                        raise ConnectionError("it closed the connection")
+                except BaseException:
+                    connection.end("it could not be told what it should know")
+                    raise
+            except (OSError, TimeoutError, ReplyError, Unavailable) as error:
+                self._went_down(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+                await asyncio.sleep(RETRY_S)
                 continue
-            elif isinstance(answer, self._said_no):
-                command.answer.set_exception(_unavailable(str(answer)))
-            else:
-                command.answer.set_result(answer)
-        if any(isinstance(answer, self._moved_on) for answer in answers):
-            raise ConnectionError("this server does not decide any more")
-        return forgotten
+            self._came_up(connection)
+            return
 
-    def _fail(self, commands: deque[_Command] | list[_Command], why: str) -> None:
-        for command in commands:
-            if not command.answer.done():
-                command.answer.set_exception(_unavailable(why))
-                command.answer.exception()  # who has left does not ask
+    def _came_up(self, connection: RedisConnection) -> None:
+        if self._state == "down":
+            log.info("the shared store (Redis) is back")
+        self._state, self._connection = "up", connection
+        connection.on_lost = self._lost
+        self.on_state(False)
+        while self._waiting:
+            asked = self._waiting.popleft()
+            connection.ask(_command(asked), asked)
+
+    def _went_down(self, why: str) -> None:
+        if self._state != "down":
+            log.warning("the shared store (Redis) is away: %s", why)
+            self._state = "down"
+            self.on_state(True)
+        self._why = why
+        self._refuse_waiting(why)
+
+    def _lost(self) -> None:
+        """The connection has ended: dial at once."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._writes_before += connection.writes
+            self._why = connection.problem or ""
+        if self._state == "up" and not self._is_closed:
+            if self._why.startswith("no answer"):
+                self._went_down(self._why)  # slow: who comes now need not find out
+            self._dialling = asyncio.get_running_loop().create_task(self._keep_dialling())
+            if self._state == "up":
+                self._state = "dialling"
+
+    def _refuse_waiting(self, why: str) -> None:
+        while self._waiting:
+            self._waiting.popleft().fail(_unavailable(why))
+
+    def _went_wrong(self, asked: Asked, error: Exception) -> None:
+        said = str(error)
+        connection = self._connection
+        if isinstance(error, ReplyError):
+            if said.startswith("NOSCRIPT") and asked.script is not None and connection is not None:
+                script, asked.script = asked.script, None
+                asked.arguments = ("EVAL", script.text, *asked.arguments)
+                connection.ask(asked.arguments, asked)
+                return
+            if said.startswith(DOES_NOT_DECIDE) and connection is not None:
+                log.error("the shared store (Redis) does not decide: %s", said)
+                asyncio.get_running_loop().call_soon(connection.end, said)
+        asked.fail(_unavailable(said))
+
+
+class Metrics(Protocol):
+    """Of hookline.host, which stores do not import."""
+
+    def counter(self, name: str, doc: str, labels: Sequence[str] = ()) -> Callable[..., Any]: ...
+    def gauge(self, name: str, doc: str, labels: Sequence[str] = ()) -> Callable[..., Any]: ...
+
+
+def watch(client: RedisClient, metrics: Metrics, store: str) -> Callable[[], None]:
+    """Show a store's breaker; what comes back counts a decision that was made without Redis."""
+    is_open = metrics.gauge("hookline_store_open", "1 while a shared store is away and not asked.", ("store",))(store)
+    bypassed = metrics.counter("hookline_store_bypassed_total", "Decisions made without a shared store.", ("store",))
+    is_open.set(float(client.is_open))
+    client.on_state = lambda opened: is_open.set(float(opened))
+    child = bypassed(store)
+    return lambda: child.inc()
+
+
+def _command(asked: Asked) -> tuple[Any, ...]:
+    script = asked.script
+    return asked.arguments if script is None else ("EVALSHA", script.digest, *asked.arguments)
 
 
 def _unavailable(why: str) -> Unavailable:

@@ -12,7 +12,6 @@ import asyncio
 from typing import Any
 
 from hookline.stores.redis_client import RedisClient
-from hookline.stores.redis_scripts import Script
 
 WAITS_S = 3.0
 
@@ -25,7 +24,8 @@ class RedisFlights:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._prefix = client.options.prefix
-        self._scripts = {n: Script(f"flight_{n}") for n in ("claim", "renew", "append", "peek", "keep", "release")}
+        names = ("claim", "renew", "append", "peek", "keep", "release")
+        self._scripts = dict(zip(names, client.load(*(f"flight_{name}" for name in names)), strict=True))
 
     async def claim(self, key: bytes, claim: bytes, *, ttl_s: float) -> bytes | None:
         asked = self._run("claim", key, claim, _ms(ttl_s), _ms(WAITS_S))

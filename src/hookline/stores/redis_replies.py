@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from hookline.errors import Unavailable
 from hookline.stores.memory import MemoryReplies
 from hookline.stores.protocols import Clock
-from hookline.stores.redis_client import RedisClient
+from hookline.stores.redis_client import Metrics, RedisClient, watch
 
 _END = struct.Struct(">Q")
 """In front of each value: its end, Unix milliseconds."""
@@ -32,7 +32,7 @@ class RedisReplies:
     """A `ReplyStore` for many processes. What bounds it is Redis's own `maxmemory`."""
 
     def __init__(self, client: RedisClient, clock: Clock) -> None:
-        self._client = client
+        self.client = client
         self._clock = clock
         self._entry, self._tag = f"{client.options.prefix}:e:".encode(), f"{client.options.prefix}:t:"
         self._tended: dict[str, tuple[float, float]] = {}
@@ -47,12 +47,12 @@ class RedisReplies:
 
     async def get_with_ttl(self, key: bytes) -> tuple[bytes, float] | None:
         """The value, and for how many seconds it is good."""
-        kept: bytes | None = await self._client.send("GET", self._entry + key)
+        kept: bytes | None = await self.client.send("GET", self._entry + key)
         return self._read(kept, self._clock.time())
 
     async def get_many_with_ttl(self, keys: Sequence[bytes]) -> Sequence[tuple[bytes, float] | None]:
         names = [self._entry + key for key in keys]
-        asked = [self._client.send("MGET", *names[i : i + MGET_MAX]) for i in range(0, len(names), MGET_MAX)]
+        asked = [self.client.send("MGET", *names[i : i + MGET_MAX]) for i in range(0, len(names), MGET_MAX)]
         now_s = self._clock.time()
         return [self._read(kept, now_s) for part in await asyncio.gather(*asked) for kept in part]
 
@@ -63,7 +63,7 @@ class RedisReplies:
         self, entries: Mapping[bytes, bytes], *, ttl_s: float, tags: Sequence[str] = ()
     ) -> asyncio.Future[Any]:
         now_ms, ttl_ms = round(self._clock.time() * 1000), max(round(ttl_s * 1000), 1)
-        end_ms, send = now_ms + ttl_ms, self._client.send
+        end_ms, send = now_ms + ttl_ms, self.client.send
         end = _END.pack(end_ms)
         asked: list[asyncio.Future[Any]] = []
         if entries:
@@ -76,21 +76,21 @@ class RedisReplies:
 
     async def delete(self, *, tag: str) -> int:
         name = self._tag + tag
-        keys: list[bytes] = await self._client.send("ZRANGE", name, 0, -1)
+        keys: list[bytes] = await self.client.send("ZRANGE", name, 0, -1)
         gone = await self.discard(keys)
         for i in range(0, len(keys), MGET_MAX):
-            await self._client.send("ZREM", name, *keys[i : i + MGET_MAX])
+            await self.client.send("ZREM", name, *keys[i : i + MGET_MAX])
         return gone
 
     async def discard(self, keys: Sequence[bytes]) -> int:
         gone = 0
         for i in range(0, len(keys), MGET_MAX):
             part = keys[i : i + MGET_MAX]
-            gone += sum(await asyncio.gather(*(self._client.send("UNLINK", self._entry + key) for key in part)))
+            gone += sum(await asyncio.gather(*(self.client.send("UNLINK", self._entry + key) for key in part)))
         return gone
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self.client.aclose()
 
     def _read(self, kept: bytes | None, now_s: float) -> tuple[bytes, float] | None:
         if kept is None or len(kept) < _END.size:
@@ -107,7 +107,7 @@ class RedisReplies:
             self._tended.clear()
         tag_ms = ttl_ms + 2 * TEND_S * 1000
         self._tended[tag] = (now_ms + TEND_S * 1000, now_ms + tag_ms)
-        name, send = self._tag + tag, self._client.send
+        name, send = self._tag + tag, self.client.send
         return [
             send("ZREMRANGEBYSCORE", name, "-inf", now_ms),
             send("PEXPIRE", name, tag_ms, "NX"),
@@ -127,6 +127,11 @@ class TwoLevelReplies:
         self._putting: dict[bytes, asyncio.Future[Any]] = {}
         self.bypassed = 0
         """Reads and writes that Redis did not answer."""
+        self._count_bypassed: Callable[[], None] = lambda: None
+
+    def report_to(self, metrics: Metrics) -> None:
+        """Show the breaker, and what was done without Redis."""
+        self._count_bypassed = watch(self._l2.client, metrics, "replies")
 
     async def get(self, key: bytes) -> bytes | None:
         value = await self._l1.get(key)
@@ -150,7 +155,7 @@ class TwoLevelReplies:
         try:
             asked = self._l2.put_many(entries, ttl_s=ttl_s, tags=tags)
         except Unavailable:
-            self.bypassed += 1
+            self._bypass()
             return
         self._putting |= dict.fromkeys(entries, asked)
         asked.add_done_callback(partial(self._put_ended, tuple(entries)))
@@ -178,7 +183,7 @@ class TwoLevelReplies:
         try:
             found = [await self._l2.get_with_ttl(keys[0])] if len(keys) == 1 else await self._l2.get_many_with_ttl(keys)
         except Unavailable:
-            self.bypassed += 1
+            self._bypass()
             return [None] * len(keys)
         for key, one in zip(keys, found, strict=True):
             if one is not None:
@@ -196,4 +201,8 @@ class TwoLevelReplies:
             if self._putting.get(key) is asked:
                 del self._putting[key]
         if asked.cancelled() or asked.exception() is not None:
-            self.bypassed += 1
+            self._bypass()
+
+    def _bypass(self) -> None:
+        self.bypassed += 1
+        self._count_bypassed()

@@ -5,6 +5,7 @@ Idea: it writes no file, so what was stopped comes back empty on the same port."
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -44,6 +45,14 @@ class RedisServer:
             if READY in line:
                 return
         raise AssertionError("redis-server does not start:\n" + "".join(said))
+
+    def freeze(self) -> None:
+        """It answers nothing, and its connections stay."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on, with all it knows."""
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it at once, with all it knows."""

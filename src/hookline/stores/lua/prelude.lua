@@ -78,15 +78,36 @@ local function fits_after_us(w, now, room)
   return -1
 end
 
--- A budget is a hash: s = spent in a fixed window, r = reserved, l = whether its alert is out, w = span of a rolling one
--- (its entries as in a window). `resets` < 0: never.
+-- A budget is a hash: s = spent in a fixed window, r = reserved (leases too), o = of that: in leases that may be recalled, c = until when none is granted,
+-- l = whether its alert is out, k = whether what was spent before is in it, w = span of a rolling one (its entries as in a window). `resets` < 0: never.
 local function spent_in(key, span, now)
   if span > 0 then return open(key, span, now).u end
   return tonumber(redis.call('HGET', key, 's') or 0)
 end
 
-local function spend(key, span, now, amount)
-  if span > 0 then add(open(key, span, now), now, amount) else redis.call('HINCRBY', key, 's', text(amount)) end
+local function spend(key, span, now, amount) -- where it can be corrected: the entry and its beginning
+  if span > 0 then return add(open(key, span, now), now, amount) end
+  redis.call('HINCRBY', key, 's', text(amount))
+  return -1, 0
+end
+
+local function correct(key, span, index, first, amount) -- what `spend` has added; an entry that has left stays as it is
+  if span == 0 then
+    redis.call('HINCRBY', key, 's', text(amount))
+    return
+  end
+  local e = entry_of(key, index)
+  if e and e.first == first then
+    e.amount = e.amount + amount
+    write_entry(key, index, e)
+    redis.call('HINCRBY', key, 'u', text(amount))
+  end
+end
+
+local function change(key, field, amount) -- of what can't be less than nothing
+  if amount == 0 then return end
+  local now_is = tonumber(redis.call('HINCRBY', key, field, text(amount)))
+  if now_is < 0 then redis.call('HSET', key, field, '0') end
 end
 
 local function keep_budget(key, span, resets, now)
@@ -104,8 +125,7 @@ local function charge(record, now, amount) -- the windows that have just reached
   local alerts = {}
   for i, key in ipairs(record.keys) do
     local span, line = record.spans[i], record.lines[i]
-    local reserved = tonumber(redis.call('HGET', key, 'r') or 0)
-    redis.call('HSET', key, 'r', text(math.max(reserved - record.amount, 0)))
+    change(key, 'r', -record.amount)
     if amount ~= 0 then spend(key, span, now, amount) end
     if line >= 0 then
       local spent = spent_in(key, span, now)
@@ -121,6 +141,20 @@ local function charge(record, now, amount) -- the windows that have just reached
   return alerts
 end
 
+-- The whole of a lease whose worker is silent. What is left of it afterwards stands beside it, so that the worker, if it lives, can take the difference back.
+local function charge_lease(key, record, now)
+  record.is_charged, record.entries = true, {}
+  for i, window in ipairs(record.keys) do
+    change(window, 'r', -record.amount)
+    if not record.is_closed then change(window, 'o', -record.amount) end
+    local index, first = -1, 0
+    if record.amount ~= 0 then index, first = spend(window, record.spans[i], now, record.amount) end
+    record.entries[i] = { index, first }
+    keep_budget(window, record.spans[i], record.resets[i], now)
+  end
+  redis.call('SET', key, cmsgpack.pack(record), 'PX', text(DAY_MS))
+end
+
 -- Reservations whose worker died are charged whole by whoever comes next. Bounded, so that no decision waits for a thousand of them.
 local function charge_expired(in_flight, prefix, now)
   local ids = redis.call('ZRANGEBYSCORE', in_flight, '-inf', text(now), 'LIMIT', 0, 100)
@@ -128,10 +162,66 @@ local function charge_expired(in_flight, prefix, now)
     redis.call('ZREM', in_flight, id)
     local kept = redis.call('GET', prefix .. id)
     if kept then
-      redis.call('DEL', prefix .. id)
       local record = cmsgpack.unpack(kept)
-      for i = 1, #record.lines do record.lines[i] = -1 end -- said by the next settle
-      charge(record, now, record.amount)
+      if record.total then
+        if not record.is_charged then charge_lease(prefix .. id, record, now) end
+      else
+        redis.call('DEL', prefix .. id)
+        for i = 1, #record.lines do record.lines[i] = -1 end -- said by the next settle
+        charge(record, now, record.amount)
+      end
     end
   end
+end
+
+-- The epoch tells a Redis that came back empty from the one before. For a while after it began (`grace`, on the server's own clock) no money is granted and no window is
+-- restored: the workers that live say what they have in flight, and their last rows reach the ledger.
+local GRACE_US = 1000000
+local YOUNG_US = 5000000
+
+local function server_us()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+local function epoch_of(key, fresh) -- its name, and for how many microseconds more its grace lasts
+  local m = redis.call('HMGET', key, 'id', 'grace')
+  if m[1] then
+    local grace = tonumber(m[2])
+    return m[1], grace > 0 and math.max(grace - server_us(), 0) or 0
+  end
+  local now, grace = server_us(), 0
+  local up_s = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)') or 0)
+  if up_s * 1000000 < YOUNG_US then grace = now + GRACE_US end -- it may have been another one just now
+  redis.call('HSET', key, 'id', fresh, 'grace', text(grace), 'born', text(now))
+  return fresh, math.max(grace - now, 0)
+end
+
+local function wait_for_others(key, known, epoch) -- whoever knows another epoch has seen a Redis be lost, on whatever way
+  if known == '' or known == epoch then return end
+  local m = redis.call('HMGET', key, 'born', 'grace')
+  local now = server_us()
+  if now - tonumber(m[1] or 0) < YOUNG_US and tonumber(m[2]) == 0 then redis.call('HSET', key, 'grace', text(now + GRACE_US)) end
+end
+
+-- A lease is a reservation that its worker draws on: at most 1 % of what is left, and only while that is at least one call's bound.
+local RECALL_US = 2000000
+
+local function grow_lease(in_flight, key, id, windows, room, want, bound, now, expires)
+  local kept = redis.call('GET', key)
+  local lease = kept and cmsgpack.unpack(kept)
+  local own = lease and lease.amount or 0
+  if lease and (lease.is_charged or lease.is_closed) then return 0 end
+  local most = math.floor((room + own) / 100)
+  local extra = math.min(want, most) - own
+  if most < bound or extra <= 0 then return 0 end
+  lease = lease or { amount = 0, total = 0, keys = windows.keys, spans = windows.spans, resets = windows.resets, lines = windows.lines }
+  lease.amount = own + extra
+  for _, window in ipairs(lease.keys) do
+    redis.call('HINCRBY', window, 'r', text(extra))
+    redis.call('HINCRBY', window, 'o', text(extra))
+  end
+  redis.call('SET', key, cmsgpack.pack(lease), 'PX', text(YEAR_MS))
+  redis.call('ZADD', in_flight, text(now + expires), id)
+  return extra
 end

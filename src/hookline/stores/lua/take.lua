@@ -1,10 +1,11 @@
--- KEYS: one per ceiling. ARGV: now, id, expires_us, then limit, span_us, amount of each.
+-- KEYS: one per ceiling. ARGV: limit, span_us of each (the same for every call), then now, id, expires_us, then the amount of each.
 -- Granted: 1, then remaining, reset_us, entry, entry's beginning of each. Refused: 0, the worst (from 0), its retry_us (-1: never), then remaining, reset_us of each.
-local now, id, expires = clock(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local own = #KEYS * 2
+local now, id, expires = clock(ARGV[own + 1]), ARGV[own + 2], tonumber(ARGV[own + 3])
 local limits, spans, amounts, used, windows = {}, {}, {}, {}, {}
 local fits = true
 for i, key in ipairs(KEYS) do
-  local limit, span, amount = tonumber(ARGV[i * 3 + 1]), tonumber(ARGV[i * 3 + 2]), tonumber(ARGV[i * 3 + 3])
+  local limit, span, amount = tonumber(ARGV[i * 2 - 1]), tonumber(ARGV[i * 2]), tonumber(ARGV[own + 3 + i])
   limits[i], spans[i], amounts[i] = limit, span, amount
   if span > 0 then
     windows[i] = open(key, span, now)

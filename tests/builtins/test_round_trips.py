@@ -1,0 +1,92 @@
+"""How often a call waits for Redis, counted."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from hookline import Budget, Limits, Principal, hookimpl
+from hookline.builtins import budget, cache, circuit_breaker, fallback, rate_limit
+from hookline.plugin_host import Stores
+from hookline.stores.redis_client import RedisClient
+from hookline.stores.redis_limits import RedisLimits
+from hookline.stores.redis_replies import RedisReplies, TwoLevelReplies
+from hookline.stores.sqlite import SqliteRecords
+from hookline.testing.clock import FakeClock
+from hookline.testing.kit import PipelineKit, ScriptedProvider, answer
+from hookline.testing.redis import RedisServer
+
+USAGE = b'{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":5,"total_tokens":10}}'
+RICH, POOR = (
+    Principal(
+        key_id=name,
+        key_name=name,
+        tenant="acme",
+        user="ann",
+        limits=Limits(1_000, 1_000_000, 10),
+        budget=Budget(daily_nanousd=limit, monthly_nanousd=limit * 10),
+    )
+    for name, limit in (("rich", 10**12), ("poor", 10**6))
+)
+
+
+class Gate:
+    @hookimpl
+    def authenticate(self, call):
+        return RICH if call.headers.get("authorization") == "rich" else POOR
+
+
+@pytest.fixture
+async def kit(tmp_path):
+    with RedisServer(tmp_path) as server:
+        clock = FakeClock()
+        limits = RedisLimits(RedisClient(server.url))
+        replies = RedisClient(server.url)
+        records = SqliteRecords(str(tmp_path / "records.db"))
+        stores = Stores(
+            limits, TwoLevelReplies(RedisReplies(replies, clock), clock, l1_ttl_s=1, l1_max_bytes=2**20), records
+        )
+        settings = {
+            "tenants": {"acme": {"requests_per_minute": 100_000}},
+            "users": {},
+            "global": {"max_parallel": 500},
+            "server": {},
+            "models": ["m"],
+        }
+        kit = PipelineKit(
+            *(Gate, rate_limit.Plugin, cache.Plugin, budget.Plugin, circuit_breaker.Plugin, fallback.Plugin),
+            providers=[ScriptedProvider(*(answer(USAGE) for _ in range(20)))],
+            deployments={"m": ["up/m"]},
+            stores=stores,
+            clock=clock,
+            host_settings=settings,
+        )
+        kit.asked = lambda: (limits._client.asked, replies.asked)
+        yield kit
+        await stores.limits.aclose()
+        await stores.replies.aclose()
+        await records.aclose()
+
+
+numbers = itertools.count()
+
+
+async def count(kit: PipelineKit, who: str, **more) -> tuple[int, int]:
+    """(questions to the limits store, to the cache) that one call waits for."""
+    payload = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": f"{next(numbers)}"}], **more}
+    before = kit.asked()
+    delivered = await kit.call(payload, headers={"authorization": who})
+    assert delivered.status == 200, delivered.body
+    return kit.asked()[0] - before[0], kit.asked()[1] - before[1]
+
+
+async def test_one_question_with_a_lease_three_without_one_more_with_the_cache(kit):
+    await count(kit, "rich")  # reads the ledger, and gets a lease
+    await count(kit, "poor")  # a hundredth of its budget is less than a call
+
+    assert await count(kit, "rich") == (1, 0), "one admits all rate scopes"
+    assert await count(kit, "poor") == (3, 0), "and one reserves, one settles"
+    asked = await count(kit, "rich", temperature=0)
+    assert asked[0] == 1
+    assert kit.workshop.stores.limits._client.is_open is False
