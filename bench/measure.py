@@ -120,7 +120,7 @@ def _find_problem(door: Door) -> str | None:
             return f"a call was answered {reply[:300]!r}"
     except (OSError, http.client.HTTPException) as error:
         return f"a call failed: {error!r}"
-    stream = asyncio.run(read_stream(door, "p" * ID_BYTES, events=_PROBE_CHUNKS, timeout_s=15))
+    stream = asyncio.run(read_stream(door, "s" * ID_BYTES, events=_PROBE_CHUNKS, timeout_s=15))
     return f"a stream: {stream.problem}" if stream.problem else None
 
 
