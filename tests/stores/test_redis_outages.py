@@ -294,3 +294,26 @@ async def test_user_password_and_database_are_used(server):
     assert await operator.send("GET", "key") is None
     await operator.aclose()
     await client.aclose()
+
+
+async def test_a_slot_is_held_as_long_as_its_worker_lives_and_not_much_longer(open_limits, server, monkeypatch):
+    monkeypatch.setattr("hookline.stores.redis_presence.IDLE_BEAT_S", 0.05)
+    monkeypatch.setattr("hookline.stores.redis_presence.RENEW_S", 0.1)
+    monkeypatch.setattr("hookline.stores.redis_limits.SLOT_S", 0.5)
+    one = (Take("key:ci/parallel", 1, 0.0),)
+    living, other = open_limits(), open_limits()
+    assert not isinstance(await living.take("long", one, (1,), expires_s=600), Refusal)
+    slots = RedisClient(server.url)
+    key, first = "{hookline}:w:key:ci/parallel", None
+    while (score := await slots.send("ZSCORE", key, "long/1")) is not None and float(score) < float(
+        first or score
+    ) + 1e6:
+        first = first or score  # 1 s of it has been held on to, twice as long as it is held by itself
+        assert isinstance(await other.take("second", one, (1,), expires_s=600), Refusal)
+
+    living._presence._renew = lambda: None  # as if it had died: nobody gives the slot back
+
+    assert score is not None
+    while isinstance(await other.take("third", one, (1,), expires_s=600), Refusal):
+        await asyncio.sleep(0.01)
+    await slots.aclose()

@@ -26,7 +26,7 @@ from hookline.stores.memory import MemoryLimits
 from hookline.stores.protocols import Clock, Level, Refusal, Spend, SpendAlert, SpendRefusal, Take
 from hookline.stores.redis_client import Asked, Metrics, RedisClient, watch
 from hookline.stores.redis_leases import LEASE_S, UNIT, Lease, LeaseKeeper, to_us, until_us, window_arguments
-from hookline.stores.redis_presence import Presence
+from hookline.stores.redis_presence import SLOT_S, Presence
 from hookline.stores.redis_scripts import LimitKeys
 
 RECALL_WAIT_S = 0.5
@@ -64,6 +64,7 @@ class RedisLimits:
     def __init__(self, client: RedisClient, clock: Clock | None = None) -> None:
         self._client = client
         self._clock = clock
+        self._slot_s = SLOT_S if clock is None else math.inf
         self._keys = keys = LimitKeys(client.options.prefix)
         self._take, self._give, self._reserve, self._settle, self._restore, self._spent = client.load(
             "take", "give_back", "reserve", "settle", "restore", "spent"
@@ -102,7 +103,7 @@ class RedisLimits:
         plan = self._plans.get(_identity(takes))
         keys, head = plan[1:] if plan is not None and plan[0] is takes else self._plan_of(takes)
         try:
-            asked = self._client.ask(self._take, (*head, self._now(), id, to_us(expires_s), *amounts))
+            asked = self._client.ask(self._take, (*head, self._now(), id, to_us(min(expires_s, self._slot_s)), *amounts))
             answer = await asked.future  # type: ignore[misc]
         except asyncio.CancelledError:
             asked.leave(lambda given: self._undo_take(id, keys, takes, amounts, given))
@@ -346,7 +347,7 @@ class RedisLimits:
                 if hold.answer[3 + i * 4] < 0 < n
             ]
             if parallel:
-                found.append((id, hold.ends_at_s - now_s, parallel))
+                found.append((id, min(hold.ends_at_s - now_s, self._slot_s), parallel))
         return found
 
     def _now(self) -> int | str:

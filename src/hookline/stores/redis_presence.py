@@ -1,6 +1,6 @@
 """Being there: a worker shows that it lives, and puts right what a Redis that was away does not know.
 
-Lives here: `Presence`: the heartbeat, the epoch, what is told on every new connection before anything else. Elsewhere: the grace in which no money is granted (lua/prelude.lua),
+Lives here: `Presence`: the heartbeat, holding on to parallel slots, the epoch, what is told on every new connection before anything else. Elsewhere: the grace in which no money is granted (lua/prelude.lua),
 reading the ledger (builtins/budget.py, when it is told `Unavailable`).
 Idea: whatever is told here can be told twice. So nobody has to know whether it arrived.
 
@@ -32,6 +32,9 @@ BEAT_S = 0.1
 """While leases are out: how soon a recall is heard."""
 IDLE_BEAT_S = 0.5
 LOOK_AFTER_S = 2.0
+SLOT_S = 10.0
+"""A parallel slot is held this long unless its worker says that it is needed longer: those of a worker that died come free."""
+RENEW_S = 3.0
 LATER_MAX = 100_000
 COUNTS_KEPT = 20
 Slots = list[tuple[str, int]]
@@ -63,7 +66,8 @@ class Presence:
         self._freeing: dict[str, Slots] = {}
         self._recalls = 0
         self._beat: asyncio.TimerHandle | None = None
-        self._look_after_at_s = 0.0
+        self._look_after_at_s = self._renew_at_s = 0.0
+        self._held_before: set[str] = set()
         self.look_after: Callable[[], None] = leases.look_after
         self.epoch = ""
         self.must_know = False
@@ -154,10 +158,11 @@ class Presence:
                 line = -1 if spend.alert_nanousd is None else spend.alert_nanousd
                 arguments += (to_us(spend.window_s), until_us(spend), line)
             commands.append(("EVALSHA", self._announce.digest, len(names), *names, *arguments))
-        for id, left_s, slots in self._find_slots():
-            arguments = [now, id, max(to_us(left_s), 1), *(n for _, n in slots)]
-            commands.append(("EVALSHA", self._hold.digest, len(slots), *(key for key, _ in slots), *arguments))
-        return commands
+        return commands + [self._hold_command(*held) for held in self._find_slots()]
+
+    def _hold_command(self, id: str, left_s: float, slots: Slots) -> tuple[Any, ...]:
+        arguments = (self._now(), id, max(to_us(left_s), 1), *(n for _, n in slots))
+        return ("EVALSHA", self._hold.digest, len(slots), *(key for key, _ in slots), *arguments)
 
     def _hello_arguments(self) -> tuple[Any, ...]:
         return (2, self._keys.epoch, self._keys.workers, self._name, self.epoch, self.fresh())
@@ -192,6 +197,17 @@ class Presence:
         if loop.time() >= self._look_after_at_s:
             self._look_after_at_s = loop.time() + LOOK_AFTER_S
             self.look_after()
+        if loop.time() >= self._renew_at_s:
+            self._renew_at_s = loop.time() + RENEW_S
+            self._renew()
+
+    def _renew(self) -> None:
+        """Hold on to the slots of calls that were there at the last turn already; most calls have ended by then."""
+        held = self._find_slots()
+        for id, left_s, slots in held:
+            if id in self._held_before:
+                self._client.tell(self._hold, self._hold_command(id, left_s, slots)[2:], None)
+        self._held_before = {id for id, _, _ in held}
 
     def _heard(self, answer: Any) -> None:
         if isinstance(answer, Unavailable):
