@@ -314,6 +314,6 @@ async def test_a_slot_is_held_as_long_as_its_worker_lives_and_not_much_longer(op
     living._presence._renew = lambda: None  # as if it had died: nobody gives the slot back
 
     assert score is not None
-    while isinstance(await other.take("third", one, (1,), expires_s=600), Refusal):
+    while isinstance(await other.take("third", one, (1,), expires_s=600), Refusal):  # noqa: ASYNC110 - Redis tells nobody
         await asyncio.sleep(0.01)
     await slots.aclose()

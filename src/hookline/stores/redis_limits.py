@@ -103,7 +103,9 @@ class RedisLimits:
         plan = self._plans.get(_identity(takes))
         keys, head = plan[1:] if plan is not None and plan[0] is takes else self._plan_of(takes)
         try:
-            asked = self._client.ask(self._take, (*head, self._now(), id, to_us(min(expires_s, self._slot_s)), *amounts))
+            asked = self._client.ask(
+                self._take, (*head, self._now(), id, to_us(min(expires_s, self._slot_s)), *amounts)
+            )
             answer = await asked.future  # type: ignore[misc]
         except asyncio.CancelledError:
             asked.leave(lambda given: self._undo_take(id, keys, takes, amounts, given))
