@@ -291,7 +291,7 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
                 name = data.draw(st.sampled_from(sorted(self.running)))
                 worker, plan, bound = self.running.pop(name)
                 amount = int(bound * share)
-                self.runner.run(done_soon(self.workers[worker].settle(name, amount)))
+                self.runner.run(settle_in(self.workers[worker], name, amount))
                 for spend in plan:
                     self.cost[spend.scope] += amount
 
@@ -333,7 +333,8 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
     return Workers
 
 
-async def done_soon(answer):
+async def settle_in(store, name, amount):
+    answer = store.settle(name, amount)
     return await done(answer)
 
 
