@@ -1,6 +1,6 @@
 """Bounds: how many tokens a call can be at most, before anybody has counted.
 
-Lives here: the input bound from the request's bytes, the output bound from its limits. Elsewhere: what they cost (money.py), who holds them (builtins/rate_limit.py,
+Lives here: the input bound from the request's bytes, the output bound from its limits. Elsewhere: what they cost (money.py), who holds them (builtins/rate_limit,
 builtins/budget).
 Idea: a byte-level BPE never makes more tokens than UTF-8 bytes, so bytes plus a constant per message bound any text. What the request only refers to (a URL, a
 file id, a stored conversation), and what is no text, has no such bound: then the model's context window is the bound, and the field is named."""

@@ -78,12 +78,12 @@ class State(_Table):
     )
     shared: str = Field(
         default="memory",
-        description="Limits, money in flight, breaker votes, response cache: `memory`, or `redis://host:6379/0` (rediss:// with TLS) for several processes.",
+        description="Limits, money in flight, cached and kept replies: `memory`, or `redis://host:6379/0` (rediss:// with TLS) for several processes.",
     )
     reply_cache_bytes: Bytes = Field(
         default=16 * 1024 * 1024, description="Cached answers in this process, keys and overhead included."
     )
-    queue: str = Field(default="embedded", description="How jobs reach workers.")
+    queue: Literal["embedded"] = Field(default="embedded", description="How jobs reach workers: within the process.")
 
 
 class ChainEntry(BaseModel):

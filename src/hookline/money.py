@@ -1,6 +1,6 @@
 """Money: prices as integers and what a usage costs.
 
-Lives here: `Usage`, `Price`, `to_nanousd`, `format_usd`. Elsewhere: where prices come from (prices.py), who may spend (builtins/budget.py).
+Lives here: `Usage`, `Price`, `to_nanousd`, `format_usd`. Elsewhere: where prices come from (prices.py), who may spend (builtins/budget).
 Idea: prices are pico-dollars per token, costs are nano-dollars, both integers; a cost is rounded up once, at the end, so that the ledger is
 never below the bill and sums are exact in any order."""
 

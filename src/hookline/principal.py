@@ -1,6 +1,6 @@
 """Principal: who pays for a call, with what limits and budgets.
 
-Lives here: the answer of `authenticate`. Elsewhere: where it comes from (builtins/auth.py), who counts against it (builtins/rate_limit.py, builtins/budget.py).
+Lives here: the answer of `authenticate`. Elsewhere: where it comes from (builtins/auth), who counts against it (builtins/rate_limit, builtins/budget).
 Idea: frozen data that plugins share; nothing here counts anything."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The store protocols: limits, replies, records.
 
-Lives here: what a store must do. Elsewhere: implementations (memory.py, sqlite.py), the suites that every implementation passes (testing/store_contracts.py),
-what the numbers mean (builtins/rate_limit.py, builtins/budget.py).
+Lives here: what a store must do. Elsewhere: implementations (memory.py, sqlite.py, postgres.py, redis_*.py), the suites that every implementation passes (testing/store_contracts.py),
+what the numbers mean (builtins/rate_limit, builtins/budget).
 Idea: a store decides atomically over all scopes of one call in one question, so that a remote store costs one round trip; what is the same for every call of
 a principal (`Take`, `Spend`) is made once and passed by reference, what differs (`amounts`) is plain integers."""
 

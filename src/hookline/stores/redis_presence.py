@@ -1,7 +1,7 @@
 """Being there: a worker shows that it lives, and puts right what a Redis that was away does not know.
 
 Lives here: `Presence`: the heartbeat, holding on to parallel slots, the epoch, what is told on every new connection before anything else. Elsewhere: the grace in which no money is granted (lua/prelude.lua),
-reading the ledger (builtins/budget.py, when it is told `Unavailable`).
+reading the ledger (builtins/budget, when it is told `Unavailable`).
 Idea: whatever is told here can be told twice. So nobody has to know whether it arrived.
 
 On a new connection, in this order

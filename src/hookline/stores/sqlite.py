@@ -1,7 +1,7 @@
 """Records in SQLite: the ledger of one machine.
 
 Lives here: `SqliteRecords`, its one writer thread. Elsewhere: rows on disk before they are here (ledger_journal.py), what callers meet (ledger_intake.py), the
-tables (tables.py), how an older file becomes this schema (migration.py), what a row means (builtins/budget.py).
+tables (tables.py), how an older file becomes this schema (migration.py), what a row means (builtins/budget).
 Idea: `book` appends to the journal and nothing more; one thread owns the connection and commits what has come within COMMIT_EVERY_S as one transaction. The
 loop never waits for the database, and a row costs the writer 4 µs where a transaction of its own would cost 500.
 

@@ -1,7 +1,7 @@
 """Rate limits: requests and tokens per window, and calls in parallel.
 
 Lives here: the plugin: what a call and an attempt draw, on what, and what happens to one that does not fit. Elsewhere: options (options.py), which ceilings there
-are (plans.py), what is given back (hold.py), what clients are told (telling.py), waiting in place of a 429 (queue.py), the windows (the limits store), money (budget.py).
+are (plans.py), what is given back (hold.py), what clients are told (telling.py), waiting in place of a 429 (queue.py), the windows (the limits store), money (builtins/budget).
 Idea: one question to the store decides over all scopes at once, all or nothing. Tokens are reserved by their upper bound and settled by usage, so that
 parallel calls can't use more than the limit; a cache hit counts as a request and settles its tokens to 0."""
 
