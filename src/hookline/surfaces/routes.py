@@ -85,7 +85,7 @@ class Routes:
         """The value of `allow` for a path. Raises NotFound if it is nobody's."""
         methods = {"GET"} if path in OWN_PATHS else set(self.find(path))
         if not methods:
-            raise _not_found()
+            raise _not_found(path, self.admin_key)
         if "GET" in methods:
             methods.add("HEAD")
         return ", ".join(sorted({*methods, "OPTIONS"}))
@@ -101,7 +101,7 @@ async def serve_route(exchange: Exchange, target: RequestTarget, serving: Servin
         return
     methods = serving.routes.find(target.path)
     if not methods:
-        raise _not_found()
+        raise _not_found(target.path, serving.routes.admin_key)
     route = methods.get(exchange.method) or methods.get(method)
     if route is None:
         raise _method_not_allowed(exchange.method, serving.routes.get_allowed(target.path))
@@ -162,8 +162,11 @@ def _json_reply(status: int, value: object) -> Reply:
     return Reply(status, CIMultiDict({"content-type": "application/json"}), orjson.dumps(value), source="local")
 
 
-def _not_found() -> NotFound:
-    return NotFound("there is nothing at this path; the OpenAI API is below /v1/", code="unknown_url")
+def _not_found(path: str, admin_key: str | None) -> NotFound:
+    hint = "the OpenAI API is below /v1/"
+    if path.startswith("/admin/") and admin_key is None:
+        hint = "routes for administrators exist once proxy.toml has `[admin] key`"
+    return NotFound(f"there is nothing at this path; {hint}", code="unknown_url")
 
 
 def _method_not_allowed(method: str, allowed: str) -> MethodNotAllowed:

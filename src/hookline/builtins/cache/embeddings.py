@@ -1,6 +1,6 @@
 """Embeddings: one entry per input.
 
-Lives here: the inputs of a call, entries of a reply, a reply of entries. Elsewhere: their keys (key.py), when they are read and written (plugin.py).
+Lives here: the inputs of a call, entries of a reply, a reply of entries. Elsewhere: their keys (key.py), when they are read and written (__init__.py).
 Idea: an input has the same vector in whatever list it stands, so a list is a hit if all its inputs are known, from whichever calls. An entry holds what stood around its
 vector, and the vector's bytes, which are never parsed again.
 

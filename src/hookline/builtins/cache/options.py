@@ -1,6 +1,6 @@
 """The cache's options.
 
-Lives here: `[plugins.cache]` and `[models."x".plugins.cache]`. Elsewhere: what they decide (wishes.py, plugin.py).
+Lives here: `[plugins.cache]` and `[models."x".plugins.cache]`. Elsewhere: what they decide (wishes.py, __init__.py).
 Idea: one model checks both tables."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Purging: answers that must not be served any more.
 
-Lives here: `DELETE /admin/cache`. Elsewhere: who may (the admin key), how entries are found (the tags of plugin.py, stores/).
+Lives here: `DELETE /admin/cache`. Elsewhere: who may (the admin key), how entries are found (the tags of __init__.py, stores/).
 Idea: one thing at a time, named: a key (the reply's `x-hookline-cache-key`), a model, a tenant, or all; what was not understood purges nothing."""
 
 from __future__ import annotations

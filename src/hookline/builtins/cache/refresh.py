@@ -1,10 +1,10 @@
 """Asking anew in the background.
 
-Lives here: `Refresher`: one call per stale answer that was served. Elsewhere: when an answer is stale (entry.py), where the new one is kept (plugin.py).
+Lives here: `Refresher`: one call per stale answer that was served. Elsewhere: when an answer is stale (entry.py), where the new one is kept (__init__.py).
 Idea: a refresh is a call like any other, through the whole chain, as the same principal and at its cost; it asks with `cache-control: no-cache`, so it keeps what it gets.
 
 At most REFRESHES_MAX at a time in a process, one per key. A key whose refresh failed is left alone for PAUSE_S. A chain that edits an edited request again (a `prepare` that is not
-idempotent) would ask something else: such a refresh ends before an upstream is asked (plugin.py compares the keys)."""
+idempotent) would ask something else: such a refresh ends before an upstream is asked (__init__.py compares the keys)."""
 
 from __future__ import annotations
 
