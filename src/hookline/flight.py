@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -99,6 +99,21 @@ class Audience:
 Pay = Callable[[Call, Target, Attempt], Awaitable[Ticket | None]]
 PAY: Slot[Pay] = Slot("pay")
 """In `host.offers`: how `budget` takes money for a call that follows, as if it had made its leader's attempt. Raises Skip or Rejected where it doesn't fit."""
+
+
+class Share(Protocol):
+    """What a call that follows pays itself."""
+
+    @property
+    def cost_nanousd(self) -> int | None:
+        """None while its leader's attempt has not ended, and where nobody knows a price."""
+
+    @property
+    def is_estimated(self) -> bool: ...
+
+
+SHARE: Slot[Share] = Slot("share")
+"""On a call that follows and pays."""
 AUDIENCE: Slot[Audience] = Slot("audience")
 """On a call that leads."""
 

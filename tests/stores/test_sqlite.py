@@ -124,7 +124,12 @@ async def test_an_older_file_has_the_spend_of_users_tenant_by_tenant_afterwards(
 
     records = open_records()
 
-    assert await records.spent_by_scope() == {"key:ci": 40, "user:acme/ann": 7, "user:be%2Fta/ann": 5}
+    spent = await records.spent_by_scope()
+    assert {scope: nanousd for scope, nanousd in spent.items() if scope[:6] != "model:"} == {
+        "key:ci": 40,
+        "user:acme/ann": 7,
+        "user:be%2Fta/ann": 5,
+    }
 
 
 async def test_an_older_file_that_many_open_at_once_is_migrated_once(tmp_path, open_records):
