@@ -122,8 +122,8 @@ class Flight:
     """One reply in the making; plugins see it as `Lead`, or as the Reply of a follower."""
 
     __slots__ = (
-        "attempt", "audience", "changed", "claim", "closed", "error", "form", "has_begun", "has_ended", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "rules",
-        "status", "tape",
+        "attempt", "audience", "changed", "claim", "closed", "error", "form", "has_begun", "has_ended", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "placed",
+        "rules", "status", "tape",
     )  # fmt: skip
 
     def __init__(self, key: bytes, rules: FlightRules, *, form: str, note: bytes) -> None:
@@ -138,6 +138,8 @@ class Flight:
         """Whose answer it is, where followers are to pay for it."""
         self.claim: bytes | None = None
         """What this process has claimed the key with, if it has."""
+        self.placed = Signal() if note else None
+        """It is known who leads, here or elsewhere: until then the note is only that of who asked first."""
         self.changed = Signal()
         """It has begun, or will not."""
         self.closed = Signal()

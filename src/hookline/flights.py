@@ -207,7 +207,10 @@ class Flights:
                         flight.audience = _merged(flight.audience, call)
                     return found
             if flight.note != note:
-                raise FlightMismatch
+                if flight.placed is None or flight.placed.is_set:
+                    raise FlightMismatch
+                await call.wait(flight.placed.wait())
+                continue
             has_waited = True
             if flight.form != form:
                 await self._outlast(flight, call)
@@ -256,6 +259,13 @@ class Flights:
 
     async def _ask(self, flight: Flight, look: Look | None, *, is_local: bool) -> Lead | Reply | None:
         """A Lead: nobody else makes this reply. A Reply: `look` has found it. None: it is made elsewhere, or was kept, and `flight` follows."""
+        try:
+            return await self._place(flight, look, is_local=is_local)
+        finally:
+            if flight.placed is not None:
+                flight.placed.set()
+
+    async def _place(self, flight: Flight, look: Look | None, *, is_local: bool) -> Lead | Reply | None:
         rules, found, reply = flight.rules, None, None
         try:
             if self._claims is not None and not is_local:
