@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hookline.builtins.budget import open_windows
-from hookline.errors import UpstreamError
+from hookline.errors import Unavailable, UpstreamError
 from hookline.money import to_nanousd
 from hookline.principal import Budget, Principal
 from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider, answer, stream
@@ -290,3 +290,22 @@ async def test_an_attempt_that_cost_nothing_leaves_neither_row_nor_intent(make_k
     await records.flush()
     assert records._journal.open_intents == 0
     assert await records.spent_by_scope() == {}
+
+
+@pytest.mark.parametrize(("choice", "status"), [("refuse", 503), ("serve", 200)])
+async def test_while_the_store_is_away_calls_are_refused_or_served_and_booked(
+    make_kit: MakeKit, monkeypatch: pytest.MonkeyPatch, choice: str, status: int
+) -> None:
+    kit = make_kit(options={"when_store_is_away": choice})
+    stores = kit.workshop.stores
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("limits: the store is away")
+
+    monkeypatch.setattr(stores.limits, "reserve", away)
+    delivered = await kit.call(principal=key())
+
+    assert delivered.status == status
+    await stores.records.flush()
+    booked = (await stores.records.spent_by_scope()).get("key:ci", 0)
+    assert booked == (ANSWER_NANOUSD if status == 200 else 0)
