@@ -32,6 +32,7 @@ from hookline.errors import (
     Unavailable,
     UpstreamError,
 )
+from hookline.flight import SHARE, Share
 from hookline.guards import Waiting
 from hookline.host import Clock
 from hookline.openai_wire import usage_in
@@ -187,9 +188,12 @@ class AttemptLoop:
 
     @property
     def cost_nanousd(self) -> int | None:
-        """What the attempts that have ended cost together; None where that of one is not known."""
+        """What the attempts that have ended cost together, or a follower's share; None where that of one is not known."""
         if len(self.results) == 1:
             return cost_of(self.results[0])[0]
+        share: Share | None = self.call.slots.get(SHARE)
+        if share is not None and not self.results:
+            return share.cost_nanousd
         costs = [cost_of(end)[0] for end in self.results]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 

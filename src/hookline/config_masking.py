@@ -27,7 +27,7 @@ def _mask(value: Any, path: Path, source: Source, *, is_secret: bool) -> Any:
     if isinstance(value, dict):
         hides_all = bool(path) and path[-1] == "headers"
         return {
-            key: _mask(item, (*path, key), source, is_secret=hides_all or bool(_SECRET_KEY.search(key)))
+            key: _mask(item, (*path, key), source, is_secret=hides_all or bool(_SECRET_KEY.search(str(key))))
             for key, item in value.items()
         }
     if isinstance(value, list):

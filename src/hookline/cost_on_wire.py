@@ -8,12 +8,13 @@ upstream (a cache hit, a replay, a follower) tells its own cost, whatever its by
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final
 
 import orjson
 
 from hookline.call import Call
+from hookline.flight import SHARE
 from hookline.money import Usage, format_usd
 from hookline.openai_wire import USAGE_OBJECT, member_of, usage_of
 from hookline.peek import close_body
@@ -25,24 +26,32 @@ _STREAMS: Final = frozenset({"chat", "completions", "responses"})
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _COST: Final = re.compile(rb'"cost_usd"\s*:')
 
+FindCost = Callable[[], int | None]
+
 
 def tell_cost(reply: Reply, call: Call, cost_nanousd: int | None) -> None:
     """Put the call's cost on a reply that is about to leave: a header on JSON, a member in the usage of a stream that no upstream sends now."""
-    if cost_nanousd is None:
+    share = call.slots.get(SHARE)
+    if cost_nanousd is None and share is None:
         return
     body = reply.body
     if isinstance(body, bytes):
         kind = reply.headers.get("content-type", "")
         if kind == "application/json" or kind.startswith("application/json;"):
-            reply.headers[HEADER] = format_usd(cost_nanousd)
+            if cost_nanousd is not None:
+                reply.headers[HEADER] = format_usd(cost_nanousd)
             return
     if reply.source == "upstream" or not tells_usage(call) or not reply.is_event_stream:
         return
+
+    def find_cost() -> int | None:  # a follower's is known when its leader's has come to its end
+        return cost_nanousd if share is None else share.cost_nanousd
+
     if isinstance(body, bytes):
         splitter = SseSplitter()
-        reply.body = b"".join(_retell(block, cost_nanousd) for block in splitter.feed(body)) + splitter.tail
+        reply.body = b"".join(_retell(block, find_cost) for block in splitter.feed(body)) + splitter.tail
     else:
-        reply.body = _retold(body, cost_nanousd)
+        reply.body = _retold(body, find_cost)
 
 
 def tells_usage(call: Call) -> bool:
@@ -60,11 +69,11 @@ def add_cost(events: bytes, usage: Usage, cost_nanousd: int) -> bytes:
     return events
 
 
-async def _retold(body: AsyncIterator[bytes], cost_nanousd: int) -> AsyncGenerator[bytes, None]:
+async def _retold(body: AsyncIterator[bytes], find_cost: FindCost) -> AsyncGenerator[bytes, None]:
     splitter = SseSplitter()
     try:
         async for chunk in body:
-            if out := b"".join([_retell(block, cost_nanousd) for block in splitter.feed(chunk)]):
+            if out := b"".join([_retell(block, find_cost) for block in splitter.feed(chunk)]):
                 yield out
         if splitter.tail:
             yield splitter.tail
@@ -72,7 +81,7 @@ async def _retold(body: AsyncIterator[bytes], cost_nanousd: int) -> AsyncGenerat
         await close_body(body)
 
 
-def _retell(block: bytes, cost_nanousd: int) -> bytes:
+def _retell(block: bytes, find_cost: FindCost) -> bytes:
     """One event of a kept stream: its usage tells this call's cost, if it is the one that ends the stream or told a cost before."""
     if not block.count(b'"usage"'):
         return block
@@ -83,7 +92,8 @@ def _retell(block: bytes, cost_nanousd: int) -> bytes:
     if usage is None:
         return block
     is_end = kind in _ENDS or not choices or any(member_of(choice, "finish_reason") for choice in choices)
-    return add_cost(block, usage, cost_nanousd) if is_end or "cost_usd" in told else block
+    cost_nanousd = find_cost() if is_end or "cost_usd" in told else None
+    return block if cost_nanousd is None else add_cost(block, usage, cost_nanousd)
 
 
 def _with_cost(usage: bytes, told: Any, cost_nanousd: int) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -99,6 +99,21 @@ class Audience:
 Pay = Callable[[Call, Target, Attempt], Awaitable[Ticket | None]]
 PAY: Slot[Pay] = Slot("pay")
 """In `host.offers`: how `budget` takes money for a call that follows, as if it had made its leader's attempt. Raises Skip or Rejected where it doesn't fit."""
+
+
+class Share(Protocol):
+    """What a call that follows pays itself."""
+
+    @property
+    def cost_nanousd(self) -> int | None:
+        """None while its leader's attempt has not ended, and where nobody knows a price."""
+
+    @property
+    def is_estimated(self) -> bool: ...
+
+
+SHARE: Slot[Share] = Slot("share")
+"""On a call that follows and pays."""
 AUDIENCE: Slot[Audience] = Slot("audience")
 """On a call that leads."""
 
@@ -107,8 +122,8 @@ class Flight:
     """One reply in the making; plugins see it as `Lead`, or as the Reply of a follower."""
 
     __slots__ = (
-        "attempt", "audience", "changed", "claim", "closed", "error", "form", "has_begun", "has_ended", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "rules",
-        "status", "tape",
+        "attempt", "audience", "changed", "claim", "closed", "error", "form", "has_begun", "has_ended", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "placed",
+        "rules", "status", "tape",
     )  # fmt: skip
 
     def __init__(self, key: bytes, rules: FlightRules, *, form: str, note: bytes) -> None:
@@ -123,6 +138,8 @@ class Flight:
         """Whose answer it is, where followers are to pay for it."""
         self.claim: bytes | None = None
         """What this process has claimed the key with, if it has."""
+        self.placed = Signal() if note else None
+        """It is known who leads, here or elsewhere: until then the note is only that of who asked first."""
         self.changed = Signal()
         """It has begun, or will not."""
         self.closed = Signal()

@@ -23,7 +23,7 @@ from typing import Any
 from hookline.attempt import Attempt, Result, Ticket
 from hookline.call import Call
 from hookline.errors import Rejected, Skip, Unavailable, UpstreamError
-from hookline.flight import AUDIENCE, Audience, Flight, FlightRules, Pay, read_kept
+from hookline.flight import AUDIENCE, SHARE, Audience, Flight, FlightRules, Pay, read_kept
 from hookline.flight_claims import Claims
 from hookline.openai_wire import error_event, error_in, sequence_number_after
 from hookline.reply import Reply
@@ -110,17 +110,40 @@ class Seat:
 
 
 class Payment:
-    """What a follower pays: what its leader's attempt came to; its whole reservation if that is not known yet."""
+    """What a follower pays: what its leader's attempt came to; its whole reservation if that is not known yet. A `Share`."""
 
-    __slots__ = ("_attempt", "_call", "_leaders", "_ticket")
+    __slots__ = ("_attempt", "_call", "_is_settled", "_leaders", "_pending", "_ticket")
 
     def __init__(self, call: Call, attempt: Attempt, leaders: Attempt, ticket: Ticket) -> None:
         self._call = call
         self._attempt = attempt
         self._leaders = leaders
         self._ticket = ticket
+        self._is_settled = False
+        self._pending: Awaitable[None] | None = None
+
+    @property
+    def cost_nanousd(self) -> int | None:
+        return self._known.charged_nanousd
+
+    @property
+    def is_estimated(self) -> bool:
+        return self._known.is_charge_estimated
+
+    @property
+    def _known(self) -> Attempt:
+        return self._attempt if self._is_settled else self._leaders
+
+    def settle_now(self) -> None:
+        """The reply is whole: what it cost is told with it. `settle` waits for what is left of this."""
+        ended_at = self._leaders.ended_at
+        if ended_at is not None:
+            self._pending = self.settle(Result("ok", "coalesced", ended_at=ended_at))
 
     def settle(self, result: Result) -> Awaitable[None] | None:
+        if self._is_settled:
+            return self._pending
+        self._is_settled = True
         own, leaders = self._attempt, self._leaders
         own.status, own.usage, own.error, own.is_complete = (
             leaders.status,
@@ -184,7 +207,10 @@ class Flights:
                         flight.audience = _merged(flight.audience, call)
                     return found
             if flight.note != note:
-                raise FlightMismatch
+                if flight.placed is None or flight.placed.is_set:
+                    raise FlightMismatch
+                await call.wait(flight.placed.wait())
+                continue
             has_waited = True
             if flight.form != form:
                 await self._outlast(flight, call)
@@ -233,6 +259,13 @@ class Flights:
 
     async def _ask(self, flight: Flight, look: Look | None, *, is_local: bool) -> Lead | Reply | None:
         """A Lead: nobody else makes this reply. A Reply: `look` has found it. None: it is made elsewhere, or was kept, and `flight` follows."""
+        try:
+            return await self._place(flight, look, is_local=is_local)
+        finally:
+            if flight.placed is not None:
+                flight.placed.set()
+
+    async def _place(self, flight: Flight, look: Look | None, *, is_local: bool) -> Lead | Reply | None:
         rules, found, reply = flight.rules, None, None
         try:
             if self._claims is not None and not is_local:
@@ -301,7 +334,10 @@ class Flights:
             if pay is not None and flight.attempt is not None:
                 own = Attempt(flight.attempt.target, 1, self._clock.monotonic())
                 ticket = await pay(call, flight.attempt.target, own)
-                payment = Payment(call, own, flight.attempt, ticket) if ticket is not None else None
+                if ticket is not None:
+                    payment = call.slots[SHARE] = Payment(call, own, flight.attempt, ticket)
+                    if flight.is_whole:
+                        payment.settle_now()
             return self._reply(flight, Seat(reader, payment), reader, call)
         except BaseException as error:
             if reader is not None:

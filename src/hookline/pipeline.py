@@ -44,6 +44,7 @@ from hookline.pipeline_settings import PipelineSettings
 from hookline.principal import ANONYMOUS
 from hookline.relay import Layer, RelayedBody, with_layers
 from hookline.reply import Reply
+from hookline.results import with_share
 from hookline.settling import Settlement, Steps
 from hookline.slots import EXPOSED_HEADERS
 
@@ -326,6 +327,7 @@ class _Run:
             ended_at=self._pipe.clock.monotonic(),
         )
         yield from self._settlement.settle(self._tickets, result)
+        result = with_share(self.call, result)
         for impl in self._chain.call_ended:
             pending = impl.run(self.call, result)
             if type(pending) is Waiting:

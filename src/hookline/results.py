@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from hookline.attempt import Attempt, Outcome, Result
 from hookline.call import Call
 from hookline.errors import UpstreamError
+from hookline.flight import SHARE
 from hookline.free_routes import is_free
 from hookline.money import Usage
 
@@ -70,3 +71,11 @@ def sum_of(ends: Sequence[Result]) -> Usage | None:
         audio_output_tokens=sum(u.audio_output_tokens for u in usages),
         tool_calls=tuple(call for u in usages for call in u.tool_calls),
     )
+
+
+def with_share(call: Call, result: Result) -> Result:
+    """The call's end with what it paid as a follower, if it did; its tickets have settled."""
+    share = call.slots.get(SHARE)
+    if share is None or result.attempt is not None:
+        return result
+    return result._replace(cost_nanousd=share.cost_nanousd, is_estimated=share.is_estimated)

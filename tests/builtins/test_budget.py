@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hookline.builtins.budget import open_windows
-from hookline.errors import UpstreamError
+from hookline.errors import Unavailable, UpstreamError
 from hookline.money import to_nanousd
 from hookline.principal import Budget, Principal
 from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider, answer, stream
@@ -209,7 +209,28 @@ async def test_every_scope_pays(make_kit: MakeKit) -> None:
 
     await kit.call(principal=key())
 
-    assert await spent(kit, DAY, "user:ann/total", "tenant:acme/total", "global/total") == [ANSWER_NANOUSD] * 4
+    assert await spent(kit, DAY, "user:acme/ann/total", "tenant:acme/total", "global/total") == [ANSWER_NANOUSD] * 4
+
+
+async def test_users_of_the_same_name_in_two_tenants_share_nothing(make_kit: MakeKit) -> None:
+    table = {"budget": {"total_usd": 0.000_11, "alert_at": 0.8, "mode": "hard", "time_zone": "UTC", "rolling": []}}
+    payload = {**CHAT, "max_tokens": 1}
+    acme = Principal(key_id="a", tenant="acme", user="ann")
+    other = Principal(key_id="b", tenant="other/ann", user="x")
+    trap = Principal(key_id="c", tenant="other", user="ann/x")
+    kit = make_kit(users={"ann": table, "x": table, "ann/x": table})
+
+    first = [(await kit.call(payload, principal=principal)).status for principal in (acme, other, trap)]
+    namesake = await kit.call(payload, principal=Principal(key_id="d", tenant="beta", user="ann"))
+    refused = await kit.call(payload, principal=acme)
+    await kit.workshop.stores.records.flush()
+    restarted = make_kit(users={"ann": table, "x": table, "ann/x": table})
+    again = await restarted.call(payload, principal=acme)
+    fresh = await restarted.call(payload, principal=Principal(key_id="e", tenant="gamma", user="ann"))
+
+    assert (first, namesake.status, refused.status) == ([200] * 3, 200, 429)
+    assert 'budget "ann" (user, total)' in refused.json()["error"]["message"]
+    assert (again.status, fresh.status) == (429, 200)
 
 
 async def test_soft_budget_never_refuses_and_alerts_once(make_kit: MakeKit, caplog: pytest.LogCaptureFixture) -> None:
@@ -269,3 +290,22 @@ async def test_an_attempt_that_cost_nothing_leaves_neither_row_nor_intent(make_k
     await records.flush()
     assert records._journal.open_intents == 0
     assert await records.spent_by_scope() == {}
+
+
+@pytest.mark.parametrize(("choice", "status"), [("refuse", 503), ("serve", 200)])
+async def test_while_the_store_is_away_calls_are_refused_or_served_and_booked(
+    make_kit: MakeKit, monkeypatch: pytest.MonkeyPatch, choice: str, status: int
+) -> None:
+    kit = make_kit(options={"when_store_is_away": choice})
+    stores = kit.workshop.stores
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("limits: the store is away")
+
+    monkeypatch.setattr(stores.limits, "reserve", away)
+    delivered = await kit.call(principal=key())
+
+    assert delivered.status == status
+    await stores.records.flush()
+    booked = (await stores.records.spent_by_scope()).get("key:ci", 0)
+    assert booked == (ANSWER_NANOUSD if status == 200 else 0)

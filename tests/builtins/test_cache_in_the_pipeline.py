@@ -9,6 +9,7 @@ import pytest
 
 from hookline import Principal, Unavailable, UpstreamError
 from hookline.builtins import cache
+from hookline.builtins.cache.assemble import assemble
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits, MemoryReplies
 from hookline.testing.clock import FakeClock
@@ -408,3 +409,23 @@ async def test_odd_inputs_are_cached_whole():
     for given in ([{"image": "x"}], {"text": "x"}, [], ["a", [1]]):
         await embed(world, given)
         assert (await embed(world, given)).headers["x-hookline-cache"] == "hit", given
+
+
+async def test_a_stream_is_put_together_once_for_all_plain_calls_and_anew_for_a_new_answer(monkeypatch):
+    made = []
+
+    def counted(*about):
+        made.append(about)
+        return assemble(*about)
+
+    monkeypatch.setattr("hookline.builtins.cache.entry.assemble", counted)
+    other = DELTA.replace(b'"ho"', b'"hi"')
+    world = World(stream(DELTA, STOP, USAGE, DONE), stream(other, STOP, USAGE, DONE))
+    await world.ask(WITH_USAGE)
+    first, second = await world.ask(COLD), await world.ask(COLD)
+    await world.ask(WITH_USAGE, headers={"cache-control": "no-cache"})
+    third = await world.ask(COLD)
+
+    assert first.body == second.body
+    assert third.json()["choices"][0]["message"]["content"] == "hi"
+    assert len(made) == 2

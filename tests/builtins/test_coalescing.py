@@ -224,6 +224,8 @@ async def test_the_leader_pays_or_each_in_its_own_budget(paid_world, pay, spent)
 
     assert ({d.status for d in delivered}, len(world.up.sent)) == ({200}, 1)
     assert list(await stores.limits.spent([f"key:{name}/total" for name in "abc"])) == spent
+    assert [to_nanousd(float(d.headers["x-hookline-cost-usd"])) for d in delivered] == spent
+    assert [world.results[call.id].cost_nanousd for call in calls] == spent
     assert stores.limits.in_flight == 0
     await stores.records.flush()
     booked = await stores.records.spent_by_scope()
@@ -257,7 +259,8 @@ async def test_with_each_a_follower_of_a_stream_pays_what_it_cost(paid_world):
 
     go.set()
     for each in running:
-        await each.done()
+        assert b'"cost_usd":0.00002}' in (await each.done()).body
+    assert [result.cost_nanousd for result in world.results.values()] == [COST, COST]
 
     assert list(await stores.limits.spent(["key:a/total", "key:b/total"])) == [COST, COST]
 

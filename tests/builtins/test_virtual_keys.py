@@ -16,6 +16,7 @@ from hookline import (
     KeyChanges,
     Limits,
     Principal,
+    Rejected,
     StartupError,
     StoredKey,
     Unavailable,
@@ -23,6 +24,7 @@ from hookline import (
 )
 from hookline.builtins.auth import Plugin as Auth
 from hookline.builtins.auth import recorded_keys
+from hookline.builtins.auth.end_user import PayingUsers
 from hookline.builtins.auth.key_desk import KeyDesk
 from hookline.builtins.auth.key_fields import KeyUpdate, NewKey
 from hookline.plugin_host import Stores
@@ -601,3 +603,17 @@ async def test_end_user_pays_where_that_is_configured_and_the_key_has_no_user(ma
     assert names(seen) == ["ann", "eve", "eve"]
     assert seen[1] is seen[2]
     assert seen[1].key_id == "b"
+
+
+async def test_a_key_that_makes_up_end_users_gets_no_new_ones_and_keeps_those_it_has():
+    paying, principal = PayingUsers(2), Principal(key_id="k", key_name="k")
+    first = paying.find(principal, "a", 1)
+    paying.find(principal, "b", 1)
+
+    with pytest.raises(Rejected) as raised:
+        paying.find(principal, "c", 1)
+
+    assert (raised.value.error.status, raised.value.error.error_code) == (429, "too_many_end_users")
+    assert paying.find(principal, "a", 1) is first
+    assert paying.find(Principal(key_id="other"), "c", 1).user == "c"
+    assert paying.find(principal, "c", 2).user == "c", "the next day"

@@ -35,3 +35,10 @@ def test_secrets_and_what_came_from_the_environment_are_not_shown() -> None:
             "alerts": {"webhook_secret": MASK, "note": MASK},
         },
     }
+
+
+def test_a_key_that_is_no_string_is_shown_as_it_is() -> None:
+    source = parse_source("", file="proxy.toml", path=None, environ={})
+    source.data["plugins"] = {"mine": {7: "seven", None: {"api_key": "canary"}}}
+
+    assert masked(source)["plugins"] == {"mine": {7: "seven", None: {"api_key": MASK}}}

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from hookline import (
+    FlightMismatch,
     FlightRules,
     InsufficientQuota,
     Lead,
@@ -18,6 +19,7 @@ from hookline import (
     UpstreamError,
     hookimpl,
 )
+from hookline.flight import Flight
 from hookline.flights import Flights
 from hookline.pipeline_settings import PipelineSettings
 from hookline.plugin_host import Stores
@@ -576,3 +578,37 @@ async def test_many_leave_at_any_moment_and_nothing_is_left():
 
     assert {d.body for d in delivered[::3]} == {DELTA * 5 + STOP + DONE}
     assert (flights_of(kit).in_flight, kit.pipeline.pumps.running, kit.pipeline.running) == (0, 0, 0)
+
+
+class LateStore(MemoryFlights):
+    """Says what it has kept when `go` is set."""
+
+    def __init__(self):
+        super().__init__(FakeClock())
+        self.go = asyncio.Event()
+        self.kept = b""
+
+    async def read(self, key):
+        await self.go.wait()
+        return self.kept
+
+
+async def test_a_call_of_another_note_that_asks_first_does_not_turn_the_right_one_away():
+    """Regression: while the store was asked, the note of who asked first counted as the key's."""
+    store, rules = LateStore(), FlightRules("test", "replay", 1_000, keep_s=60)
+    kept = Flight(b"test:k", rules, form="", note=b"right")
+    kept.begin(200, {"content-type": "application/json"}, b"{}")
+    store.kept = kept.head(0.0) + b"{}"
+    flights, kit = Flights(store, FakeClock()), make_kit(answer())
+    boarding = [
+        asyncio.ensure_future(flights.board(kit.make_call(), b"k", rules, note=note)) for note in (b"wrong", b"right")
+    ]
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    store.go.set()
+
+    wrong, right = await asyncio.gather(*boarding, return_exceptions=True)
+    assert isinstance(wrong, FlightMismatch)
+    assert isinstance(right, Reply)
+    assert right.body == b"{}"

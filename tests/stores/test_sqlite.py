@@ -113,6 +113,25 @@ async def test_an_older_file_is_migrated_when_it_is_opened(tmp_path, open_record
         assert file.execute("SELECT price_version FROM ledger ORDER BY price_version").fetchall()[-1] == ("p1",)
 
 
+async def test_an_older_file_has_the_spend_of_users_tenant_by_tenant_afterwards(tmp_path, open_records):
+    with contextlib.closing(sqlite3.connect(tmp_path / "records.db")) as old:
+        old.executescript(OLD_SCHEMA)
+        old.execute("INSERT INTO spend VALUES (1888888, 'user:ann', 12)")
+        for id, tenant, cost in (("c", "acme", 3), ("d", "acme", 4), ("e", "be/ta", 5)):
+            row = (id, "call", 1700000000.0, tenant, "k", "ann", "m", "up/m", "chat", "ok", 1, 1, 0, cost, 0)
+            old.execute(f"INSERT INTO ledger VALUES ({', '.join('?' * len(row))})", row)
+        old.commit()
+
+    records = open_records()
+
+    spent = await records.spent_by_scope()
+    assert {scope: nanousd for scope, nanousd in spent.items() if scope[:6] != "model:"} == {
+        "key:ci": 40,
+        "user:acme/ann": 7,
+        "user:be%2Fta/ann": 5,
+    }
+
+
 async def test_an_older_file_that_many_open_at_once_is_migrated_once(tmp_path, open_records):
     with contextlib.closing(sqlite3.connect(tmp_path / "records.db")) as old:
         old.executescript(OLD_SCHEMA)

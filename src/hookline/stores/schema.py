@@ -10,7 +10,7 @@ import sys
 
 from hookline.errors import StartupError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """The last step in migrations/, as an integer. SQLite keeps it as `PRAGMA user_version` as well."""
 REVISION = f"{SCHEMA_VERSION:04d}"
 """The same as Alembic's revision."""

@@ -36,7 +36,7 @@ from hookline import (
 )
 from hookline.builtins.auth.admin_keys import AdminKeys
 from hookline.builtins.auth.credentials import cannot_tell, find_key, refusal
-from hookline.builtins.auth.end_user import PayingUsers, find_end_user
+from hookline.builtins.auth.end_user import DAY_S, PayingUsers, find_end_user
 from hookline.builtins.auth.key_desk import KeyDesk
 from hookline.builtins.auth.options import AuthOptions
 from hookline.builtins.auth.recorded_keys import SECRET_PREFIX, RecordedKeys, to_principal
@@ -68,7 +68,7 @@ class Plugin:
         self._tokens = Tokens(options.issuers, host) if options.issuers else None
         self._recorded: RecordedKeys | None = None
         self._end_user_header = options.end_user_header
-        self._paying = PayingUsers() if options.end_user_pays else None
+        self._paying = PayingUsers(options.end_users_per_key) if options.end_user_pays else None
         self._lookups = host.metrics.counter(
             "hookline_key_lookups_total", "Keys that had to be looked for in records, by what was found.", ("result",)
         )
@@ -147,7 +147,7 @@ class Plugin:
         if end_user is not None:
             call[END_USER] = end_user
             if self._paying is not None and call.principal.user is None:
-                call.principal = self._paying.find(call.principal, end_user)
+                call.principal = self._paying.find(call.principal, end_user, int(call.started_time // DAY_S))
 
     def _admit_without_key(self, call: Call) -> Principal:
         recorded = self._recorded

@@ -237,6 +237,9 @@ class AuthOptions(Table):
     end_user_pays: bool = Field(
         False, description="Take the end user as the user of a key that has none: what a client claims is then charged."
     )
+    end_users_per_key: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        1_000, description="How many names of end users that pay a process takes from one key in a day (UTC)."
+    )
 
     @model_validator(mode="after")
     def _check_duplicates(self) -> AuthOptions:

@@ -75,6 +75,7 @@ class Plugin:
     def __init__(self, options: BudgetOptions, host: Host) -> None:
         self._max_output_tokens = options.max_output_tokens
         self._may_clamp = options.clamp
+        self._serves_unasked = options.when_store_is_away == "serve"
         self._host = host
         self._clock = host.clock
         host.offers[PAY] = self.admit_attempt
@@ -89,6 +90,9 @@ class Plugin:
         self._making: dict[int, asyncio.Task[Plan]] = {}
         self._names = map(f"{uuid.uuid4().hex[:12]}.%d".__mod__, itertools.count())
         self._expires_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0)) + MARGIN_S
+        self._unasked = host.metrics.counter(
+            "hookline_budget_unasked_total", "Attempts that were served without asking budgets: the store was away."
+        )
         self._refused = host.metrics.counter("hookline_budget_refused_total", "Attempts that did not fit.", ("scope",))
 
     def start(self) -> None:
@@ -118,17 +122,19 @@ class Plugin:
         if known is not None and known[0] is call.principal and now < known[1].valid_until:
             plan = known[1]
         else:
-            plan = await self.make_plan(call.principal, now)
+            try:
+                plan = await self.make_plan(call.principal, now)
+            except Rejected:
+                if not self._serves_unasked or call.is_dry_run:
+                    raise
+                return self._serve_unasked(call, target.deployment, now)
         deployment = target.deployment
         if call.is_dry_run:
             await self._check(call, deployment, plan)
             return None
         name = next(self._names)
         if not plan.spends:
-            payment = Payment(self, call, plan, deployment, name, None, now)
-            with suppress(Unavailable):  # nobody's budget hangs on it: it is served, and booked if there is room then
-                self.records.intend(payment.row("upstream_lost", NO_USAGE, None, True))
-            return payment
+            return self._only_book(call, deployment, plan, name, now)
         is_hard = plan.is_hard
         bound = self._bound(call, deployment, is_hard)
         if is_hard and endpoint in ENDPOINTS_WITH_OUTPUT and call.chat.max_output_tokens is None:
@@ -147,8 +153,10 @@ class Plugin:
                     output_tokens, bound = clamped
                     attempt.lower_output_cap(output_tokens)
                     refusal = await self.limits.reserve(name, plan.spends, bound.amount_nanousd, expires_s=expires_s)
-        except Unavailable as error:
-            raise Rejected(error) from error
+        except (Unavailable, Rejected) as error:
+            if self._serves_unasked:
+                return self._serve_unasked(call, deployment, now)
+            raise Rejected(error) if isinstance(error, Unavailable) else error from error
         if refusal is not None:
             self._refused(refusal.spend.scope.split(":", 1)[0].split("/", 1)[0]).inc()
             told = quota_error(refusal, plan.name_of(refusal.spend))
@@ -160,6 +168,17 @@ class Plugin:
             if isinstance(settling := self.limits.settle(name, 0), Awaitable):
                 await settling
             raise Rejected(error) from error
+        return payment
+
+    def _serve_unasked(self, call: Call, deployment: Deployment, now: float) -> Payment:
+        """The operator would rather have calls than budgets: booked, and in no window."""
+        self._unasked().inc()
+        return self._only_book(call, deployment, Plan(payers_of(call.principal), ()), next(self._names), now)
+
+    def _only_book(self, call: Call, deployment: Deployment, plan: Plan, name: str, now: float) -> Payment:
+        payment = Payment(self, call, plan, deployment, name, None, now)
+        with suppress(Unavailable):  # nobody's budget hangs on it: it is served, and booked if there is room then
+            self.records.intend(payment.row("upstream_lost", NO_USAGE, None, True))
         return payment
 
     def adjust(self, spends: Sequence[Spend], nanousd: int) -> None:

@@ -101,7 +101,7 @@ class BudgetRoutes:
         add("POST", "/admin/budgets/check", self.check, access="admin")
 
     async def list_windows(self, request: RouteRequest) -> Reply:
-        """Every window of `[users]`, `[tenants]`, `[global]` and of the keys that have called; `?key=name` asks for those that pay for one key."""
+        """Every window of `[tenants]`, `[global]` and of the keys and users that have called; `?key=name` asks for those that pay for one key."""
         now = self._host.clock.time()
         wanted = parse_qs(request.query).get("key")
         if wanted:
@@ -109,8 +109,7 @@ class BudgetRoutes:
         else:
             found = windows_of(shared_budgets(self._plugin.settings), now)
             for principal in self._plugin.known_principals():
-                if principal.budget is not None:
-                    found += windows_of([(f"key:{principal.key_id}", principal.budget)], now)
+                found += windows_of(budgets_of(principal, self._plugin.settings), now)
         opened = list({one.window.spend.scope: one for one in found}.values())
         return _json(200, {"object": "list", "data": await self._stand(opened, now)})
 

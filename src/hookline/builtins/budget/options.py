@@ -5,7 +5,7 @@ Idea: strict, like every table."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -31,6 +31,10 @@ class BudgetOptions(BaseModel):
     )
     clamp: bool = Field(
         False, description="Lower a request's own completion limit to what is left, instead of refusing it."
+    )
+    when_store_is_away: Literal["refuse", "serve"] = Field(
+        "refuse",
+        description="What becomes of calls on a budget while the shared store can't be asked; `serve`: no budget holds them, the ledger books them.",
     )
     alert_webhook: AlertWebhook | None = Field(
         None, description="Who is told of windows that reach their alert line; needs the extra `webhooks`."

@@ -2,7 +2,9 @@
 
 Lives here: the windows of a budget at a moment, who pays for a principal, what refusals say of a window. Elsewhere: what is spent in them (the limits store), what was
 spent before (the ledger), who asks (the package).
-Idea: a window's name holds its day or month, so the next one starts at 0 by itself; midnights are those of the budget's time zone, through changes of clocks."""
+Idea: a window's name holds its day or month, so the next one starts at 0 by itself; midnights are those of the budget's time zone, through changes of clocks.
+
+A user belongs to a tenant, so two tenants' "ann" are two payers; their names are quoted, so that neither can be made to mean the other."""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
+from urllib.parse import quote, unquote
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
@@ -28,7 +31,7 @@ class Window(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A window, its payer ("key:ci"), and when it began (Unix seconds; 0: it always was)."""
+    """A window, its payer ("key:ci", "user:acme/ann"), and when it began (Unix seconds; 0: it always was)."""
 
     payer: str
     window: Window
@@ -137,7 +140,12 @@ def kind_of(scope: str) -> str:
 def payers_of(principal: Principal) -> tuple[str, ...]:
     """Who pays for a principal's calls: its key, its user, its tenant, everyone."""
     key, tenant = f"key:{principal.key_id}", f"tenant:{principal.tenant}"
-    return (key, tenant, "global") if principal.user is None else (key, f"user:{principal.user}", tenant, "global")
+    return (key, tenant, "global") if principal.user is None else (key, user_payer(principal), tenant, "global")
+
+
+def user_payer(principal: Principal) -> str:
+    """The user of a principal, as a payer: "user:acme/ann"."""
+    return f"user:{quote(principal.tenant, safe='')}/{quote(principal.user or '', safe='')}"
 
 
 def budgets_of(principal: Principal, settings: Mapping[str, Any]) -> Iterator[tuple[str, Budget]]:
@@ -145,7 +153,7 @@ def budgets_of(principal: Principal, settings: Mapping[str, Any]) -> Iterator[tu
     if principal.budget is not None:
         yield f"key:{principal.key_id}", principal.budget
     tables = [
-        (f"user:{principal.user}", settings.get("users", {}).get(principal.user, {})),
+        (user_payer(principal), settings.get("users", {}).get(principal.user, {})),
         (f"tenant:{principal.tenant}", settings.get("tenants", {}).get(principal.tenant, {})),
         ("global", settings.get("global", {})),
     ]
@@ -155,11 +163,10 @@ def budgets_of(principal: Principal, settings: Mapping[str, Any]) -> Iterator[tu
 
 
 def shared_budgets(settings: Mapping[str, Any]) -> Iterator[tuple[str, Budget]]:
-    """The budgets of users, tenants and everyone."""
-    for group, kind in (("users", "user"), ("tenants", "tenant")):
-        for name, table in settings.get(group, {}).items():
-            if table.get("budget") is not None:
-                yield f"{kind}:{name}", Budget.from_table(table["budget"])
+    """The budgets of tenants and everyone."""
+    for name, table in settings.get("tenants", {}).items():
+        if table.get("budget") is not None:
+            yield f"tenant:{name}", Budget.from_table(table["budget"])
     everyone = settings.get("global", {}).get("budget")
     if everyone is not None:
         yield "global", Budget.from_table(everyone)
@@ -178,6 +185,8 @@ def open_windows(payer: str, budget: Budget, now: float) -> list[tuple[Window, f
     this_month = today.replace(day=1)
     next_month = _midnight(this_month + timedelta(days=32)).replace(day=1)
     kind, _, name = payer.partition(":")
+    if kind == "user":
+        name = unquote(name.rpartition("/")[2])
     who = f'"{name}"' if name else "of everyone"
     found: list[tuple[Window, float]] = []
 

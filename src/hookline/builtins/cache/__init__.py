@@ -48,6 +48,8 @@ __all__ = ["CacheOptions", "Plugin"]
 
 KEYS_TOLD_MAX = 16
 """Of an embeddings reply; more are not told."""
+ASSEMBLED_MAX, ASSEMBLED_BYTES_MAX = 256, 16 * 1024
+"""How many plain replies made of streams are kept beside their entries, and the longest of them: 4 MiB together."""
 RESCUED_STATUSES = frozenset({401, 403, 404, 408, 409, 429})
 """Beside 5xx: what an upstream says of itself or of our key. 400 and the like are about the request: its author must read them."""
 
@@ -98,6 +100,7 @@ class Plugin:
         self._clock = host.clock
         self._meanings = Meanings(host)
         self._refresher = Refresher(host)
+        self._assembled: dict[tuple[bytes, float, int], bytes] = {}
 
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
@@ -199,7 +202,7 @@ class Plugin:
         if judge(age_s, question.wishes, question.options) is None:
             return None
         try:
-            body = body_for(entry, call, question.form, is_paced=is_paced)
+            body = self._body(entry, call, question, is_paced=is_paced)
         except Inexact:
             call.note("cache", "miss", f"an answer is kept, and can't be told as {question.form}")
             return None
@@ -215,6 +218,22 @@ class Plugin:
         else:
             told = at_once(events)
         return self._serve(call, question, age_s, Reply(200, {"content-type": content_type}, told, source="cache"))
+
+    def _body(self, entry: Entry, call: Call, question: Question, *, is_paced: bool) -> bytes | list[bytes]:
+        """The body for this call; a stream that was told as a plain reply once is not put together again. Raises Inexact."""
+        if question.form != "json" or entry.form == "json" or call.endpoint == "responses":
+            return body_for(entry, call, question.form, is_paced=is_paced)
+        known, name = self._assembled, (question.key, entry.stored_at, hash(entry.body))
+        body = known.get(name)
+        if body is None:
+            found = body_for(entry, call, question.form, is_paced=is_paced)
+            assert isinstance(found, bytes)
+            body = found
+            if len(body) <= ASSEMBLED_BYTES_MAX:
+                if len(known) >= ASSEMBLED_MAX:
+                    del known[next(iter(known))]
+                known[name] = body
+        return body
 
     def _answer_inputs(self, call: Call, question: Question, kept: Sequence[bytes | None]) -> Reply | None:
         """The vectors of all inputs, or nothing."""
