@@ -200,6 +200,7 @@ def test_stored_state_counts_as_the_context_window(member: dict[str, Any]) -> No
         ({"service_tier": "priority"}, "unpriced_route", "service_tier"),
         ({"models": ["dear/model"]}, "unpriced_route", "models"),
         ({"max_output_tokens": -1}, "unbounded_cost", "max_output_tokens"),
+        ({"max_output_tokens": 0}, "unbounded_cost", "max_output_tokens"),
     ],
 )
 def test_what_has_no_bound_is_refused_by_the_name_of_its_field(members: dict[str, Any], code: str, field: str) -> None:

@@ -368,6 +368,8 @@ async def test_a_check_says_what_the_call_would_meet_and_takes_nothing(
             "message"
         ]
         status, _, _ = await client.post("/v1/chat/completions", CHAT)
+        misspelt = await client.admin("GET", "/admin/budgets?kye=ci")
+        assert misspelt["error"]["message"] == 'unknown parameter "kye"; there is key'
         async with client.session.post(proxy.base_url + "/admin/budgets/check", json=asked) as reply:
             closed = reply.status
 

@@ -103,7 +103,14 @@ class BudgetRoutes:
     async def list_windows(self, request: RouteRequest) -> Reply:
         """Every window of `[tenants]`, `[global]` and of the keys and users that have called; `?key=name` asks for those that pay for one key."""
         now = self._host.clock.time()
-        wanted = parse_qs(request.query).get("key")
+        query = parse_qs(request.query, keep_blank_values=True)
+        wanted = query.pop("key", None)
+        if query:
+            raise BadRequest(
+                f'unknown parameter "{next(iter(query))[:40]}"; there is key', param=next(iter(query))[:40]
+            )
+        if wanted is not None and (len(wanted) > 1 or not wanted[0]):
+            raise BadRequest('"key" must be one name or id', param="key")
         if wanted:
             found = windows_of(budgets_of(await self._find_principal(wanted[0]), self._plugin.settings), now)
         else:

@@ -128,6 +128,13 @@ def _find_costly(payload: Mapping[str, Any], deployment: Deployment, call: Call)
             if value is not None and (type(value) is not int or value < 0):
                 told = f'"{name}" on a hard budget must be a whole number, not negative: nothing else bounds the cost'
                 return BadRequest(told, code="unbounded_cost", param=name)
+            if (
+                value == 0
+                and name != "max_tool_calls"
+                and not (call.endpoint == "completions" and name == "max_tokens")
+            ):
+                told = f'"{name}" on a hard budget must be 1 or more: some providers read 0 as no limit'
+                return BadRequest(told, code="unbounded_cost", param=name)
         elif name in CHARGED_APART:
             if value not in HARMLESS:
                 return _unpriced(name, CHARGED_APART[name], f"send it without {name}")
