@@ -67,7 +67,7 @@ class Delivery:
 
     async def hand_over(self, reply: Reply) -> None:
         """Deliver; without its client a call that drains is read to its end."""
-        body = reply.body
+        body = own = reply.body
         audience = self._call.slots.get(AUDIENCE)
         if audience is not None and not isinstance(body, bytes):
             body = self._shared = SharedBody(body, self._call, audience, is_events=reply.is_event_stream)
@@ -96,6 +96,7 @@ class Delivery:
             if self._is_pumping and not isinstance(body, bytes):
                 await _read_on(body)
         finally:
+            reply.body = own  # the shared one knows its call, which knows this reply: a cycle, with every chunk of the stream in it
             await close_body(body)
         if self.is_client_gone:
             self.outcome = "client_gone"

@@ -230,12 +230,13 @@ class Flights:
         """What is left to do when a leader's call has ended; the flight has its end."""
         flight, rules = lead.flight, lead.flight.rules
         flight.has_ended = True
-        body = flight.tape.whole() if flight.has_begun and flight.tape.is_complete else None
-        if body is not None and len(body) > rules.max_bytes:
-            body = None
-        is_kept = body is not None and rules.is_kept(result, flight.status)
-        if not is_kept and (rules.keep_s > 0 or body is None or flight.status >= 400):
+        tape = flight.tape
+        has_body = bool(flight.has_begun and tape.is_complete and tape.is_whole and tape.size_bytes <= rules.max_bytes)
+        is_kept = has_body and rules.is_kept(result, flight.status)
+        if not is_kept and (rules.keep_s > 0 or not has_body or flight.status >= 400):
             lead.close()
+        # Joined only where somebody keeps it, or may hand it to another process.
+        body = tape.whole() if has_body and (is_kept or flight.claim is not None) else None
         if flight.claim is not None:
             assert self._claims is not None
             return self._claims.end(flight, body, is_kept, self.forget)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from hookline import Budget, InsufficientQuota, Principal, Skip, to_nanousd
+from hookline import Budget, Call, InsufficientQuota, Principal, Skip, to_nanousd
 from hookline.builtins import budget, cache, idempotency, metrics, rate_limit
 from hookline.plugin_host import Stores
 from hookline.principal import Limits
 from hookline.stores.memory import MemoryLimits, MemoryReplies
 from hookline.stores.sqlite import SqliteRecords
+from hookline.tape import Tape
 from hookline.testing.clock import FakeClock
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
@@ -177,6 +179,22 @@ async def test_streams_are_shared_as_they_come():
 
     assert {(await r.done()).body for r in running} == {DELTA + STOP + DONE}
     assert len(world.up.sent) == 1
+
+
+async def test_a_stream_that_has_ended_leaves_nothing_for_the_garbage_collector():
+    world = World(reply=lambda: stream(DELTA, STOP, DONE))
+    world.go.set()
+    gc.collect()
+    before = [id(one) for one in gc.get_objects() if isinstance(one, Call | Tape)]  # of other tests
+    gc.disable()
+    try:
+        assert (await world.all(*world.make(1, {**COLD, "stream": True})))[0].body == DELTA + STOP + DONE
+        world.up.sent.clear()
+        world.results.clear()
+        await asyncio.sleep(0)
+        assert not [left for left in gc.get_objects() if isinstance(left, Call | Tape) and id(left) not in before]
+    finally:
+        gc.enable()
 
 
 async def test_an_idempotent_call_can_follow_and_its_replay_is_its_own():
