@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from hookline import BadRequest, LedgerEntry, RouteRequest
+from hookline import BadRequest, LedgerEntry, Principal, RouteRequest
 from hookline.builtins.spend_report import register_spend_routes
 from hookline.stores.sqlite import SqliteRecords
 from hookline.testing.process import ProxyProcess
@@ -33,7 +33,13 @@ async def ask(tmp_path: Path):
             )
         )  # fmt: skip
     routes: dict[str, Any] = {}
-    register_spend_routes(lambda method, path, handler, access: routes.update({path: (handler, access)}), records)
+
+    async def find_principal(key: str) -> Principal | None:
+        return Principal(key_id="ci") if key == "build" else None
+
+    register_spend_routes(
+        lambda method, path, handler, access: routes.update({path: (handler, access)}), records, find_principal
+    )
 
     async def ask(path: str, query: str = "", **headers: str) -> Any:
         handler, access = routes[path]
@@ -153,3 +159,12 @@ call = 0.5
             shown = urllib.request.Request(f"{proxy.base_url}{path}", headers={"authorization": "Bearer sk-admin"})
             answer = json.load(urllib.request.urlopen(shown))
             assert [line["cost_usd"] for line in answer["data"]] == ["0.50"], answer
+
+
+async def test_a_key_may_be_named_by_its_id_or_its_name(ask: Any) -> None:
+    by_id, by_name, of_nobody = [(await ask("/admin/ledger", f"key={key}"))["data"] for key in ("ci", "build", "other")]
+
+    assert by_id == by_name
+    assert len(by_id) == 3
+    assert of_nobody == []
+    assert (await ask("/admin/spend", "key=build"))["data"] == (await ask("/admin/spend", "key=ci"))["data"]

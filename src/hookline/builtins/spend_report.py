@@ -12,7 +12,7 @@ import csv
 import difflib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -26,6 +26,7 @@ from hookline import (
     BadRequest,
     LedgerEntry,
     LedgerQuery,
+    Principal,
     RecordStore,
     Reply,
     RouteRequest,
@@ -42,8 +43,17 @@ HOURLY_DAYS_MAX = 8
 LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
-def register_spend_routes(add: AddRoute, records: RecordStore) -> None:
-    """Add both routes."""
+FindPrincipal = Callable[[str], Awaitable[Principal | None]]
+
+
+def register_spend_routes(add: AddRoute, records: RecordStore, find_principal: FindPrincipal) -> None:
+    """Add both routes. `find_principal`: who has the key of this name or id, for the ledger keeps ids."""
+
+    async def where_of(asked: _Asked) -> Mapping[str, Sequence[str]]:
+        if "key" not in asked.where:
+            return asked.where
+        found = [(name, await find_principal(name)) for name in asked.where["key"]]
+        return {**asked.where, "key": [name if known is None else known.key_id for name, known in found]}
 
     async def report(request: RouteRequest) -> Reply:
         asked = _read(request, {"by", "limit"})
@@ -53,7 +63,7 @@ def register_spend_routes(add: AddRoute, records: RecordStore) -> None:
         if len(set(by)) != len(by) or {"hour", "day"} <= set(by):
             raise _refused("by", ",".join(by), "each name once, and one of hour and day")
         limit = asked.number("limit", SPEND_LIMIT, SPEND_LIMIT_MAX)
-        query = SpendQuery(asked.since, asked.until, asked.where, by, limit)
+        query = SpendQuery(asked.since, asked.until, await where_of(asked), by, limit)
         if "hour" in by and not query.until - query.since <= HOURLY_DAYS_MAX * DAY_S:
             raise _refused("by", ",".join(by), f"by hour at most {HOURLY_DAYS_MAX} days: give since and until")
         sums = await records.report(query)
@@ -63,7 +73,7 @@ def register_spend_routes(add: AddRoute, records: RecordStore) -> None:
         asked = _read(request, {"after", "limit"})
         before = _read_cursor(asked.one("after"))
         limit = asked.number("limit", ROWS_LIMIT, ROWS_LIMIT_MAX)
-        page = await records.read_ledger(LedgerQuery(asked.since, asked.until, asked.where, limit, before))
+        page = await records.read_ledger(LedgerQuery(asked.since, asked.until, await where_of(asked), limit, before))
         found = [_shown_row(row) for row in page.rows]
         cursor = None if page.next is None else _make_cursor(page.next)
         if asked.is_csv:

@@ -106,7 +106,7 @@ class Plugin:
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
         self._routes.register(add)
-        register_spend_routes(add, self.records)
+        register_spend_routes(add, self.records, self._host.find_principal)
 
     @hookimpl
     def register_workers(self, add: AddWorker) -> None:
