@@ -246,7 +246,7 @@ def test_windows_follow_the_time_zone_through_a_change_of_clocks() -> None:
     noon = datetime(2026, 10, 25, 12, tzinfo=UTC).timestamp()  # Berlin's 25-hour day
     budget = Budget(daily_nanousd=1, monthly_nanousd=2, total_nanousd=3, rolling=((5, 4),), time_zone="Europe/Berlin")
 
-    windows = {w.spend.scope: (w.spend, since) for w, since in open_windows("key:x", budget, noon)}
+    windows = {w.spend.scope: (w.spend, since) for w, since in open_windows("key:x", "x", budget, noon)}
 
     day, since = windows["key:x/day:2026-10-25"]
     assert day.resets_at - since == 25 * 3600

@@ -12,7 +12,7 @@ import pytest
 
 from hookline import Budget, Principal, SpendRefusal, hookimpl
 from hookline.builtins.budget import open_windows
-from hookline.builtins.budget.windows import quota_error
+from hookline.builtins.budget.windows import budgets_of, quota_error, windows_of
 from hookline.stores.memory import MemoryLimits
 from hookline.testing.clock import FakeClock
 from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider, answer
@@ -26,7 +26,8 @@ DAY = "key:ci/day:2023-11-14"
 def windows(budget: Budget, *moment: int, zone: str = "UTC") -> dict[str, Any]:
     now = datetime(*moment, tzinfo=ZoneInfo(zone)).timestamp()  # type: ignore[arg-type]
     return {
-        w.spend.scope.split("/")[1].split(":")[0]: (w.spend, since) for w, since in open_windows("key:x", budget, now)
+        w.spend.scope.split("/")[1].split(":")[0]: (w.spend, since)
+        for w, since in open_windows("key:x", "x", budget, now)
     }
 
 
@@ -199,3 +200,13 @@ async def test_many_first_calls_at_once_ask_the_ledger_once_and_the_first_may_le
 
     assert asked == ["key:ci"]
     assert [one.delivered.status for one in running[1:]] == [200] * 49
+
+
+def test_a_window_is_counted_by_the_key_s_id_and_told_by_its_name() -> None:
+    principal = Principal(key_id="key_01a2", key_name="ann's laptop", budget=Budget(total_nanousd=1))
+
+    (opened,) = windows_of(budgets_of(principal, {}), 0.0)
+
+    assert opened.payer == "key:key_01a2"
+    assert opened.window.spend.scope == "key:key_01a2/total"
+    assert opened.window.name == '"ann\'s laptop" (key, total)'

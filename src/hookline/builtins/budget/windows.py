@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
@@ -148,45 +148,45 @@ def user_payer(principal: Principal) -> str:
     return f"user:{quote(principal.tenant, safe='')}/{quote(principal.user or '', safe='')}"
 
 
-def budgets_of(principal: Principal, settings: Mapping[str, Any]) -> Iterator[tuple[str, Budget]]:
-    """The budgets that pay for a principal, each with its payer."""
+def budgets_of(principal: Principal, settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Budget]]:
+    """The budgets that pay for a principal, each with its payer, and with its name for people."""
     if principal.budget is not None:
-        yield f"key:{principal.key_id}", principal.budget
+        yield f"key:{principal.key_id}", principal.key_name, principal.budget
     tables = [
-        (user_payer(principal), settings.get("users", {}).get(principal.user, {})),
-        (f"tenant:{principal.tenant}", settings.get("tenants", {}).get(principal.tenant, {})),
-        ("global", settings.get("global", {})),
+        (user_payer(principal), principal.user or "", settings.get("users", {}).get(principal.user, {})),
+        (f"tenant:{principal.tenant}", principal.tenant, settings.get("tenants", {}).get(principal.tenant, {})),
+        ("global", "", settings.get("global", {})),
     ]
-    for payer, table in tables:
+    for payer, name, table in tables:
         if table.get("budget") is not None:
-            yield payer, Budget.from_table(table["budget"])
+            yield payer, name, Budget.from_table(table["budget"])
 
 
-def shared_budgets(settings: Mapping[str, Any]) -> Iterator[tuple[str, Budget]]:
-    """The budgets of tenants and everyone."""
+def shared_budgets(settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Budget]]:
+    """The budgets of tenants and everyone, as `budgets_of` has them."""
     for name, table in settings.get("tenants", {}).items():
         if table.get("budget") is not None:
-            yield f"tenant:{name}", Budget.from_table(table["budget"])
+            yield f"tenant:{name}", name, Budget.from_table(table["budget"])
     everyone = settings.get("global", {}).get("budget")
     if everyone is not None:
-        yield "global", Budget.from_table(everyone)
+        yield "global", "", Budget.from_table(everyone)
 
 
-def windows_of(budgets: Iterable[tuple[str, Budget]], now: float) -> list[Opened]:
+def windows_of(budgets: Iterable[tuple[str, str, Budget]], now: float) -> list[Opened]:
     """All windows of these budgets that are open at `now`."""
-    return [Opened(payer, *found) for payer, budget in budgets for found in open_windows(payer, budget, now)]
+    return [
+        Opened(payer, *found) for payer, name, budget in budgets for found in open_windows(payer, name, budget, now)
+    ]
 
 
-def open_windows(payer: str, budget: Budget, now: float) -> list[tuple[Window, float]]:
-    """The windows of a budget that are open at `now`, each with its beginning (Unix seconds)."""
+def open_windows(payer: str, name: str, budget: Budget, now: float) -> list[tuple[Window, float]]:
+    """The windows of a budget that are open at `now`, each with its beginning (Unix seconds). `name` is the payer's for people, "" for everyone."""
     zone = ZoneInfo(budget.time_zone)
     today = datetime.fromtimestamp(now, zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     tomorrow = _midnight(today + timedelta(days=1))
     this_month = today.replace(day=1)
     next_month = _midnight(this_month + timedelta(days=32)).replace(day=1)
-    kind, _, name = payer.partition(":")
-    if kind == "user":
-        name = unquote(name.rpartition("/")[2])
+    kind = payer.partition(":")[0]
     who = f'"{name}"' if name else "of everyone"
     found: list[tuple[Window, float]] = []
 
