@@ -17,7 +17,7 @@ from urllib.parse import quote
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
-from hookline import Budget, InsufficientQuota, LimitStore, Principal, Spend, SpendRefusal, format_usd
+from hookline import ANONYMOUS, Budget, InsufficientQuota, LimitStore, Principal, Spend, SpendRefusal, format_usd
 
 NEVER = float("inf")
 PAYERS_MAX = 4_096
@@ -151,7 +151,8 @@ def user_payer(principal: Principal) -> str:
 def budgets_of(principal: Principal, settings: Mapping[str, Any]) -> Iterator[tuple[str, str, Budget]]:
     """The budgets that pay for a principal, each with its payer, and with its name for people."""
     if principal.budget is not None:
-        yield f"key:{principal.key_id}", principal.key_name, principal.budget
+        is_named = principal.key_name != ANONYMOUS.key_name  # else whoever authenticated gave it no name
+        yield f"key:{principal.key_id}", principal.key_name if is_named else principal.key_id, principal.budget
     tables = [
         (user_payer(principal), principal.user or "", settings.get("users", {}).get(principal.user, {})),
         (f"tenant:{principal.tenant}", principal.tenant, settings.get("tenants", {}).get(principal.tenant, {})),
