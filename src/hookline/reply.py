@@ -46,8 +46,15 @@ class Reply:
     @classmethod
     def from_error(cls, error: ApiError) -> Reply:
         """The OpenAI error object as a reply, with `retry-after` and `x-should-retry` where the error says so."""
-        headers = CIMultiDict({"content-type": "application/json", **error.reply_headers()})
-        return cls(error.reply_status, headers, orjson.dumps(error.to_object()), source="local")
+        return cls.from_json(error.to_object(), status=error.reply_status, headers=error.reply_headers())
+
+    @classmethod
+    def from_json(
+        cls, value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None, source: Source = "local"
+    ) -> Reply:
+        """`value` as a JSON reply, as routes answer. Raises TypeError for what is no JSON."""
+        named = CIMultiDict({"content-type": "application/json", **(headers or {})})
+        return cls(status, named, orjson.dumps(value), source=source)
 
     @property
     def is_event_stream(self) -> bool:

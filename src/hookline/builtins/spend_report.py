@@ -78,7 +78,7 @@ def register_spend_routes(add: AddRoute, records: RecordStore, find_principal: F
         cursor = None if page.next is None else _make_cursor(page.next)
         if asked.is_csv:
             return _csv(list(_shown_row(NOBODY)), found, {} if cursor is None else {"x-hookline-next": cursor})
-        return _json({"object": "list", "data": found, "has_more": cursor is not None, "next": cursor})
+        return Reply.from_json({"object": "list", "data": found, "has_more": cursor is not None, "next": cursor})
 
     add("GET", "/admin/spend", report, access="admin")
     add("GET", "/admin/ledger", rows, access="admin")
@@ -176,7 +176,7 @@ def _answer_spend(asked: _Asked, query: SpendQuery, sums: Sequence[SpendSum]) ->
         return _csv(head, lines, {"x-hookline-has-more": "true"} if has_more else {})
     until = None if math.isinf(query.until) else _iso(math.ceil(query.until / HOUR_S) * HOUR_S)
     span = {"since": _iso(query.since // HOUR_S * HOUR_S), "until": until}
-    return _json({"object": "spend", **span, "by": list(query.by), "data": lines, "has_more": has_more})
+    return Reply.from_json({"object": "spend", **span, "by": list(query.by), "data": lines, "has_more": has_more})
 
 
 def _shown_sum(by: Sequence[str], line: SpendSum) -> dict[str, Any]:
@@ -247,10 +247,6 @@ def _read_cursor(text: str | None) -> tuple[float, str] | None:
 def _iso(at: float) -> str:
     moment = datetime.fromtimestamp(at, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{moment.microsecond:06d}Z" if moment.microsecond else "Z")
-
-
-def _json(value: object) -> Reply:
-    return Reply(200, {"content-type": "application/json"}, orjson.dumps(value), source="local")
 
 
 def _csv(head: Sequence[str], lines: Sequence[Mapping[str, Any]], headers: Mapping[str, str]) -> Reply:

@@ -240,10 +240,8 @@ def _made(made: dict[str, Any] | str, param: str) -> Reply:
 
 
 def _json_reply(status: int, value: object) -> Reply:
-    headers = {"content-type": "application/json"}
-    if status == 429:
-        headers["retry-after"] = str(RETRY_AFTER_S)
-    return Reply(status, headers, orjson.dumps(value))
+    headers = {"retry-after": str(RETRY_AFTER_S)} if status == 429 else None
+    return Reply.from_json(value, status=status, headers=headers, source="upstream")
 
 
 def _fail_with(kind: str, deployment: Deployment, what: str) -> NoReturn:

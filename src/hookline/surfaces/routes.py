@@ -11,9 +11,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final, get_args
 
-import orjson
 from aiohttp import hdrs
-from multidict import CIMultiDict
 
 from hookline.errors import (
     ApiError,
@@ -148,18 +146,14 @@ def _is_from_this_machine(exchange: Exchange) -> bool:
 
 
 def _report_health() -> Reply:
-    return _json_reply(200, {"status": "ok"})
+    return Reply.from_json({"status": "ok"})
 
 
 def _report_readiness(serving: Serving) -> Reply:
     missing = list(serving.find_what_is_missing())
     if missing:
-        return _json_reply(503, {"status": "not ready", "missing": missing})
-    return _json_reply(200, {"status": "ready"})
-
-
-def _json_reply(status: int, value: object) -> Reply:
-    return Reply(status, CIMultiDict({"content-type": "application/json"}), orjson.dumps(value), source="local")
+        return Reply.from_json({"status": "not ready", "missing": missing}, status=503)
+    return Reply.from_json({"status": "ready"})
 
 
 def _not_found(path: str, admin_key: str | None) -> NotFound:

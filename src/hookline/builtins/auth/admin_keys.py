@@ -6,12 +6,11 @@ Idea: OpenAI's manners: its error object, lists with `after`, `has_more`. A repl
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import orjson
-from multidict import CIMultiDict
 
 from hookline import AddRoute, BadRequest, Host, NotFound, Reply, RouteRequest
 from hookline.builtins.auth.key_desk import KeyDesk
@@ -19,6 +18,8 @@ from hookline.builtins.auth.key_fields import KeyUpdate, Listing, NewKey, Rotati
 from hookline.builtins.auth.options import Table
 
 PATH = "/admin/keys"
+NO_STORE = {"cache-control": "no-store"}
+"""Of replies that hold a secret."""
 
 
 class AdminKeys:
@@ -40,7 +41,7 @@ class AdminKeys:
     async def _create(self, request: RouteRequest) -> Reply:
         key, secret = await self._desk.create(_fields(NewKey, request))
         await self._changed("made", key.id, key.name)
-        return _json(show(key, self._now(), secret), is_secret=True)
+        return Reply.from_json(show(key, self._now(), secret), headers=NO_STORE)
 
     async def _list(self, request: RouteRequest) -> Reply:
         query = parse_qsl(request.query, keep_blank_values=True)
@@ -57,27 +58,27 @@ class AdminKeys:
         )
         shown = [show(key, self._now()) for key in keys[: listing.limit]]
         ends = {"first_id": shown[0]["id"] if shown else None, "last_id": shown[-1]["id"] if shown else None}
-        return _json({"object": "list", "data": shown, **ends, "has_more": len(keys) > listing.limit})
+        return Reply.from_json({"object": "list", "data": shown, **ends, "has_more": len(keys) > listing.limit})
 
     async def _get(self, request: RouteRequest) -> Reply:
-        return _json(show(await self._desk.get(_id(request)), self._now()))
+        return Reply.from_json(show(await self._desk.get(_id(request)), self._now()))
 
     async def _update(self, request: RouteRequest) -> Reply:
         key = await self._desk.update(_id(request), _fields(KeyUpdate, request))
         await self._changed("updated", key.id, key.name)
-        return _json(show(key, self._now()))
+        return Reply.from_json(show(key, self._now()))
 
     async def _revoke(self, request: RouteRequest) -> Reply:
         key = await self._desk.revoke(_id(request))
         await self._changed("revoked", key.id, key.name)
-        return _json(show(key, self._now()))
+        return Reply.from_json(show(key, self._now()))
 
     async def _rotate(self, request: RouteRequest) -> Reply:
         id = _id(request, "/rotate")
         rotation: Rotation = _fields(Rotation, request, may_be_empty=True)
         key, secret = await self._desk.rotate(id, rotation.overlap_s)
         await self._changed("rotated", key.id, key.name)
-        return _json(show(key, self._now(), secret), is_secret=True)
+        return Reply.from_json(show(key, self._now(), secret), headers=NO_STORE)
 
     async def _changed(self, what: str, id: str, name: str) -> None:
         self._host.log.info('key %s "%s" was %s by the admin API', id, name, what)
@@ -104,10 +105,3 @@ def _fields(model: type[Table], request: RouteRequest, *, may_be_empty: bool = F
     if not isinstance(values, dict):
         raise BadRequest("the body must be a JSON object", code="invalid_json")
     return check(model, values)
-
-
-def _json(value: Mapping[str, Any], *, is_secret: bool = False) -> Reply:
-    headers = CIMultiDict({"content-type": "application/json"})
-    if is_secret:
-        headers["cache-control"] = "no-store"
-    return Reply(200, headers, orjson.dumps(value), source="local")

@@ -118,7 +118,7 @@ class BudgetRoutes:
             for principal in self._plugin.known_principals():
                 found += windows_of(budgets_of(principal, self._plugin.settings), now)
         opened = list({one.window.spend.scope: one for one in found}.values())
-        return _json(200, {"object": "list", "data": await self._stand(opened, now)})
+        return Reply.from_json({"object": "list", "data": await self._stand(opened, now)})
 
     async def check(self, request: RouteRequest) -> Reply:
         """Whether the call `{"key", "path", "request"}` could proceed now."""
@@ -137,7 +137,7 @@ class BudgetRoutes:
             "deployments": [check.to_object() for check in checks],
             "error": None if is_served else (reply.json() or {}).get("error"),
         }
-        return _json(200, answer)
+        return Reply.from_json(answer)
 
     async def _find_principal(self, name: str) -> Principal:
         principal = await self._host.find_principal(name)
@@ -216,7 +216,3 @@ def _fits(window: Window, held_nanousd: int, amount_nanousd: int) -> bool:
 
 def _usd(nanousd: int) -> orjson.Fragment:
     return orjson.Fragment(format_usd(nanousd).encode())
-
-
-def _json(status: int, value: object) -> Reply:
-    return Reply(status, {"content-type": "application/json"}, orjson.dumps(value), source="local")

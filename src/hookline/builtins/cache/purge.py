@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
-import orjson
-
 from hookline import BadRequest, Host, Reply, RouteRequest
 from hookline.builtins.cache.key import DIGEST_BYTES
 
@@ -42,8 +40,7 @@ class Purge:
                 value = self._host.settings.get("aliases", {}).get(value, value)
             deleted = await replies.delete(tag=f"{name}:{value}")
         self._host.log.info("cache: purged %s=%s: %d entries", name, value, deleted)
-        body = orjson.dumps({"object": "cache.purge", name: True if name == "all" else value, "deleted": deleted})
-        return Reply(200, {"content-type": "application/json"}, body, source="local")
+        return Reply.from_json({"object": "cache.purge", name: True if name == "all" else value, "deleted": deleted})
 
 
 def read_query(query: str) -> tuple[str, str]:
