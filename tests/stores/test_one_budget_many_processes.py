@@ -24,7 +24,7 @@ TEXT = """
 [server]
 port = 0
 [state]
-shared = "{shared}"
+shared = "{shared}?command_timeout_s=30"
 [providers.up]
 kind = "openai"
 base_url = "{up}"
