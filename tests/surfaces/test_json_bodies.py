@@ -43,6 +43,7 @@ BROKEN = {
     "a long name twice": (b'{"%b":1,"%b":2}' % (b"n" * 200, b"n" * 200), "repeated_member"),
     "messages twice": (b'{"messages":[],"model":"a","messages":[1]}', "repeated_member"),
     "one of many twice": (b"{" + b",".join(b'"k%d":1' % n for n in range(100)) + b',"k7":2}', "repeated_member"),
+    "members without end": (b"{" + b",".join(b'"k%d":1' % n for n in range(1_025)) + b"}", "too_many_members"),
     "model a number": (b'{"model":1}', None),
     "stream a string": (b'{"model":"m","stream":"true"}', None),
 }

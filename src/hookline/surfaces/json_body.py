@@ -16,6 +16,8 @@ import orjson
 from hookline.call import Call
 from hookline.errors import BadRequest
 
+MEMBERS_MAX: Final = 1_024
+"""Of a request object itself; no API has a tenth of it, and judging a million holds everybody up."""
 COUNTED_NAMES_MAX: Final = 64
 """More members than this are not counted one by one: that would be quadratic."""
 COUNTED_NAME_CHARS_MAX: Final = 128
@@ -52,6 +54,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise BadRequest(message, code="invalid_json") from None  # the cause holds the whole body
     if not isinstance(payload, dict):
         raise BadRequest(f"the request body must be a JSON object, not {name_json_type(payload)}", code="invalid_json")
+    if len(payload) > MEMBERS_MAX:
+        raise BadRequest(f"the request body has {len(payload)} members; at most {MEMBERS_MAX} are read", code="too_many_members")
     misspelt, spelled = (judge_names if len(body) <= JUDGED_BYTES_MAX else _judge_names)(tuple(payload))
     if misspelt is not None:
         raise BadRequest(f'write the member "{misspelt}" in lower case', code="misspelt_member", param=misspelt)
