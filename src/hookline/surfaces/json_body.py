@@ -55,7 +55,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise BadRequest(f"the request body must be a JSON object, not {name_json_type(payload)}", code="invalid_json")
     if len(payload) > MEMBERS_MAX:
-        raise BadRequest(f"the request body has {len(payload)} members; at most {MEMBERS_MAX} are read", code="too_many_members")
+        raise BadRequest(
+            f"the request body has {len(payload)} members; at most {MEMBERS_MAX} are read", code="too_many_members"
+        )
     misspelt, spelled = (judge_names if len(body) <= JUDGED_BYTES_MAX else _judge_names)(tuple(payload))
     if misspelt is not None:
         raise BadRequest(f'write the member "{misspelt}" in lower case', code="misspelt_member", param=misspelt)
