@@ -59,7 +59,10 @@ class Server(_Table):
     max_head_bytes: Bytes = 32 * 1024
     max_body_bytes: Bytes = Field(default=32 * 1024 * 1024, description="A JSON request body.")
     max_upload_bytes: Bytes = Field(default=512 * 1024 * 1024, description="A multipart or binary request body.")
-    max_spool_bytes: Bytes = Field(default=2 * 1024 * 1024 * 1024, description="All spooled uploads together.")
+    max_spool_bytes: Bytes = Field(
+        default=2 * 1024 * 1024 * 1024,
+        description="All request bodies in progress together: spooled uploads, and JSON beyond what comes in one read.",
+    )
     cors: CorsTable = CorsTable()
 
 

@@ -267,19 +267,28 @@ async def test_upload_over_its_limit_is_413(open_door):
     assert door.front.door._openai.room.used_bytes == 0
 
 
-async def test_uploads_together_over_the_spool_are_503_until_there_is_room(open_door):
-    gate = asyncio.Event()
+@pytest.mark.parametrize(
+    ("path", "content_type", "head"),
+    [
+        ("/v1/files", "audio/wav", b""),
+        ("/v1/chat/completions", "application/json", b'{"model":"m","messages":[]}'),
+        ("/v1/other", "text/plain", b'{"model":"m"}'),
+    ],
+    ids=["upload", "json", "json by its look"],
+)
+async def test_bodies_together_over_the_spool_are_503_until_there_is_room(open_door, path, content_type, head):
+    gate, has_come = asyncio.Event(), asyncio.Event()
 
     async def answer(call: Call) -> Reply:
+        has_come.set()
         await gate.wait()
         return Reply(200)
 
     door = await open_door(answer, limits=FrontSettings(max_spool_bytes=3 * MIB))
-    body = post("/v1/files", b"x" * (2 * MIB), "audio/wav")
+    body = post(path, head + (b" " if head else b"x") * (2 * MIB), content_type)
     first = await door.connect()
     await first.send(body)
-    while not door.pipeline.bodies:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    await has_come.wait()
 
     refused = await door.ask(body)
     gate.set()

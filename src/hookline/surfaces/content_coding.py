@@ -16,6 +16,7 @@ from aiohttp import hdrs
 
 from hookline.errors import BadRequest, UnsupportedMedia
 from hookline.surfaces.exchange import Exchange, too_large
+from hookline.surfaces.spool import SpoolRoom
 
 PIECE_BYTES: Final = 262_144
 MEMBERS_MAX: Final = 10_000
@@ -119,8 +120,12 @@ async def read_pieces(exchange: Exchange, max_bytes: int) -> AsyncGenerator[byte
         decoder.finish()
 
 
-async def read_whole(exchange: Exchange, max_bytes: int) -> bytes:
-    """The whole body, plain. Raises like `read_pieces`."""
+async def read_whole(exchange: Exchange, max_bytes: int, room: SpoolRoom) -> bytes:
+    """The whole body, plain. Raises like `read_pieces`, and Unavailable without room."""
     if hdrs.CONTENT_ENCODING not in exchange.headers:
-        return await exchange.read_body(max_bytes)
-    return b"".join([piece async for piece in read_pieces(exchange, max_bytes)])
+        return await exchange.read_body(max_bytes, room)
+    pieces = []
+    async for piece in read_pieces(exchange, max_bytes):
+        exchange.keep(piece, room)
+        pieces.append(piece)
+    return b"".join(pieces)

@@ -25,6 +25,7 @@ from hookline.shared_body import SharedBody
 
 if TYPE_CHECKING:
     from hookline.surfaces.http_server import Connection
+    from hookline.surfaces.spool import SpoolRoom
 
 log = logging.getLogger("hookline.surfaces")
 
@@ -40,8 +41,8 @@ class Exchange:
     """A request as it arrived, and the way to answer it once."""
 
     __slots__ = (
-        "_has_continued", "call", "connection", "headers", "is_persistent", "is_started", "message", "method",
-        "payload", "request_id",
+        "_has_continued", "call", "connection", "headers", "is_persistent", "is_started", "kept_bytes", "message",
+        "method", "payload", "request_id",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, message: RawRequestMessage, payload: StreamReader) -> None:
@@ -57,6 +58,8 @@ class Exchange:
         """The reply's head has been written."""
         self.is_persistent = True
         """The connection may carry another request after this one."""
+        self.kept_bytes = 0
+        """Taken from the spool's room for a body that is kept whole; the door gives it back."""
         self._has_continued = False
 
     @property
@@ -82,8 +85,8 @@ class Exchange:
 
     # -- the body
 
-    async def read_body(self, max_bytes: int) -> bytes:
-        """The whole body. Raises TooLarge beyond `max_bytes`, RequestTimeout, BadRequest (broken framing), ClientGone."""
+    async def read_body(self, max_bytes: int, room: SpoolRoom | None = None) -> bytes:
+        """The whole body. Raises TooLarge beyond `max_bytes`, Unavailable without room, RequestTimeout, BadRequest (broken framing), ClientGone."""
         payload = self.payload
         if payload.is_eof():
             body = payload.read_nowait()
@@ -99,8 +102,15 @@ class Exchange:
             size_bytes += len(piece)
             if size_bytes > max_bytes:
                 raise too_large(max_bytes)
+            if room is not None:
+                self.keep(piece, room)
             pieces.append(piece)
         return b"".join(pieces)
+
+    def keep(self, piece: bytes, room: SpoolRoom) -> None:
+        """Count a piece that stays in memory until the call ends. Raises Unavailable. What comes in one read is not counted: connections are bounded."""
+        room.take(len(piece))
+        self.kept_bytes += len(piece)
 
     async def read_piece(self) -> bytes:
         """The next bytes of the body, b"" at its end; raises like `read_body`. Nobody is asked to continue before this."""

@@ -53,7 +53,7 @@ class OpenAIDoor:
         call.remote = exchange.connection.remote
         deliver: Deliver = exchange.send
         if endpoint != "relay":
-            call.load = partial(load_json, exchange, self._settings, serving)
+            call.load = partial(load_json, exchange, self._settings, serving, self.room)
         else:
             call.load = partial(load_any, exchange, self._settings, serving, self.room)
             if method in READ_ONLY and is_models_path(path):
@@ -66,6 +66,9 @@ class OpenAIDoor:
             exchange.call = (
                 None  # else call and exchange hold each other until the garbage collector comes: 15 µs a call
             )
+            if exchange.kept_bytes:
+                self.room.give_back(exchange.kept_bytes)
+                exchange.kept_bytes = 0
             if call.upload is not None:
                 await call.upload.aclose()
 

@@ -34,12 +34,12 @@ def find_kind(content_type: str) -> Kind:
     return "vague" if media_type in VAGUE_TYPES else "other"
 
 
-async def load_json(exchange: Exchange, settings: FrontSettings, serving: Serving, call: Call) -> None:
+async def load_json(exchange: Exchange, settings: FrontSettings, serving: Serving, room: SpoolRoom, call: Call) -> None:
     """`call.load` of the endpoints that take JSON and nothing else. Raises ApiError."""
     kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
     if kind == "other":
         raise UnsupportedMedia("this endpoint takes JSON: send it with `content-type: application/json`")
-    body = await read_whole(exchange, settings.max_body_bytes)
+    body = await read_whole(exchange, settings.max_body_bytes, room)
     set_json_body(call, body, serving.default_completion_model)
     if serving.refuses_stored_objects(call.principal.tenant):
         refuse_stored_member(call)
@@ -53,7 +53,7 @@ async def load_any(exchange: Exchange, settings: FrontSettings, serving: Serving
         return
     kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
     if kind == "json":
-        set_json_body(call, await read_whole(exchange, settings.max_body_bytes), None)
+        set_json_body(call, await read_whole(exchange, settings.max_body_bytes, room), None)
     elif kind == "vague":
         await _load_vague(exchange, settings, room, call)
     else:
@@ -73,6 +73,7 @@ async def _load_vague(exchange: Exchange, settings: FrontSettings, room: SpoolRo
             break
         if size_bytes > settings.max_body_bytes:
             raise too_large(settings.max_body_bytes)
+        exchange.keep(piece, room)
     if is_json:
         set_json_body(call, b"".join(start), None)
     else:

@@ -35,7 +35,7 @@ class FrontSettings:
     max_body_bytes: int = 32 * MIB
     max_upload_bytes: int = 512 * MIB
     max_spool_bytes: int = 2048 * MIB
-    """Of all uploads together, in memory and on disk."""
+    """Of all request bodies together: uploads in memory and on disk, JSON in memory."""
 
 
 class RunsCalls(Protocol):

@@ -24,7 +24,7 @@ PIECE_BYTES: Final = 262_144
 
 
 class SpoolRoom:
-    """What all spools of this process may hold together."""
+    """What all spools of this process may hold together, and the JSON bodies that took more than one read."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -34,7 +34,7 @@ class SpoolRoom:
         """Raises Unavailable if there is no room."""
         if self.used_bytes + size_bytes > self.max_bytes:
             raise Unavailable(
-                f"uploads in progress fill the {self.max_bytes} bytes this gateway keeps for them; try again",
+                f"request bodies in progress fill the {self.max_bytes} bytes this gateway keeps for them; try again",
                 code="spool_full",
                 retry_after_s=2.0,
             )
