@@ -29,7 +29,7 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
-from hookline.flight import PAY, FlightRules
+from hookline.flight import RESERVE_FOR_FOLLOWER, FlightRules
 from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.free_routes import is_free
 from hookline.hookspecs import hookimpl
@@ -78,9 +78,9 @@ __all__ = [
     "EXPOSED_HEADERS",
     "MADE_AT",
     "NANO_PER_USD",
-    "PAY",
     "REPORT_BUCKETS",
     "REPORT_MEMBERS",
+    "RESERVE_FOR_FOLLOWER",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",
     "Access",

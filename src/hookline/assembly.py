@@ -158,7 +158,7 @@ def plugin_entries(settings: Settings) -> list[PluginEntry]:
     return entries
 
 
-def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Stores]:
+def choose_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Stores]:
     """Which stores `[state]` names; the answer opens them. Raises StartupError for a scheme nobody has registered."""
     source, state, problems = settings.source, settings.state, list[str]()
 

@@ -16,7 +16,7 @@ from hookline.host import Clock
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.models import is_models_path, prepare_models_call
 from hookline.surfaces.paths import RequestTarget, fold
-from hookline.surfaces.request_body import find_kind, load_any, load_json
+from hookline.surfaces.request_body import kind_of, load_any, load_json
 from hookline.surfaces.settings import Deliver, FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
 from hookline.surfaces.stored_objects import READ_ONLY
@@ -75,7 +75,7 @@ def _refuse_foreign_page(exchange: Exchange, serving: Serving) -> None:
 
     JSON it can't post unasked. Raises Forbidden."""
     origin = exchange.headers[hdrs.ORIGIN]
-    if exchange.method in READ_ONLY or find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, "")) == "json":
+    if exchange.method in READ_ONLY or kind_of(exchange.headers.get(hdrs.CONTENT_TYPE, "")) == "json":
         return
     if origin.partition("://")[2] == exchange.headers.get(hdrs.HOST):
         return

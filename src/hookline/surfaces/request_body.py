@@ -26,7 +26,7 @@ VAGUE_TYPES = frozenset({"", "text/plain", "application/x-www-form-urlencoded", 
 """What sloppy clients call JSON: no type at all, curl's default, ..."""
 
 
-def find_kind(content_type: str) -> Kind:
+def kind_of(content_type: str) -> Kind:
     """What a content type says about a body."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "application/json" or media_type.endswith("+json"):
@@ -36,7 +36,7 @@ def find_kind(content_type: str) -> Kind:
 
 async def load_json(exchange: Exchange, settings: FrontSettings, serving: Serving, call: Call) -> None:
     """`call.load` of the endpoints that take JSON and nothing else. Raises ApiError."""
-    kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
+    kind = kind_of(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
     if kind == "other":
         raise UnsupportedMedia("this endpoint takes JSON: send it with `content-type: application/json`")
     body = await read_whole(exchange, settings.max_body_bytes)
@@ -51,7 +51,7 @@ async def load_any(exchange: Exchange, settings: FrontSettings, serving: Serving
         refuse_stored_route(exchange.method, fold(call.path))
     if not exchange.has_body:
         return
-    kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
+    kind = kind_of(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
     if kind == "json":
         set_json_body(call, await read_whole(exchange, settings.max_body_bytes), None)
     elif kind == "vague":

@@ -119,7 +119,7 @@ class Plugin:
             if known.principal.key_name == key:
                 return known.principal
         try:
-            return to_principal(await KeyDesk(self._find_store, self._host.clock).find(key))
+            return to_principal(await KeyDesk(self._find_store, self._host.clock).get_named(key))
         except NotFound:
             return None
 

@@ -145,7 +145,7 @@ def _list(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
 def _show(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
     async def show_(key: Key) -> None:
         """Print all that is known of a key, as JSON; the secret is not."""
-        _print_json(show(await desk.find(key), desk.now()))
+        _print_json(show(await desk.get_named(key), desk.now()))
 
     return show_
 
@@ -177,7 +177,7 @@ def _update(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         as_json: Json = False,
     ) -> None:
         """Change what is given, and nothing else."""
-        found = await desk.find(key)
+        found = await desk.get_named(key)
         amounts = {"daily_usd": daily_usd, "monthly_usd": monthly_usd, "total_usd": total_usd}
         fields = _fields(
             {"name": name, "tenant": tenant, "user": user, "models": models, "tags": tags, "disabled": is_disabled}
@@ -207,7 +207,7 @@ def _rotate(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
     ) -> None:
         """Give a key a new secret and print it. It is shown this once."""
         rotation = check(Rotation, {"overlap_s": _duration(overlap, "overlap")})
-        changed, secret = await desk.rotate((await desk.find(key)).id, rotation.overlap_s)
+        changed, secret = await desk.rotate((await desk.get_named(key)).id, rotation.overlap_s)
         _print_secret(desk, changed, secret, as_json)
 
     return rotate
@@ -216,7 +216,7 @@ def _rotate(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
 def _revoke(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
     async def revoke(key: Key, as_json: Json = False) -> None:
         """Refuse a key, for ever."""
-        _print_key(await desk.revoke((await desk.find(key)).id), desk.now(), as_json)
+        _print_key(await desk.revoke((await desk.get_named(key)).id), desk.now(), as_json)
 
     return revoke
 

@@ -81,7 +81,7 @@ class KeyDesk:
     async def get(self, id: str) -> StoredKey:
         return self._existing(id, await self._find_store().get(id))
 
-    async def find(self, name: str) -> StoredKey:
+    async def get_named(self, name: str) -> StoredKey:
         """By id, or by a name that one key has; among several, the one that is not revoked. Raises Conflict where that leaves a choice."""
         store = self._find_store()
         if (key := await store.get(name)) is not None:

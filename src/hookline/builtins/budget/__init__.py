@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 
 from hookline import (
-    PAY,
+    RESERVE_FOR_FOLLOWER,
     AddRoute,
     AddWorker,
     Attempt,
@@ -78,7 +78,7 @@ class Plugin:
         self._serves_unasked = options.when_store_is_away == "serve"
         self._host = host
         self._clock = host.clock
-        host.offers[PAY] = self.admit_attempt
+        host.offers[RESERVE_FOR_FOLLOWER] = self.admit_attempt
         self.limits = host.limits
         self.records = host.records
         self.settings = host.settings
@@ -158,7 +158,7 @@ class Plugin:
                 return self._serve_unasked(call, deployment, now)
             raise Rejected(error) if isinstance(error, Unavailable) else error from error
         if refusal is not None:
-            self._refused(refusal.spend.scope.split(":", 1)[0].split("/", 1)[0]).inc()
+            self._refused(refusal.spend.window.split(":", 1)[0].split("/", 1)[0]).inc()
             told = quota_error(refusal, plan.name_of(refusal.spend))
             raise Skip(told.message, told)
         payment = Payment(self, call, plan, deployment, name, bound, now)
@@ -266,7 +266,7 @@ class Plugin:
         call.slots.setdefault(CHECKS, []).append(check)
         bound = check.bound = self._bound(call, deployment, plan.is_hard)
         try:
-            check.held_nanousd = list(await self.limits.spent([spend.scope for spend in plan.spends]))
+            check.held_nanousd = list(await self.limits.held([spend.window for spend in plan.spends]))
         except Unavailable as error:
             raise Rejected(error) from error
         for spend, held in zip(plan.spends, check.held_nanousd, strict=True):

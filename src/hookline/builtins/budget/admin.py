@@ -117,7 +117,7 @@ class BudgetRoutes:
             found = windows_of(shared_budgets(self._plugin.settings), now)
             for principal in self._plugin.known_principals():
                 found += windows_of(budgets_of(principal, self._plugin.settings), now)
-        opened = list({one.window.spend.scope: one for one in found}.values())
+        opened = list({one.window.spend.window: one for one in found}.values())
         return Reply.from_json({"object": "list", "data": await self._stand(opened, now)})
 
     async def check(self, request: RouteRequest) -> Reply:
@@ -152,7 +152,7 @@ class BudgetRoutes:
             await self._plugin.restore(opened, now)
         except Rejected as rejected:
             raise rejected.error from rejected
-        held = await self._plugin.limits.spent([one.window.spend.scope for one in opened]) if opened else []
+        held = await self._plugin.limits.held([one.window.spend.window for one in opened]) if opened else []
         return [_describe(one.window, nanousd) for one, nanousd in zip(opened, held, strict=True)]
 
 
@@ -200,7 +200,7 @@ def _describe(window: Window, held_nanousd: int) -> dict[str, Any]:
     spend = window.spend
     return {
         "budget": window.name,
-        "scope": spend.scope,
+        "scope": spend.window,
         "mode": "hard" if spend.is_hard else "soft",
         "limit_usd": _usd(spend.limit_nanousd),
         "used_usd": _usd(held_nanousd),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from hookline import (
     CACHE_STATUS,
-    PAY,
+    RESERVE_FOR_FOLLOWER,
     AddRoute,
     ApiError,
     BadRequest,
@@ -276,7 +276,7 @@ class Plugin:
         """Lead all calls like this one, or get the reply of who does."""
         options = question.options
         rules = FlightRules("cache", "coalesced", options.max_entry_bytes)
-        pay = self._host.offers.get(PAY) if options.coalesce_pay == "each" else None
+        reserve = self._host.offers.get(RESERVE_FOR_FOLLOWER) if options.coalesce_pay == "each" else None
         try:
             found = await self._flights.board(
                 call,
@@ -284,7 +284,7 @@ class Plugin:
                 rules,
                 form=form_in_flight(call, question.form),
                 look=lambda: self._find(call, question),
-                pay=pay,
+                reserve=reserve,
             )
         except ApiError as error:
             if (rescued := self.rescue(call, error)) is not None:

@@ -32,13 +32,13 @@ class Purge:
         name, value = read_query(request.query)
         replies = self._host.replies
         if name == "key":
-            deleted = await replies.discard(read_keys(value))
+            deleted = await replies.delete(read_keys(value))
         elif name == "all":
-            deleted = await replies.delete(tag=ALL)
+            deleted = await replies.delete_tagged(ALL)
         else:
             if name == "model":
                 value = self._host.settings.get("aliases", {}).get(value, value)
-            deleted = await replies.delete(tag=f"{name}:{value}")
+            deleted = await replies.delete_tagged(f"{name}:{value}")
         self._host.log.info("cache: purged %s=%s: %d entries", name, value, deleted)
         return Reply.from_json({"object": "cache.purge", name: True if name == "all" else value, "deleted": deleted})
 
