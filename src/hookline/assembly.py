@@ -18,13 +18,15 @@ from pydantic import BaseModel, ValidationError
 from hookline import providers as builtin_providers
 from hookline.attempt import Provider
 from hookline.catalog import Catalog
-from hookline.config import DeploymentTable, LimitTable, Scope, Settings
-from hookline.config_problems import merged_problems_of, nearest, problems_of
+from hookline.config import DeploymentTable, Scope, Settings
+from hookline.config_problems import merged_problems_of, problems_of
 from hookline.config_source import Source
 from hookline.deployment import Deployment
 from hookline.errors import StartupError
 from hookline.flights import Flights
 from hookline.host import Clock
+from hookline.limit_tables import LimitTable
+from hookline.model_problems import nearest
 from hookline.plugin_host import Stores
 from hookline.plugin_loading import PluginEntry, said
 from hookline.prices import PriceTable, find_facts, price_from_usd

@@ -301,6 +301,8 @@ class _Cached(NamedTuple):
 class MemoryReplies:
     """A `ReplyStore` for one process: least recently used first out, bounded by bytes, its own overhead included."""
 
+    is_shared = False
+
     def __init__(self, clock: Clock, max_bytes: int = 16 * 2**20) -> None:
         self._clock = clock
         self._max_bytes = max_bytes

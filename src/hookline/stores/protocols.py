@@ -119,6 +119,10 @@ class LimitStore(Protocol):
 class ReplyStore(Protocol):
     """Cached bytes by key, bounded, with a time to live."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Other processes see it."""
+
     async def get(self, key: bytes) -> bytes | None: ...
 
     async def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:

@@ -31,6 +31,8 @@ MGET_MAX = 512
 class RedisReplies:
     """A `ReplyStore` for many processes. What bounds it is Redis's own `maxmemory`."""
 
+    is_shared = True
+
     def __init__(self, client: RedisClient, clock: Clock) -> None:
         self.client = client
         self._clock = clock
@@ -117,6 +119,8 @@ class RedisReplies:
 
 class TwoLevelReplies:
     """This process first, then Redis; both are written."""
+
+    is_shared = True
 
     def __init__(self, l2: RedisReplies, clock: Clock, *, l1_ttl_s: float, l1_max_bytes: int) -> None:
         self._l2 = l2

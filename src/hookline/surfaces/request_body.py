@@ -6,32 +6,19 @@ bytes that don't."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from aiohttp import hdrs
 
 from hookline.call import Call
+from hookline.content_type import kind_of
 from hookline.errors import UnsupportedMedia
+from hookline.paths import fold
 from hookline.surfaces.content_coding import read_pieces, read_whole
 from hookline.surfaces.exchange import Exchange, too_large
 from hookline.surfaces.json_body import set_json_body
-from hookline.surfaces.paths import fold
 from hookline.surfaces.settings import FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
 from hookline.surfaces.stored_objects import refuse_stored_member, refuse_stored_route
 from hookline.surfaces.upload import Pieces, load_upload
-
-Kind = Literal["json", "vague", "other"]
-VAGUE_TYPES = frozenset({"", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"})
-"""What sloppy clients call JSON: no type at all, curl's default, ..."""
-
-
-def kind_of(content_type: str) -> Kind:
-    """What a content type says about a body."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type == "application/json" or media_type.endswith("+json"):
-        return "json"
-    return "vague" if media_type in VAGUE_TYPES else "other"
 
 
 async def load_json(exchange: Exchange, settings: FrontSettings, serving: Serving, call: Call) -> None:

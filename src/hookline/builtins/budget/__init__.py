@@ -19,6 +19,7 @@ from functools import partial
 
 from hookline import (
     RESERVE_FOR_FOLLOWER,
+    AddCommand,
     AddRoute,
     AddWorker,
     Attempt,
@@ -54,7 +55,7 @@ from hookline.builtins.budget.windows import (
     windows_of,
 )
 from hookline.builtins.recovery import settle_the_dead
-from hookline.builtins.spend_report import register_spend_routes
+from hookline.builtins.spend_report import SpendReports
 
 __all__ = ["BudgetOptions", "Plugin", "find_unbounded", "open_windows"]
 
@@ -106,7 +107,15 @@ class Plugin:
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
         self._routes.register(add)
-        register_spend_routes(add, self.records, self._host.find_principal)
+        SpendReports(self.records, self._host.find_principal).register(add)
+
+    @hookimpl
+    def register_commands(self, add: AddCommand) -> None:
+        from hookline.builtins.budget.commands import make_ledger, make_spend  # typer is for the command line only
+
+        reports = SpendReports(self.records, self._host.find_principal)
+        add("spend", make_spend(reports))
+        add("ledger", make_ledger(reports))
 
     @hookimpl
     def register_workers(self, add: AddWorker) -> None:

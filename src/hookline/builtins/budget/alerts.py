@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from hookline import Host, SpendAlert, StartupError, format_usd
 from hookline.builtins.budget.options import AlertWebhook
-from hookline.builtins.budget.windows import NEVER, Plan, utc
+from hookline.builtins.budget.windows import NEVER, Plan, payer_of, utc
 
 QUEUE_MAX = 100
 TRIES = 5
@@ -127,7 +127,8 @@ def describe(alert: SpendAlert, name: str, now: float) -> dict[str, Any]:
         "timestamp": datetime.fromtimestamp(now, UTC).isoformat(),
         "data": {
             "budget": name,
-            "scope": spend.window,
+            "scope": payer_of(spend.window),
+            "window": spend.window,
             "spent_usd": format_usd(alert.spent_nanousd),
             "limit_usd": format_usd(spend.limit_nanousd),
             "alert_at_usd": format_usd(spend.alert_nanousd or 0),

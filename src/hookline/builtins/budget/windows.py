@@ -137,6 +137,11 @@ def kind_of(window: str) -> str:
     return f"{head}{slash}{tail.partition(':')[0]}" if tail.startswith(("day:", "month:")) else window
 
 
+def payer_of(window: str) -> str:
+    """Whose window it is: "key:ci" of "key:ci/day:2026-11-24"."""
+    return window.rpartition("/")[0]
+
+
 def payers_of(principal: Principal) -> tuple[str, ...]:
     """Who pays for a principal's calls: its key, its user, its tenant, everyone."""
     key, tenant = f"key:{principal.key_id}", f"tenant:{principal.tenant}"

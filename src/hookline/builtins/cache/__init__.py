@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from hookline import (
     CACHE_STATUS,
     RESERVE_FOR_FOLLOWER,
+    AddCommand,
     AddRoute,
     ApiError,
     BadRequest,
@@ -105,6 +106,12 @@ class Plugin:
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
         add("DELETE", "/admin/cache", Purge(self._host).handle)
+
+    @hookimpl
+    def register_commands(self, add: AddCommand) -> None:
+        from hookline.builtins.cache.commands import make_commands  # typer is for the command line only
+
+        add("cache", make_commands(Purge(self._host), self._host.replies))
 
     @hookimpl
     async def lookup(self, call: Call) -> Reply | Lead | None:
