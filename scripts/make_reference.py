@@ -23,7 +23,7 @@ from hookline.config import ChainEntry, Settings
 from hookline.metrics_registry import MetricsRegistry
 from hookline.pipeline import Pipeline
 from hookline.plugin_host import Stores, Workshop
-from hookline.plugin_loading import PluginEntry, find_class
+from hookline.plugin_loading import PluginEntry, load_class
 from hookline.stores.redis_client import RedisClient, watch
 from hookline.testing.clock import FakeClock
 from hookline.watchdog import Watchdog
@@ -162,7 +162,7 @@ def configuration() -> str:
         parts.append(_table(path, model))
     parts.append("# Options of plugins\n")
     for name in entry_points():
-        options = getattr(find_class(PluginEntry(name)), "Options", None)
+        options = getattr(load_class(PluginEntry(name)), "Options", None)
         if options is None:
             parts.append(f"## `[plugins.{name}]`\n\nNo options.\n")
             continue

@@ -3,6 +3,8 @@
 Lives here: the objects that flow, the hooks and their answers, the errors, the store protocols. Elsewhere: everything else, which no plugin reaches.
 Idea: built-in plugins import this module and nothing below it; a test freezes its names and signatures."""
 
+from typing import TYPE_CHECKING, Any
+
 from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
 from hookline.bounds import InputBound, bound_input, bound_output
 from hookline.call import ENDPOINTS, Call, Endpoint, Note
@@ -29,7 +31,7 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
-from hookline.flight import PAY, FlightRules
+from hookline.flight import RESERVE_FOR_FOLLOWER, FlightRules
 from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.free_routes import is_free
 from hookline.hookspecs import hookimpl
@@ -47,6 +49,7 @@ from hookline.host import (
 )
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.openai_wire import usage_in
+from hookline.paths import endpoint_of, resolve_target
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
 from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
@@ -70,6 +73,10 @@ from hookline.stores.protocols import (
 from hookline.stores.reports import REPORT_BUCKETS, REPORT_MEMBERS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
 from hookline.upload import FormField, Upload
 
+if TYPE_CHECKING:
+    from hookline.limit_tables import BudgetTable, LimitTable, ScopedLimitTable
+    from hookline.parameters import ListParameters, Parameters, list_object, parse_members
+
 __all__ = [
     "ANONYMOUS",
     "CACHE_STATUS",
@@ -78,9 +85,9 @@ __all__ = [
     "EXPOSED_HEADERS",
     "MADE_AT",
     "NANO_PER_USD",
-    "PAY",
     "REPORT_BUCKETS",
     "REPORT_MEMBERS",
+    "RESERVE_FOR_FOLLOWER",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",
     "Access",
@@ -93,6 +100,7 @@ __all__ = [
     "Attempt",
     "BadRequest",
     "Budget",
+    "BudgetTable",
     "Call",
     "ChatView",
     "Clock",
@@ -121,7 +129,9 @@ __all__ = [
     "LedgerQuery",
     "Level",
     "LimitStore",
+    "LimitTable",
     "Limits",
+    "ListParameters",
     "Metrics",
     "NotFound",
     "Note",
@@ -129,6 +139,7 @@ __all__ = [
     "Owner",
     "OwnerStore",
     "Page",
+    "Parameters",
     "Price",
     "Principal",
     "Provider",
@@ -142,6 +153,7 @@ __all__ = [
     "Retry",
     "RouteRequest",
     "Row",
+    "ScopedLimitTable",
     "Skip",
     "Slot",
     "Source",
@@ -169,9 +181,27 @@ __all__ = [
     "Usage",
     "bound_input",
     "bound_output",
+    "endpoint_of",
     "format_usd",
     "hookimpl",
     "is_free",
+    "list_object",
+    "parse_members",
+    "resolve_target",
     "to_nanousd",
     "usage_in",
 ]
+
+_MODELS = {
+    **dict.fromkeys(("BudgetTable", "LimitTable", "ScopedLimitTable"), "hookline.limit_tables"),
+    **dict.fromkeys(("ListParameters", "Parameters", "list_object", "parse_members"), "hookline.parameters"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs pydantic comes when it is asked for: 70 ms that `hookline --help` need not wait."""
+    if name not in _MODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_MODELS[name]), name)

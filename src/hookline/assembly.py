@@ -18,13 +18,15 @@ from pydantic import BaseModel, ValidationError
 from hookline import providers as builtin_providers
 from hookline.attempt import Provider
 from hookline.catalog import Catalog
-from hookline.config import DeploymentTable, LimitTable, Scope, Settings
-from hookline.config_problems import merged_problems_of, nearest, problems_of
+from hookline.config import DeploymentTable, Scope, Settings
+from hookline.config_problems import merged_problems_of, problems_of
 from hookline.config_source import Source
 from hookline.deployment import Deployment
 from hookline.errors import StartupError
 from hookline.flights import Flights
 from hookline.host import Clock
+from hookline.limit_tables import LimitTable
+from hookline.model_problems import nearest
 from hookline.plugin_host import Stores
 from hookline.plugin_loading import PluginEntry, said
 from hookline.prices import PriceTable, find_facts, price_from_usd
@@ -158,7 +160,7 @@ def plugin_entries(settings: Settings) -> list[PluginEntry]:
     return entries
 
 
-def find_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Stores]:
+def choose_stores(settings: Settings, registry: Registry) -> Callable[[Clock], Stores]:
     """Which stores `[state]` names; the answer opens them. Raises StartupError for a scheme nobody has registered."""
     source, state, problems = settings.source, settings.state, list[str]()
 

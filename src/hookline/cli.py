@@ -184,7 +184,7 @@ def migrate(config: ConfigOption = None) -> None:
     """Bring the database of [state] records to this version's schema; several at once are safe. SQLite files are migrated by `serve`, too."""
     from hookline.assembly import plugin_entries, records_url
     from hookline.config_loading import load
-    from hookline.plugin_loading import find_class
+    from hookline.plugin_loading import load_class
     from hookline.stores.migration import migrate as run
     from hookline.stores.records_url import split_url
     from hookline.stores.table_migration import migrate_tables
@@ -192,7 +192,7 @@ def migrate(config: ConfigOption = None) -> None:
     settings = load(config)
     url = records_url(settings)
     print(run(url))
-    models = [model for entry in plugin_entries(settings) for model in getattr(find_class(entry), "tables", ())]
+    models = [model for entry in plugin_entries(settings) for model in getattr(load_class(entry), "tables", ())]
     if models:
         print("\n".join(migrate_tables(split_url(url).plain, models) or ["plugins' tables are as they should be"]))
 

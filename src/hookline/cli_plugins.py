@@ -6,10 +6,10 @@ Idea: a configuration is read and its plugins are loaded only for a name that is
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ import typer
 from hookline.cli import CONFIG_VARIABLE
 from hookline.compilation import Process, compile_settings
 from hookline.config_loading import load
+from hookline.errors import ApiError
 
+FAILED = 1
+"""Exit status of a command that was refused, or could not do what it was asked."""
 HELP = frozenset({"--help", "-h"})
 
 
@@ -33,13 +36,45 @@ def find_plugin_command(args: list[str]) -> tuple[Any, list[str]]:
     function = functions.get(args[0])
     if function is None:
         return None, rest
+    return make_command(args[0], function, process.aclose), rest
+
+
+def make_command(name: str, function: Callable[..., Any], close: Callable[[], Awaitable[None]]) -> Any:
+    """What a plugin registered, a function or a typer.Typer, sync or async, as a command that ends with `close`; an ApiError is a sentence on stderr and exit status 1."""
     if isinstance(function, typer.Typer):
-        group = typer.main.get_group(function)
-        _close_after(group, process)
-        return group, rest
-    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    single.command(args[0])(_run_whole(function, process))
-    return typer.main.get_command(single), rest
+        command: Any = typer.main.get_group(function)
+    else:
+        single = typer.Typer(
+            add_completion=False,
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+        single.command(name)(function)
+        command = typer.main.get_command(single)
+    invoke = command.invoke
+
+    def invoke_and_close(context: Any) -> Any:
+        try:
+            try:
+                answer = invoke(context)  # of an async function: not begun yet
+            except BaseException:
+                asyncio.run(_finish(None, close))
+                raise
+            return asyncio.run(_finish(answer, close))
+        except ApiError as error:
+            print(f"hookline: {error.message}", file=sys.stderr)
+            raise typer.Exit(FAILED) from None
+
+    command.invoke = invoke_and_close
+    return command
+
+
+async def _finish(answer: Any, close: Callable[[], Awaitable[None]]) -> Any:
+    try:
+        return await answer if inspect.isawaitable(answer) else answer
+    finally:
+        await close()
 
 
 def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
@@ -54,31 +89,3 @@ def _take_config(args: list[str]) -> tuple[Path | None, list[str]]:
         else:
             rest.append(argument)
     return Path(config) if config else None, rest
-
-
-def _close_after(group: Any, process: Process) -> None:
-    """Have a group close what its commands use, when one has ended."""
-    invoke = group.invoke
-
-    def invoke_and_close(context: Any) -> Any:
-        context.call_on_close(lambda: asyncio.run(process.aclose()))
-        return invoke(context)
-
-    group.invoke = invoke_and_close
-
-
-def _run_whole(function: Callable[..., Any], process: Process) -> Callable[..., Any]:
-    """The function, sync or async, and after it the closing of what it used."""
-
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            answer = function(*args, **kwargs)
-            return await answer if inspect.isawaitable(answer) else answer
-        finally:
-            await process.aclose()
-
-    @functools.wraps(function)
-    def command(*args: Any, **kwargs: Any) -> Any:
-        return asyncio.run(run(*args, **kwargs))
-
-    return command

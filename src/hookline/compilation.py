@@ -19,8 +19,8 @@ from hookline.assembly import (
     MadeProvider,
     Registry,
     builtin_registry,
+    choose_stores,
     explainer,
-    find_stores,
     make_catalog,
     make_providers,
     may_hold_keys,
@@ -39,7 +39,7 @@ from hookline.metrics_registry import MetricsRegistry
 from hookline.pipeline import Pipeline
 from hookline.pipeline_settings import PipelineSettings
 from hookline.plugin_host import Stores, Workshop
-from hookline.plugin_loading import PluginEntry, find_class, load_plugin, said
+from hookline.plugin_loading import PluginEntry, load_class, load_plugin, said
 from hookline.stores.plugin_tables import check_table
 from hookline.surfaces.cors import Cors
 from hookline.surfaces.routes import Routes
@@ -183,7 +183,7 @@ def _make_workshop(settings: Settings, process: Process, registry: Registry, fou
     try:
         if stores is None:
             _register_plugin_stores(settings, process, registry, found)
-            open_stores = find_stores(settings, registry)
+            open_stores = choose_stores(settings, registry)
             stores = process.stores = open_stores(process.clock) if process.opens_stores and not found else _unopened()
             for store in (stores.limits, stores.replies):
                 if (report_to := getattr(type(store), "report_to", None)) is not None:
@@ -209,7 +209,7 @@ def _register_plugin_stores(settings: Settings, process: Process, registry: Regi
     workshop = Workshop(process.clock, process.metrics, _unopened(), shown, process.find_http)
     for entry in plugin_entries(settings):
         try:
-            if not hasattr(find_class(entry), "register_stores"):
+            if not hasattr(load_class(entry), "register_stores"):
                 continue
             plugin = load_plugin(entry, workshop.make_host, explainer(settings.source))
         except StartupError:

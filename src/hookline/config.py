@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from hookline.config_source import Source
+from hookline.limit_tables import BudgetTable, LimitTable, ScopedLimitTable
 
 PROVIDER_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 
@@ -141,19 +142,6 @@ class ProviderTable(BaseModel):
         return dict(self.model_extra or {})
 
 
-class LimitTable(_Table):
-    """Ceilings on calls. Windows slide: an hour is the last 60 minutes, a day the last 24 hours."""
-
-    requests_per_second: Count | None = None
-    requests_per_minute: Count | None = None
-    requests_per_hour: Count | None = None
-    requests_per_day: Count | None = None
-    tokens_per_minute: Count | None = Field(default=None, description="Input and output together.")
-    tokens_per_hour: Count | None = None
-    tokens_per_day: Count | None = None
-    max_parallel: Count | None = Field(default=None, description="Calls at the same time.")
-
-
 class DeploymentTable(LimitTable):
     """One deployment of a model."""
 
@@ -165,7 +153,7 @@ class DeploymentTable(LimitTable):
     mode: Literal["chat", "completions"] | None = None
     context_tokens: Count | None = None
     max_output_tokens: Count | None = None
-    capabilities: list[str] = []
+    capabilities: list[str] = Field(default=[])
 
     @property
     def deployment_id(self) -> str:
@@ -194,35 +182,10 @@ class PriceEntry(_Table):
     audio_output: Usd | None = None
 
 
-class RollingBudget(_Table):
-    hours: float = Field(gt=0, le=8_784)
-    usd: Usd
-
-
-class BudgetTable(_Table):
-    daily_usd: Usd | None = None
-    monthly_usd: Usd | None = None
-    total_usd: Usd | None = None
-    rolling: list[RollingBudget] = []
-    alert_at: float = Field(default=0.8, gt=0, le=1)
-    time_zone: str = "UTC"
-    mode: Literal["hard", "soft"] = "hard"
-
-    @field_validator("rolling")
-    @classmethod
-    def _check_rolling(cls, windows: list[RollingBudget]) -> list[RollingBudget]:
-        if len({window.hours for window in windows}) < len(windows):
-            raise ValueError("two windows of the same length: keep the one that should hold")
-        return windows
-
-
-class Scope(LimitTable):
+class Scope(ScopedLimitTable):
     """What a tenant, a user or everyone together may use."""
 
     models: list[str] | None = Field(default=None, description="Globs over model names.")
-    limits_by_model: dict[str, LimitTable] = Field(
-        default={}, description="Further ceilings by glob: all models that one matches draw on them together."
-    )
     budget: BudgetTable | None = None
 
 

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ValidationError
 
 from hookline.config import Settings
 from hookline.config_locator import Path
-from hookline.config_problems import path_of, problems_of, value_at
+from hookline.config_problems import problems_of, value_at
 from hookline.config_rules import rule_problems
 from hookline.config_source import Source, parse_source, read_source
 from hookline.errors import StartupError
+from hookline.model_problems import path_of
 
 DEFAULT_FILE = "proxy.toml"
 EMBEDDED = "the embedded default"

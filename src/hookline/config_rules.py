@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import zoneinfo
 from collections.abc import Iterable, Iterator, Sequence
 
-from hookline.config import PROVIDER_NAME, DeploymentTable, LimitTable, Settings
+from hookline.config import PROVIDER_NAME, DeploymentTable, Settings
 from hookline.config_locator import Path
-from hookline.config_problems import nearest
+from hookline.limit_tables import LimitTable
+from hookline.model_problems import nearest
 
 LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost"})
 _SAME_ID_SAME = (
@@ -28,7 +28,7 @@ _SAME_ID_SAME = (
 
 def rule_problems(settings: Settings) -> list[str]:
     """What is wrong between the tables."""
-    rules = (_providers, _unknown_providers, _deployments, _aliases, _chain, _prices, _time_zones)
+    rules = (_providers, _unknown_providers, _deployments, _aliases, _chain, _prices)
     return [problem for rule in rules for problem in rule(settings)]
 
 
@@ -160,17 +160,3 @@ def _prices(settings: Settings) -> Iterator[str]:
             yield settings.source.problem(("prices", name), "a route is priced by `call`, not by tokens")
         if name.startswith("tool:") and (price.input or price.output):
             yield settings.source.problem(("prices", name), "a hosted tool is priced by `call`, not by tokens")
-
-
-def _time_zones(settings: Settings) -> Iterator[str]:
-    scopes = [(("tenants", name), scope) for name, scope in settings.tenants.items()]
-    scopes += [(("users", name), scope) for name, scope in settings.users.items()]
-    scopes.append((("global", ""), settings.everyone))
-    for prefix, scope in scopes:
-        if scope.budget is None:
-            continue
-        try:
-            zoneinfo.ZoneInfo(scope.budget.time_zone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-            path = (*(part for part in prefix if part), "budget", "time_zone")
-            yield settings.source.problem(path, 'unknown time zone; write one like "Europe/Berlin"')

@@ -96,8 +96,8 @@ class Audience:
             self.changed()
 
 
-Pay = Callable[[Call, Target, Attempt], Awaitable[Ticket | None]]
-PAY: Slot[Pay] = Slot("pay")
+ReserveForFollower = Callable[[Call, Target, Attempt], Awaitable[Ticket | None]]
+RESERVE_FOR_FOLLOWER: Slot[ReserveForFollower] = Slot("reserve for follower")
 """In `host.offers`: how `budget` takes money for a call that follows, as if it had made its leader's attempt. Raises Skip or Rejected where it doesn't fit."""
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from hookline.attempt import Attempt, Result, Ticket
 from hookline.call import Call
 from hookline.errors import Rejected, Skip, Unavailable, UpstreamError
-from hookline.flight import AUDIENCE, SHARE, Audience, Flight, FlightRules, Pay, read_kept
+from hookline.flight import AUDIENCE, SHARE, Audience, Flight, FlightRules, ReserveForFollower, read_kept
 from hookline.flight_claims import Claims
 from hookline.openai_wire import error_event, error_in, sequence_number_after
 from hookline.reply import Reply
@@ -182,13 +182,13 @@ class Flights:
         form: str = "",
         note: bytes = b"",
         look: Look | None = None,
-        pay: Pay | None = None,
+        reserve: ReserveForFollower | None = None,
     ) -> Lead | Reply | None:
         """Lead the flight of this key, or wait until it has begun and get its reply. None: it is too long to be joined.
 
         `look` is for a plugin that keeps replies itself: it looks there again before this call leads after all, for the reply may have come while it waited, or from
         another process. A flight of another `form` (a stream, where this call wants none) can't be joined: its end is waited for, and then `look` asked. A Lead, and a Reply as it is, are what `lookup` should return.
-        `pay` (`host.offers[PAY]`): a follower pays, too, before it gets anything; such flights stay within this process.
+        `reserve` (`host.offers[RESERVE_FOR_FOLLOWER]`): a follower pays, too, before it gets anything; such flights stay within this process.
         Raises FlightMismatch if the key was used with another note, Unavailable by `rules.is_required`, and the flight's own error. Waits as `call.wait` does."""
         key = rules.name.encode() + b":" + key
         has_waited = False
@@ -201,7 +201,7 @@ class Flights:
                     self._sweep()
                 flight = self._open[key] = Flight(key, rules, form=form, note=note)
                 if (
-                    found := await self._ask(flight, None if has_waited else look, is_local=pay is not None)
+                    found := await self._ask(flight, None if has_waited else look, is_local=reserve is not None)
                 ) is not None:
                     if isinstance(found, Lead):
                         flight.audience = _merged(flight.audience, call)
@@ -217,7 +217,7 @@ class Flights:
                 if flight.error is None and flight.status < 400:
                     continue  # an error has no form
             try:
-                return await self._follow(flight, call, pay)
+                return await self._follow(flight, call, reserve)
             except _Vacant:
                 self.forget(flight)
 
@@ -317,7 +317,7 @@ class Flights:
         finally:
             flight.audience.add(-1)
 
-    async def _follow(self, flight: Flight, call: Call, pay: Pay | None) -> Reply | None:
+    async def _follow(self, flight: Flight, call: Call, reserve: ReserveForFollower | None) -> Reply | None:
         """The reply of a flight that has begun; None if it can't be joined. Raises _Vacant, and the flight's own error."""
         flight.audience.add(1)
         reader: TapeReader | None = None
@@ -332,9 +332,9 @@ class Flights:
                 return None
             reader = flight.tape.read(lambda: flight.audience.add(-1))
             payment = None
-            if pay is not None and flight.attempt is not None:
+            if reserve is not None and flight.attempt is not None:
                 own = Attempt(flight.attempt.target, 1, self._clock.monotonic())
-                ticket = await pay(call, flight.attempt.target, own)
+                ticket = await reserve(call, flight.attempt.target, own)
                 if ticket is not None:
                     payment = call.slots[SHARE] = Payment(call, own, flight.attempt, ticket)
                     if flight.is_whole:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from hookline.attempt import Provider
 from hookline.call import Call
@@ -18,7 +18,11 @@ from hookline.slots import Slot
 from hookline.stores.protocols import LimitStore, RecordStore, ReplyStore
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from hookline.flights import Flights
+
+M = TypeVar("M", bound="BaseModel")
 
 
 class Clock(Protocol):
@@ -99,6 +103,20 @@ class RouteRequest:
     body: bytes
     is_admin: bool
     is_loopback: bool
+
+    def parameters(self, model: type[M]) -> M:
+        """The query as `model` (`Parameters` or `ListParameters`, or one made from them); a field that is a list takes its parameter as often as it comes.
+
+        Raises BadRequest that names every parameter that is unknown (and the nearest right name), wrong, missing, or given twice."""
+        from hookline.parameters import parse_query
+
+        return parse_query(model, self.query)
+
+    def json_object(self, model: type[M], *, may_be_empty: bool = False) -> M:
+        """The body as `model`, in the same way. Raises BadRequest, and UnsupportedMedia for a body that says it is something else than JSON."""
+        from hookline.parameters import parse_body
+
+        return parse_body(model, self.body, self.headers.get("content-type", ""), may_be_empty=may_be_empty)
 
 
 RouteHandler = Callable[[RouteRequest], Awaitable[Reply]]

@@ -47,7 +47,7 @@ def load_plugin(
     entry: PluginEntry, make_host: Callable[[str, Mapping[str, Any]], Host], explain: Explain | None
 ) -> Any:
     """A checked instance of the plugin. Raises StartupError with everything that is wrong with it."""
-    factory = find_class(entry)
+    factory = load_class(entry)
     try:
         instance = _build(entry, factory, make_host, explain)
     except StartupError as error:
@@ -62,7 +62,7 @@ def load_plugin(
     return instance
 
 
-def find_class(entry: PluginEntry) -> Any:
+def load_class(entry: PluginEntry) -> Any:
     """The plugin's class: from its file, else from the entry points of group `hookline`. Raises StartupError."""
     if entry.factory is not None:
         return entry.factory

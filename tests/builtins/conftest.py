@@ -89,13 +89,13 @@ class DictReplies:
         for key, value in entries.items():
             self.put(key, value, ttl_s=ttl_s, tags=tags)
 
-    async def discard(self, keys: Sequence[bytes]) -> int:
+    async def delete(self, keys: Sequence[bytes]) -> int:
         return sum(self.entries.pop(key, None) is not None for key in keys)
 
     def put(self, key: bytes, value: bytes, *, ttl_s: float, tags: Sequence[str] = ()) -> None:
         self.entries[key] = (value, self._clock.monotonic() + ttl_s, tuple(tags))
 
-    async def delete(self, *, tag: str) -> int:
+    async def delete_tagged(self, tag: str) -> int:
         gone = [key for key, (_, _, tags) in self.entries.items() if tag in tags]
         for key in gone:
             del self.entries[key]

@@ -26,7 +26,7 @@ def key(usd: float = 1.0, **more: Any) -> Principal:
 
 
 async def spent(kit: PipelineKit, *scopes: str) -> list[int]:
-    return list(await kit.workshop.stores.limits.spent(scopes))
+    return list(await kit.workshop.stores.limits.held(scopes))
 
 
 DAY = "key:ci/day:2023-11-14"
@@ -41,7 +41,7 @@ async def test_exact_cost_is_spent_and_booked(make_kit: MakeKit) -> None:
     assert delivered.status == 200
     assert await spent(kit, DAY) == [ANSWER_NANOUSD]
     await kit.workshop.stores.records.flush()
-    assert (await kit.workshop.stores.records.spent_by_scope())["tenant:acme"] == ANSWER_NANOUSD
+    assert await kit.workshop.stores.records.spent_in("tenant:acme") == ANSWER_NANOUSD
 
 
 async def test_refusal_names_budget_spend_reset_and_bound(make_kit: MakeKit) -> None:
@@ -246,7 +246,7 @@ def test_windows_follow_the_time_zone_through_a_change_of_clocks() -> None:
     noon = datetime(2026, 10, 25, 12, tzinfo=UTC).timestamp()  # Berlin's 25-hour day
     budget = Budget(daily_nanousd=1, monthly_nanousd=2, total_nanousd=3, rolling=((5, 4),), time_zone="Europe/Berlin")
 
-    windows = {w.spend.scope: (w.spend, since) for w, since in open_windows("key:x", "x", budget, noon)}
+    windows = {w.spend.window: (w.spend, since) for w, since in open_windows("key:x", "x", budget, noon)}
 
     day, since = windows["key:x/day:2026-10-25"]
     assert day.resets_at - since == 25 * 3600
@@ -289,7 +289,7 @@ async def test_an_attempt_that_cost_nothing_leaves_neither_row_nor_intent(make_k
     records: Any = kit.workshop.stores.records
     await records.flush()
     assert records._journal.open_intents == 0
-    assert await records.spent_by_scope() == {}
+    assert await records.spent_in("key:ci") == 0
 
 
 @pytest.mark.parametrize(("choice", "status"), [("refuse", 503), ("serve", 200)])
@@ -307,5 +307,5 @@ async def test_while_the_store_is_away_calls_are_refused_or_served_and_booked(
 
     assert delivered.status == status
     await stores.records.flush()
-    booked = (await stores.records.spent_by_scope()).get("key:ci", 0)
+    booked = await stores.records.spent_in("key:ci")
     assert booked == (ANSWER_NANOUSD if status == 200 else 0)

@@ -86,7 +86,7 @@ async def test_an_end_costs_what_the_table_says(
 
     rows = await booked(kit, tmp_path)
     assert rows == ([] if expected is None else [expected])
-    assert list(await kit.workshop.stores.limits.spent(["key:ci/day:2023-11-14"])) == [
+    assert list(await kit.workshop.stores.limits.held(["key:ci/day:2023-11-14"])) == [
         sum(row.cost or 0 for row in rows)
     ]
 

@@ -26,7 +26,7 @@ DAY = "key:ci/day:2023-11-14"
 def windows(budget: Budget, *moment: int, zone: str = "UTC") -> dict[str, Any]:
     now = datetime(*moment, tzinfo=ZoneInfo(zone)).timestamp()  # type: ignore[arg-type]
     return {
-        w.spend.scope.split("/")[1].split(":")[0]: (w.spend, since)
+        w.spend.window.split("/")[1].split(":")[0]: (w.spend, since)
         for w, since in open_windows("key:x", "x", budget, now)
     }
 
@@ -95,9 +95,9 @@ async def test_a_rolling_window_is_restored_as_it_was_spent_and_not_as_of_now(ma
 
     second = make_kit(clock=clock)
     await second.call(ASKED, principal=ci)
-    at_once = await second.workshop.stores.limits.spent(["key:ci/rolling:5h"])
+    at_once = await second.workshop.stores.limits.held(["key:ci/rolling:5h"])
     clock.advance(2700 + 5 * 60 + 1)
-    later = await second.workshop.stores.limits.spent(["key:ci/rolling:5h"])
+    later = await second.workshop.stores.limits.held(["key:ci/rolling:5h"])
 
     assert (list(at_once), list(later)) == ([4 * ANSWER_NANOUSD], [3 * ANSWER_NANOUSD])
 
@@ -121,13 +121,13 @@ async def test_a_call_under_way_when_its_budget_comes_counts_in_it_once(make_kit
     new = make_kit(limits=limits, clock=clock)
 
     await new.call(ASKED, principal=after)
-    counted = list(await limits.spent([DAY]))
+    counted = list(await limits.held([DAY]))
     go_on.set()
     await running.task
     await asyncio.gather(*old.workshop.tasks)
 
     assert counted == [2 * ANSWER_NANOUSD]
-    assert list(await limits.spent([DAY])) == [3 * ANSWER_NANOUSD]
+    assert list(await limits.held([DAY])) == [3 * ANSWER_NANOUSD]
 
 
 async def test_a_call_over_midnight_is_paid_by_the_day_it_began_in_and_by_no_other(make_kit: MakeKit) -> None:
@@ -152,7 +152,7 @@ async def test_a_call_over_midnight_is_paid_by_the_day_it_began_in_and_by_no_oth
     await records.flush()
 
     days = [DAY, "key:ci/day:2023-11-15"]
-    assert list(await kit.workshop.stores.limits.spent(days)) == [ANSWER_NANOUSD, ANSWER_NANOUSD]
+    assert list(await kit.workshop.stores.limits.held(days)) == [ANSWER_NANOUSD, ANSWER_NANOUSD]
     assert await records.spent_in("key:ci", since=midnight) == ANSWER_NANOUSD  # a restart would count the same
 
 
@@ -177,7 +177,7 @@ async def test_a_reservation_lives_as_long_as_its_call_may(make_kit: MakeKit) ->
     go_on.set()
     await running.task
 
-    assert list(await kit.workshop.stores.limits.spent(["key:ci/total"])) == [ANSWER_NANOUSD]
+    assert list(await kit.workshop.stores.limits.held(["key:ci/total"])) == [ANSWER_NANOUSD]
 
 
 async def test_many_first_calls_at_once_ask_the_ledger_once_and_the_first_may_leave(make_kit: MakeKit) -> None:
@@ -208,5 +208,5 @@ def test_a_window_is_counted_by_the_key_s_id_and_told_by_its_name() -> None:
     (opened,) = windows_of(budgets_of(principal, {}), 0.0)
 
     assert opened.payer == "key:key_01a2"
-    assert opened.window.spend.scope == "key:key_01a2/total"
+    assert opened.window.spend.window == "key:key_01a2/total"
     assert opened.window.name == '"ann\'s laptop" (key, total)'

@@ -311,8 +311,8 @@ async def test_entries_can_be_purged_by_tenant_and_by_model(plugin, host, make_c
     await ask(plugin, make_call(CHAT, principal=Principal(tenant="acme")))
     await ask(plugin, make_call({**CHAT, "model": "n"}))
 
-    assert await host.replies.delete(tag="tenant:acme") == 1
-    assert await host.replies.delete(tag="model:n") == 1
+    assert await host.replies.delete_tagged("tenant:acme") == 1
+    assert await host.replies.delete_tagged("model:n") == 1
 
 
 async def test_a_call_that_may_not_be_cached_says_bypass(plugin, make_call):

@@ -241,13 +241,12 @@ async def test_the_leader_pays_or_each_in_its_own_budget(paid_world, pay, spent)
     delivered = await world.all(*calls)
 
     assert ({d.status for d in delivered}, len(world.up.sent)) == ({200}, 1)
-    assert list(await stores.limits.spent([f"key:{name}/total" for name in "abc"])) == spent
+    assert list(await stores.limits.held([f"key:{name}/total" for name in "abc"])) == spent
     assert [to_nanousd(float(d.headers["x-hookline-cost-usd"])) for d in delivered] == spent
     assert [world.results[call.id].cost_nanousd for call in calls] == spent
     assert stores.limits.in_flight == 0
     await stores.records.flush()
-    booked = await stores.records.spent_by_scope()
-    assert [booked.get(f"key:{name}", 0) for name in "abc"] == spent
+    assert [await stores.records.spent_in(f"key:{name}") for name in "abc"] == spent
 
 
 async def test_with_each_a_follower_whose_budget_does_not_fit_is_refused_and_nobody_else(paid_world):
@@ -260,7 +259,7 @@ async def test_with_each_a_follower_whose_budget_does_not_fit_is_refused_and_nob
     assert [d.status for d in delivered] == [200, 429, 200]
     assert delivered[1].json()["error"]["code"] == "insufficient_quota"
     assert len(world.up.sent) == 1
-    assert list(await stores.limits.spent(["key:poor/total"])) == [0]
+    assert list(await stores.limits.held(["key:poor/total"])) == [0]
 
 
 async def test_with_each_a_follower_of_a_stream_pays_what_it_cost(paid_world):
@@ -273,14 +272,14 @@ async def test_with_each_a_follower_of_a_stream_pays_what_it_cost(paid_world):
     for name in "ab":
         running.append(world.kit.start(world.kit.make_call(payload, principal=payer(name))))
         await running[-1].delivered.has_begun.wait()
-    assert all(n > COST for n in await stores.limits.spent(["key:a/total", "key:b/total"])), "reserved by the bound"
+    assert all(n > COST for n in await stores.limits.held(["key:a/total", "key:b/total"])), "reserved by the bound"
 
     go.set()
     for each in running:
         assert b'"cost_usd":0.00002}' in (await each.done()).body
     assert [result.cost_nanousd for result in world.results.values()] == [COST, COST]
 
-    assert list(await stores.limits.spent(["key:a/total", "key:b/total"])) == [COST, COST]
+    assert list(await stores.limits.held(["key:a/total", "key:b/total"])) == [COST, COST]
 
 
 USAGE = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}}\n\n'

@@ -198,7 +198,7 @@ def test_pages_of_the_list(proxy):
     [
         ({}, {"name": "must be given"}),
         ({"name": ""}, {"name": "must not be empty"}),
-        ({"name": 7, "modls": []}, {"name": "must be text", "modls": 'unknown field; did you mean "models"?'}),
+        ({"name": 7, "modls": []}, {"name": "must be text", "modls": 'unknown parameter; did you mean "models"?'}),
         ({"name": "x", "models": []}, {"models": "must not be empty"}),
         ({"name": "x", "models": "gpt"}, {"models": "must be a list"}),
         ({"name": "x", "requests_per_minute": "60"}, {"requests_per_minute": "must be a whole number"}),
@@ -212,8 +212,8 @@ def test_pages_of_the_list(proxy):
         ({"name": "x", "expires_in_s": 0}, {"expires_in_s": "must be greater than 0"}),
         ({"name": "x\u0000"}, {"name": "must be printable text"}),
         ({"name": "x", "metadata": {"a": 1}}, {"metadata.a": "must be text"}),
-        ({"name": "x", "team": "a"}, {"team": "unknown field"}),
-        ({"name": "x", "key": "sk-my-own"}, {"key": "unknown field"}),
+        ({"name": "x", "team": "a"}, {"team": "unknown parameter"}),
+        ({"name": "x", "key": "sk-my-own"}, {"key": "unknown parameter"}),
     ],
 )
 def test_every_wrong_field_is_named_and_nothing_is_kept(proxy, body, wrong):
@@ -224,7 +224,7 @@ def test_every_wrong_field_is_named_and_nothing_is_kept(proxy, body, wrong):
     assert (answer.status, answer.error["type"], answer.error["code"]) == (
         400,
         "invalid_request_error",
-        "invalid_value",
+        "invalid_parameter",
     )
     assert answer.error["param"] in wrong
     for field, words in wrong.items():

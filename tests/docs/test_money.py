@@ -97,7 +97,7 @@ async def ask(kit: PipelineKit, method: str, path: str) -> tuple[int, str, int]:
     payload: Any = BODIES.get(path, {"model": "m", "input": "hi"})
     key = f"{method} {path}"  # one per route
     delivered = await kit.call(payload, method=method, path=path, principal=Principal(key_id=key, budget=BUDGET))
-    (spent,) = await kit.workshop.stores.limits.spent([f"key:{key}/total"])
+    (spent,) = await kit.workshop.stores.limits.held([f"key:{key}/total"])
     error = delivered.json().get("error") if delivered.status >= 400 else None
     return delivered.status, f"{error['code']}: {error['message']}" if error else "", spent
 

@@ -90,7 +90,7 @@ async def test_nothing_stays_in_flight_after_its_expiry(clock):
     await store.reserve("r", (Spend("key", 5, NEVER),), 1, expires_s=20)
     clock.advance(22)
 
-    await store.spent(("key",))
+    await store.held(("key",))
 
     assert store.in_flight == 0
 
@@ -150,7 +150,7 @@ async def test_room_of_deleted_expired_and_replaced_replies_is_used_again(clock)
     for _ in range(5):
         store.put(b"000", b"x" * 997, ttl_s=60, tags=("t",))
         store.put(b"000", b"y" * 997, ttl_s=60, tags=("t",))
-        await store.delete(tag="t")
+        await store.delete_tagged("t")
         store.put(b"001", b"x" * 997, ttl_s=1)
         clock.advance(2)
         await store.get(b"001")

@@ -195,7 +195,7 @@ async def test_cancelled_calls_leave_nothing_and_every_answer_belongs_to_its_que
 
     assert await client.send("ZCARD", "{hookline}:w:key:ci/parallel") == 0
     assert await client.send("ZCARD", "{hookline}:in-flight") == 0
-    assert list(await store.spent((SHARED.scope,))) == [0]
+    assert list(await store.held((SHARED.window,))) == [0]
     assert store.in_flight == 0
 
 
@@ -225,10 +225,10 @@ async def test_a_purge_elsewhere_takes_hold_within_l1s_time(redis_server, clock)
         for _ in range(2)
     )
     here.put(b"shared", b"body", ttl_s=60, tags=("tenant:acme",))
-    await here.delete(tag="nothing")  # waits for what is on its way
+    await here.delete_tagged("nothing")  # waits for what is on its way
     assert await there.get(b"shared") == b"body"
 
-    await here.delete(tag="tenant:acme")
+    await here.delete_tagged("tenant:acme")
     assert await here.get(b"shared") is None
     clock.advance(1.0)
 
@@ -247,7 +247,7 @@ async def test_many_keys_are_one_question_and_a_kept_one_few_commands(redis_serv
     send, client.send = client.send, lambda *arguments: sent.append(arguments[0]) or send(*arguments)
 
     store.put_many({b"a": b"2", b"b": b"3"}, ttl_s=60, tags=tags)
-    await store.delete(tag="nothing")  # waits for what is on its way
+    await store.delete_tagged("nothing")  # waits for what is on its way
     asked, before = len(sent) - 1, client.round_trips
     found = await store.get_many([b"b", b"unknown", b"a", b"first"])
 
@@ -277,7 +277,7 @@ async def main(url, name):
             assert held <= 7, held
             store.give_back(f"{name}.{n}", (1, 0))
         if await store.reserve(f"{name}.r{n}", (spend,), 30, expires_s=600) is None:
-            peak = max(peak, (await store.spent((spend.scope,)))[0])
+            peak = max(peak, (await store.held((spend.window,)))[0])
             await store.settle(f"{name}.r{n}", 10)
     sys.stdin.readline()
     for round in range(30):
@@ -302,4 +302,4 @@ async def test_several_processes_never_exceed_by_one(open_limits, redis_server):
     answers = [tuple(map(int, out.split())) for out, _ in said]
     assert sum(granted for granted, _ in answers) == 100
     assert all(peak <= 1_000 for _, peak in answers)
-    assert 1_000 - 30 < (await open_limits().spent(("race/total",)))[0] <= 1_000
+    assert 1_000 - 30 < (await open_limits().held(("race/total",)))[0] <= 1_000

@@ -227,7 +227,7 @@ async def test_alerts_are_told_once_although_money_is_leased(open_limits):
 
 async def test_a_cancelled_reservation_leaves_nothing(open_limits):
     store = open_limits()
-    await store.spent(("key:ci/total",))
+    await store.held(("key:ci/total",))
     task = asyncio.ensure_future(store.reserve("r", PAYERS, 100, expires_s=600))
     await asyncio.sleep(0)
 
@@ -259,7 +259,7 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
             self.runner.run(flush(url))
             self.workers = [RedisLimits(RedisClient(url), self.clock) for _ in range(3)]
             self.running: dict[str, tuple[int, tuple[Spend, ...], int]] = {}
-            self.cost = {spend.scope: 0 for spend in WINDOWS}
+            self.cost = {spend.window: 0 for spend in WINDOWS}
             self.names = 0
 
         def teardown(self) -> None:
@@ -279,7 +279,7 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
             open_leases = sum(w._leases.free_nanousd for w in self.workers)
             assert open_leases == 0 or refusal.held_nanousd + bound > refusal.spend.limit_nanousd
             if not self.has_been_silent:
-                assert self.cost[refusal.spend.scope] + owed + bound > refusal.spend.limit_nanousd, (
+                assert self.cost[refusal.spend.window] + owed + bound > refusal.spend.limit_nanousd, (
                     "it would have fitted"
                 )
 
@@ -293,7 +293,7 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
                 amount = int(bound * share)
                 self.runner.run(settle_in(self.workers[worker], name, amount))
                 for spend in plan:
-                    self.cost[spend.scope] += amount
+                    self.cost[spend.window] += amount
 
         @rule(worker=st.integers(0, 2))
         def look_after(self, worker):
@@ -324,9 +324,9 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
         def holds(self):
             async def look() -> None:
                 for spend in WINDOWS:
-                    (held,) = await self.workers[0].spent((spend.scope,))
+                    (held,) = await self.workers[0].held((spend.window,))
                     owed = sum(b for _, plan, b in self.running.values() if spend in plan)
-                    assert self.cost[spend.scope] + owed <= held <= spend.limit_nanousd
+                    assert self.cost[spend.window] + owed <= held <= spend.limit_nanousd
 
             self.runner.run(look())
 
@@ -378,7 +378,7 @@ async def main(url, name, limit):
         amount = dice.randint(0, bound)
         await done(store.settle(id, amount))
         spent += amount
-        highest = max(highest, (await store.spent(("race/total",)))[0])
+        highest = max(highest, (await store.held(("race/total",)))[0])
         return True
     sys.stdin.readline()
     n = refused = 0

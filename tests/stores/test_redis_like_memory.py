@@ -125,8 +125,8 @@ def make_machine(url: str) -> type[RuleBasedStateMachine]:
             self.take(chosen=[0, 1], size=3)
 
         @rule()
-        def spent(self):
-            self.ask("spent", [spend.scope for spend in SPENDS])
+        def held(self):
+            self.ask("held", [spend.window for spend in SPENDS])
 
     return Both
 

@@ -70,7 +70,7 @@ async def test_back_empty_counts_the_ledger_and_what_is_in_flight_everywhere(ope
     assert await stores[3].reserve("fits", (SHARED,), 610, expires_s=600) is None
     for n, store in enumerate(stores[:3]):
         await done(store.settle(f"r{n}", 50))
-    assert list(await stores[0].spent((SHARED.scope,))) == [90 + 3 * 50 + 610]
+    assert list(await stores[0].held((SHARED.window,))) == [90 + 3 * 50 + 610]
 
 
 async def test_a_worker_that_starts_after_the_loss_waits_for_the_others(open_limits, server):
@@ -94,12 +94,12 @@ async def test_leases_are_told_to_a_redis_that_came_back_empty(open_limits, serv
     await done(one.settle("first", 100))
     assert await one.reserve("running", wide, 100, expires_s=600) is None
     assert "running" in one._drawn
-    await other.spent((wide[0].scope,))
+    await other.held((wide[0].window,))
 
     await lose(server, one, other)
     await until(lambda: not other._client.is_open)
 
-    assert (await other.spent((wide[0].scope,)))[0] == one._leases.find(wide).left
+    assert (await other.held((wide[0].window,)))[0] == one._leases.find(wide).left
     await done(one.settle("running", 70))
     with pytest.raises(Unavailable):
         await other.restore(wide[0], [(time.time(), 100)])
@@ -110,19 +110,19 @@ async def test_leases_are_told_to_a_redis_that_came_back_empty(open_limits, serv
 async def test_money_settled_while_redis_was_away_is_settled_when_it_is_back(open_limits, server):
     store, other = open_limits("?command_timeout_s=0.1"), open_limits()
     await store.reserve("r", (SHARED,), 900, expires_s=600)
-    await other.spent((SHARED.scope,))
+    await other.held((SHARED.window,))
     server.freeze()
 
     assert list(await done(store.settle("r", 400))) == []
     server.thaw()
     await until(lambda: not store.is_open)
 
-    assert list(await other.spent((SHARED.scope,))) == [400]
+    assert list(await other.held((SHARED.window,))) == [400]
 
 
 async def test_a_reservation_that_was_never_answered_is_undone(open_limits, server):
     store, other = open_limits("?command_timeout_s=0.1"), open_limits()
-    assert list(await store.spent((SHARED.scope,))) == list(await other.spent((SHARED.scope,))) == [0]
+    assert list(await store.held((SHARED.window,))) == list(await other.held((SHARED.window,))) == [0]
     await store.reserve("before", (SHARED,), 0, expires_s=600)
     server.freeze()
 
@@ -133,14 +133,14 @@ async def test_a_reservation_that_was_never_answered_is_undone(open_limits, serv
     store._leases.stop()
     await until(lambda: not store._leases.has_any)
 
-    assert list(await other.spent((SHARED.scope,))) == [0]
+    assert list(await other.held((SHARED.window,))) == [0]
     assert await other._client.send("ZCARD", "{hookline}:in-flight") == 1  # "before"
 
 
 async def test_while_redis_is_away_each_worker_gives_its_share_of_a_limit(open_limits, server):
     stores = [open_limits() for _ in range(4)]
     for store in stores:
-        await store.spent(())
+        await store.held(())
     await until(lambda: all(store._presence.workers == 4 for store in stores))
     await asyncio.to_thread(server.stop)
     await until(lambda: all(store.is_open for store in stores))
@@ -168,7 +168,7 @@ async def test_parallel_slots_are_told_to_a_redis_that_came_back_empty(open_limi
 
     assert isinstance(await stores[0].take("fifth", RATE[1:], (1,), expires_s=600), Refusal)
     stores[1].give_back("1.0", (0,))
-    await stores[1].spent(())
+    await stores[1].held(())
     assert not isinstance(await stores[0].take("sixth", RATE[1:], (1,), expires_s=600), Refusal)
 
 
@@ -176,10 +176,10 @@ async def test_slots_given_back_while_redis_was_away_are_free_when_it_is_back(op
     store, other = open_limits("?command_timeout_s=0.1"), open_limits()
     for n in range(4):
         await store.take(f"t{n}", RATE[1:], (1,), expires_s=600)
-    await other.spent(())
+    await other.held(())
     server.freeze()
     with pytest.raises(Unavailable):
-        await store.spent(())
+        await store.held(())
 
     for n in range(4):
         store.give_back(f"t{n}", (0,))
@@ -207,7 +207,7 @@ async def test_a_server_that_became_a_replica_is_left_until_it_decides_again(ope
 async def test_a_flushed_redis_is_noticed_without_a_new_connection(open_limits, server):
     store, other = open_limits(), open_limits()
     await store.reserve("running", (SHARED,), 600, expires_s=600)
-    await other.spent(())
+    await other.held(())
 
     await other._client.send("FLUSHALL")
     # As on a server that has been up for long: nobody but who remembers knows that something was lost.
@@ -221,19 +221,19 @@ async def test_a_flushed_redis_is_noticed_without_a_new_connection(open_limits, 
 
 async def test_a_server_that_is_away_is_not_asked_by_calls(open_limits, server):
     store = open_limits()
-    await store.spent(())
+    await store.held(())
     await asyncio.to_thread(server.stop)
     await until(lambda: store.is_open)
     asked = store._client.round_trips
 
     for _ in range(100):
         with pytest.raises(Unavailable):
-            await store.spent(())
+            await store.held(())
 
     assert store._client.round_trips == asked
     await asyncio.to_thread(server.start)
     await until(lambda: not store.is_open)
-    assert list(await store.spent((SHARED.scope,))) == [0]
+    assert list(await store.held((SHARED.window,))) == [0]
 
 
 async def test_a_pause_between_two_questions_is_no_silence(open_limits, server):

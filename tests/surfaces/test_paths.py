@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hookline.errors import BadRequest
-from hookline.surfaces.paths import RequestTarget, resolve_target
+from hookline.paths import RequestTarget, resolve_target
 
 RESOLVED = {
     "/v1/chat/completions": ("/v1/chat/completions", ""),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hookline.call import Call
 from hookline.errors import BadRequest, Forbidden
 from hookline.reply import Reply
-from hookline.surfaces.multipart import ModelFinder, find_boundary
+from hookline.surfaces.multipart import ModelFinder, get_boundary
 from hookline.surfaces.settings import FrontSettings
 
 MIB = 1 << 20
@@ -228,7 +228,7 @@ async def test_second_model_in_what_streams_through_breaks_the_upload(open_door)
 )  # fmt: skip
 def test_content_type_without_one_boundary_is_refused(content_type):
     with pytest.raises(BadRequest):
-        find_boundary(content_type)
+        get_boundary(content_type)
 
 
 @given(

@@ -151,7 +151,7 @@ class Client:
     async def used(self, scope_part: str) -> Decimal:
         """Spent plus reserved of the window whose scope holds this text."""
         windows = (await self.admin("GET", "/admin/budgets?key=ci"))["data"]
-        return next(Decimal(str(w["used_usd"])) for w in windows if scope_part in w["scope"])
+        return next(Decimal(str(w["used_usd"])) for w in windows if scope_part in w["window"])
 
 
 @asynccontextmanager
@@ -342,7 +342,7 @@ async def find_used(client: Client, key: str, scope: str, wanted: Decimal) -> De
     used = Decimal(-1)
     for _ in range(200):
         windows = (await client.admin("GET", f"/admin/budgets?key={key}"))["data"]
-        used = next(Decimal(str(w["used_usd"])) for w in windows if scope in w["scope"])
+        used = next(Decimal(str(w["used_usd"])) for w in windows if scope in w["window"])
         if used == wanted:
             break
     return used
@@ -471,4 +471,4 @@ async def test_forms_pictures_and_sound_have_a_price_per_call(
     assert status == 429  # 0.0004 + 0.5 + 0.25, and 0.5 does not fit
     assert "may cost up to 0.50 USD" in error
     assert [row["cost_nanousd"] for row in ledger(tmp_path)] == [400_000, 500_000_000, 250_000_000]
-    assert [(w["scope"].split("/")[0], w["used_usd"]) for w in windows] == [("key:ci", 0.7504)]
+    assert [(w["scope"], w["used_usd"]) for w in windows] == [("key:ci", 0.7504)]

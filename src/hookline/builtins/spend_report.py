@@ -1,31 +1,27 @@
-"""Spend reports: `GET /admin/spend` and `GET /admin/ledger`, as JSON or CSV.
+"""Spend reports: `GET /admin/spend` and `GET /admin/ledger`, as JSON or CSV, and what `hookline spend` and `hookline ledger` print.
 
-Lives here: query parameters, the two forms of an answer. Elsewhere: the sums (the record store), who registers these routes (the budget plugin), what a row means
-(budget).
-Idea: a parameter that is not understood is refused by name, so that a misspelt filter never answers for everybody."""
+Lives here: what may be asked, the two forms of an answer. Elsewhere: the sums (the record store), who registers the routes and the commands (the budget plugin), what is
+printed (budget/commands.py), what a row means (budget).
+Idea: the routes and the commands read the same parameters and show the same lines."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import csv
-import difflib
 import io
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
+from typing import Annotated, Any, Literal
 
-import orjson
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from hookline import (
     REPORT_BUCKETS,
     REPORT_MEMBERS,
     AddRoute,
-    BadRequest,
     LedgerEntry,
     LedgerQuery,
+    ListParameters,
     Principal,
     RecordStore,
     Reply,
@@ -33,115 +29,22 @@ from hookline import (
     SpendQuery,
     SpendSum,
     format_usd,
+    list_object,
 )
 
-SPEND_LIMIT, SPEND_LIMIT_MAX = 1_000, 10_000
-ROWS_LIMIT, ROWS_LIMIT_MAX = 100, 1_000
 HOUR_S, DAY_S = 3600, 86_400
 HOURLY_DAYS_MAX = 8
 """Reports by hour read sums by hour, of which a month has very many."""
+LINES_MAX = 100_000
+"""Of all pages of one report together."""
 LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-
 
 FindPrincipal = Callable[[str], Awaitable[Principal | None]]
 
 
-def register_spend_routes(add: AddRoute, records: RecordStore, find_principal: FindPrincipal) -> None:
-    """Add both routes. `find_principal`: who has the key of this name or id, for the ledger keeps ids."""
-
-    async def where_of(asked: _Asked) -> Mapping[str, Sequence[str]]:
-        if "key" not in asked.where:
-            return asked.where
-        found = [(name, await find_principal(name)) for name in asked.where["key"]]
-        return {**asked.where, "key": [name if known is None else known.key_id for name, known in found]}
-
-    async def report(request: RouteRequest) -> Reply:
-        asked = _read(request, {"by", "limit"})
-        by = tuple(name for value in asked.values("by") for name in value.split(",") if name)
-        for name in by:
-            _check_name("by", name, (*REPORT_MEMBERS, *REPORT_BUCKETS))
-        if len(set(by)) != len(by) or {"hour", "day"} <= set(by):
-            raise _refused("by", ",".join(by), "each name once, and one of hour and day")
-        limit = asked.number("limit", SPEND_LIMIT, SPEND_LIMIT_MAX)
-        query = SpendQuery(asked.since, asked.until, await where_of(asked), by, limit)
-        if "hour" in by and not query.until - query.since <= HOURLY_DAYS_MAX * DAY_S:
-            raise _refused("by", ",".join(by), f"by hour at most {HOURLY_DAYS_MAX} days: give since and until")
-        sums = await records.report(query)
-        return _answer_spend(asked, query, sums)
-
-    async def rows(request: RouteRequest) -> Reply:
-        asked = _read(request, {"after", "limit"})
-        before = _read_cursor(asked.one("after"))
-        limit = asked.number("limit", ROWS_LIMIT, ROWS_LIMIT_MAX)
-        page = await records.read_ledger(LedgerQuery(asked.since, asked.until, await where_of(asked), limit, before))
-        found = [_shown_row(row) for row in page.rows]
-        cursor = None if page.next is None else _make_cursor(page.next)
-        if asked.is_csv:
-            return _csv(list(_shown_row(NOBODY)), found, {} if cursor is None else {"x-hookline-next": cursor})
-        return Reply.from_json({"object": "list", "data": found, "has_more": cursor is not None, "next": cursor})
-
-    add("GET", "/admin/spend", report, access="admin")
-    add("GET", "/admin/ledger", rows, access="admin")
-
-
-class _Asked(NamedTuple):
-    """Query parameters, checked as far as both routes have them."""
-
-    given: Mapping[str, Sequence[str]]
-    since: float
-    until: float
-    where: Mapping[str, Sequence[str]]
-    is_csv: bool
-
-    def values(self, name: str) -> Sequence[str]:
-        return self.given.get(name, ())
-
-    def one(self, name: str) -> str | None:
-        return _one(self.given, name)
-
-    def number(self, name: str, default: int, most: int) -> int:
-        text = self.one(name)
-        if text is None:
-            return default
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= most:
-            raise _refused(name, text, f"a whole number from 1 to {most}")
-        return int(text)
-
-
-def _read(request: RouteRequest, own: set[str]) -> _Asked:
-    given: dict[str, list[str]] = {}
-    try:
-        pairs = parse_qsl(request.query, keep_blank_values=True, errors="strict", max_num_fields=1_000)
-    except ValueError as error:
-        raise BadRequest(f"the query can't be read: {error}", code="invalid_parameter") from None
-    known = (*REPORT_MEMBERS, "since", "until", "format", *sorted(own))
-    for name, value in pairs:
-        _check_name("parameter", name, known)
-        if "\0" in value:
-            raise _refused(name, value, "no NUL")
-        given.setdefault(name, []).append(value)
-    since = _read_moment(given, "since", 0.0)
-    until = _read_moment(given, "until", math.inf)
-    if until <= since:
-        raise _refused("until", _one(given, "until") or "", "a moment after since")
-    form = _one(given, "format") or ("csv" if "text/csv" in request.headers.get("accept", "") else "json")
-    _check_name("format", form, ("json", "csv"))
-    where = {name: values for name, values in given.items() if name in REPORT_MEMBERS}
-    return _Asked(given, since, until, where, form == "csv")
-
-
-def _one(given: Mapping[str, Sequence[str]], name: str) -> str | None:
-    values = given.get(name, ())
-    if len(values) > 1:
-        raise _refused(name, ", ".join(values), "one value")
-    return values[0] if values else None
-
-
-def _read_moment(given: Mapping[str, Sequence[str]], name: str, default: float) -> float:
+def _read_moment(value: Any) -> float:
     """Unix seconds, or ISO 8601; UTC where no zone is given."""
-    text = _one(given, name)
-    if text is None:
-        return default
+    text = str(value)
     try:
         if text.replace(".", "", 1).isdigit() and text.isascii() and len(text) > 8:
             at = float(text)
@@ -151,32 +54,163 @@ def _read_moment(given: Mapping[str, Sequence[str]], name: str, default: float) 
     except (ValueError, OverflowError):
         at = -1.0
     if not 0 <= at <= LATEST:
-        raise _refused(name, text, "Unix seconds, or a moment as in 2026-11-01 or 2026-11-01T12:00:00Z")
+        raise ValueError("must be Unix seconds, or a moment as in 2026-11-01 or 2026-11-01T12:00:00Z")
     return at
 
 
-def _check_name(what: str, name: str, known: Sequence[str]) -> None:
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f'did you mean "{near[0]}"? ' if near else ""
-    told = f'{what} "{name[:100]}" is not known; {hint}there are {", ".join(known)}'
-    raise BadRequest(told, code="invalid_parameter", param=name[:100] if what == "parameter" else what)
+def _split_names(values: Any) -> Any:
+    return [name for value in values for name in value.split(",") if name] if isinstance(values, list) else values
 
 
-def _refused(name: str, value: str, wanted: str) -> BadRequest:
-    return BadRequest(f"{name}={value[:100]}: must be {wanted}", code="invalid_parameter", param=name)
+Moment = Annotated[float, BeforeValidator(_read_moment)]
+Group = Literal["tenant", "key", "user", "model", "deployment", "tag", "hour", "day"]
 
 
-def _answer_spend(asked: _Asked, query: SpendQuery, sums: Sequence[SpendSum]) -> Reply:
-    has_more = len(sums) > query.limit
-    lines = [_shown_sum(query.by, line) for line in sums[: query.limit]]
-    if asked.is_csv:
-        head = [*query.by, *_numbers_of(SpendSum((), 0, 0, 0, 0, 0, 0, 0))]
-        return _csv(head, lines, {"x-hookline-has-more": "true"} if has_more else {})
-    until = None if math.isinf(query.until) else _iso(math.ceil(query.until / HOUR_S) * HOUR_S)
-    span = {"since": _iso(query.since // HOUR_S * HOUR_S), "until": until}
-    return Reply.from_json({"object": "spend", **span, "by": list(query.by), "data": lines, "has_more": has_more})
+class Filters(ListParameters):
+    """What both reports take. A filter that is given twice means one or the other."""
+
+    tenant: list[str] = Field(default=[])
+    key: list[str] = Field(default=[])
+    user: list[str] = Field(default=[])
+    model: list[str] = Field(default=[])
+    deployment: list[str] = Field(default=[])
+    tag: list[str] = Field(default=[])
+    since: Moment = 0.0
+    until: Moment = math.inf
+    format: Literal["json", "csv"] | None = None
+
+    @field_validator("until")
+    @classmethod
+    def _check_until(cls, until: float, info: ValidationInfo) -> float:
+        if until <= info.data.get("since", 0.0):
+            raise ValueError("must be a moment after since")
+        return until
+
+
+class SpendParameters(Filters):
+    """`GET /admin/spend`."""
+
+    limit: int = Field(1_000, ge=1, le=10_000)
+    by: Annotated[list[Group], BeforeValidator(_split_names)] = Field(default=[])
+
+    @field_validator("after")
+    @classmethod
+    def _check_after(cls, after: str | None) -> str | None:
+        if after is not None and not (after.isascii() and after.isdigit() and int(after[:9]) < LINES_MAX):
+            raise ValueError("must be what an answer gave as `last_id`")
+        return after
+
+    @field_validator("by")
+    @classmethod
+    def _check_by(cls, by: list[Group], info: ValidationInfo) -> list[Group]:
+        if len(set(by)) != len(by) or {"hour", "day"} <= set(by):
+            raise ValueError("must be each name once, and one of hour and day")
+        span_s = info.data.get("until", math.inf) - info.data.get("since", 0.0)
+        if "hour" in by and not span_s <= HOURLY_DAYS_MAX * DAY_S:
+            raise ValueError(f"by hour at most {HOURLY_DAYS_MAX} days: give since and until")
+        return by
+
+
+class LedgerParameters(Filters):
+    """`GET /admin/ledger`."""
+
+    limit: int = Field(100, ge=1, le=1_000)
+
+    @field_validator("after")
+    @classmethod
+    def _check_after(cls, after: str | None) -> str | None:
+        if after is not None:
+            _place_in(after)
+        return after
+
+
+class SpendReports:
+    """Both reports. `find_principal`: who has the key of this name or id, for the ledger keeps ids. Every method raises `Unavailable` when records can't answer."""
+
+    def __init__(self, records: RecordStore, find_principal: FindPrincipal) -> None:
+        self._records = records
+        self._find_principal = find_principal
+
+    def register(self, add: AddRoute) -> None:
+        """Add both routes."""
+        add("GET", "/admin/spend", self._answer_sums, access="admin")
+        add("GET", "/admin/ledger", self._answer_rows, access="admin")
+
+    async def sum(self, asked: SpendParameters) -> dict[str, Any]:
+        """A page of sums, as the route answers it."""
+        first = 0 if asked.after is None else int(asked.after)
+        where = await self._where(asked)
+        sums = await self._records.report(SpendQuery(asked.since, asked.until, where, asked.by, first + asked.limit))
+        until = None if math.isinf(asked.until) else _iso(math.ceil(asked.until / HOUR_S) * HOUR_S)
+        return list_object(
+            [_shown_sum(asked.by, line) for line in sums[first:]],
+            asked.limit,
+            [str(number + 1) for number in range(first, len(sums))],
+            since=_iso(asked.since // HOUR_S * HOUR_S),
+            until=until,
+            by=list(asked.by),
+        )
+
+    async def rows(self, asked: LedgerParameters) -> dict[str, Any]:
+        """A page of rows, as the route answers it."""
+        before = None if asked.after is None else _place_in(asked.after)
+        where = await self._where(asked)
+        page = await self._records.read_ledger(LedgerQuery(asked.since, asked.until, where, asked.limit, before))
+        found = list_object(
+            [_shown_row(row) for row in page.rows], asked.limit, [f"{row.at!r}~{row.id}" for row in page.rows]
+        )
+        return {**found, "has_more": page.next is not None}
+
+    async def _where(self, asked: Filters) -> Mapping[str, Sequence[str]]:
+        where = {name: values for name in REPORT_MEMBERS if (values := getattr(asked, name))}
+        if "key" in where:
+            known = [(name, await self._find_principal(name)) for name in where["key"]]
+            where["key"] = [name if principal is None else principal.key_id for name, principal in known]
+        return where
+
+    async def _answer_sums(self, request: RouteRequest) -> Reply:
+        asked = request.parameters(SpendParameters)
+        found = await self.sum(asked)
+        return _reply(request, asked, found, sum_columns(asked))
+
+    async def _answer_rows(self, request: RouteRequest) -> Reply:
+        asked = request.parameters(LedgerParameters)
+        return _reply(request, asked, await self.rows(asked), ROW_COLUMNS)
+
+
+def sum_columns(asked: SpendParameters) -> list[str]:
+    """What a line of sums holds."""
+    return [*asked.by, *_numbers_of(SpendSum((), 0, 0, 0, 0, 0, 0, 0))]
+
+
+def to_csv(columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
+    """Lines as CSV, the columns' names first."""
+    written = io.StringIO()
+    writer = csv.writer(written)
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in line.values()] for line in lines)
+    return written.getvalue()
+
+
+def _reply(request: RouteRequest, asked: Filters, found: Mapping[str, Any], columns: Sequence[str]) -> Reply:
+    accepts_csv = "text/csv" in request.headers.get("accept", "")
+    if asked.format == "json" or (asked.format is None and not accepts_csv):
+        return Reply.from_json(found)
+    headers = {"content-type": "text/csv; charset=utf-8"}
+    if found["has_more"]:
+        headers["x-hookline-last-id"] = found["last_id"]
+    return Reply(200, headers, to_csv(columns, found["data"]).encode(), source="local")
+
+
+def _place_in(cursor: str) -> tuple[float, str]:
+    at, tilde, id = cursor.partition("~")
+    try:
+        place = (float(at), id)
+    except ValueError:
+        place = (math.nan, id)
+    if not tilde or not id or not 0 <= place[0] <= LATEST:
+        raise ValueError("must be what an answer gave as `last_id`")
+    return place
 
 
 def _shown_sum(by: Sequence[str], line: SpendSum) -> dict[str, Any]:
@@ -225,38 +259,12 @@ def _shown_row(row: LedgerEntry) -> dict[str, Any]:
     }
 
 
-NOBODY = LedgerEntry("", "", 0.0, "", "", None, "", "", "", "", 0, 0, 0, None, False)
-
-
-def _make_cursor(place: tuple[float, str]) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps(place)).decode()
-
-
-def _read_cursor(text: str | None) -> tuple[float, str] | None:
-    if text is None:
-        return None
-    try:
-        at, id = orjson.loads(base64.urlsafe_b64decode(text))
-        if type(at) is float and type(id) is str and "\0" not in id:
-            return at, id
-    except (ValueError, TypeError, binascii.Error):
-        pass
-    raise _refused("after", text, "what an answer gave as `next`")
-
-
 def _iso(at: float) -> str:
     moment = datetime.fromtimestamp(at, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{moment.microsecond:06d}Z" if moment.microsecond else "Z")
 
 
-def _csv(head: Sequence[str], lines: Sequence[Mapping[str, Any]], headers: Mapping[str, str]) -> Reply:
-    written = io.StringIO()
-    writer = csv.writer(written)
-    writer.writerow(head)
-    writer.writerows([_cell(value) for value in line.values()] for line in lines)
-    return Reply(
-        200, {"content-type": "text/csv; charset=utf-8", **headers}, written.getvalue().encode(), source="local"
-    )
+ROW_COLUMNS = list(_shown_row(LedgerEntry("", "", 0.0, "", "", None, "", "", "", "", 0, 0, 0, None, False)))
 
 
 def _cell(value: Any) -> Any:

@@ -93,7 +93,7 @@ class MemoryLimits:
             self._sweep(now_s)
         budgets: list[_BudgetWindow] = []
         for spend in spends:
-            budget = known.get(spend.scope) or self._keep(known, spend.scope, _BudgetWindow(spend))
+            budget = known.get(spend.window) or self._keep(known, spend.window, _BudgetWindow(spend))
             spent = budget.spent_at(now_unix_s)
             held = spent + budget.reserved
             if held + amount_nanousd > spend.limit_nanousd and spend.is_hard:
@@ -116,20 +116,20 @@ class MemoryLimits:
         return self._charge(reservation, amount_nanousd)
 
     async def restore(self, spend: Spend, charges: Sequence[tuple[float, int]]) -> None:
-        if spend.scope in self._budgets:
+        if spend.window in self._budgets:
             return
         now_unix_s = self._clock.time()
-        budget = self._keep(self._budgets, spend.scope, _BudgetWindow(spend))
+        budget = self._keep(self._budgets, spend.window, _BudgetWindow(spend))
         for at_unix_s, amount_nanousd in charges:
             budget.add(at_unix_s, amount_nanousd)
         line = spend.alert_nanousd
         budget.is_alerted = line is not None and budget.spent_at(now_unix_s) >= line
 
-    async def spent(self, scopes: Sequence[str]) -> Sequence[int]:
+    async def held(self, windows: Sequence[str]) -> Sequence[int]:
         now_s, now_unix_s = self._clock.monotonic(), self._clock.time()
         if now_s >= self._next_expiry_s:
             self._expire(now_s)
-        budgets = [self._budgets.get(scope) for scope in scopes]
+        budgets = [self._budgets.get(window) for window in windows]
         return [0 if b is None else b.spent_at(now_unix_s) + b.reserved for b in budgets]
 
     async def aclose(self) -> None:
@@ -219,7 +219,7 @@ class MemoryLimits:
 
 
 class _BudgetWindow:
-    """Money of one scope: spent, and reserved for calls in flight. Times are Unix seconds."""
+    """Money of one budget window: spent, and reserved for calls in flight. Times are Unix seconds."""
 
     __slots__ = ("_rolling", "_spent", "is_alerted", "reserved", "resets_at")
 
@@ -301,6 +301,8 @@ class _Cached(NamedTuple):
 class MemoryReplies:
     """A `ReplyStore` for one process: least recently used first out, bounded by bytes, its own overhead included."""
 
+    is_shared = False
+
     def __init__(self, clock: Clock, max_bytes: int = 16 * 2**20) -> None:
         self._clock = clock
         self._max_bytes = max_bytes
@@ -334,13 +336,13 @@ class MemoryReplies:
         for key, value in entries.items():
             self.put(key, value, ttl_s=ttl_s, tags=tags)
 
-    async def delete(self, *, tag: str) -> int:
+    async def delete_tagged(self, tag: str) -> int:
         keys = [key for key, cached in self._cached.items() if tag in cached.tags]
         for key in keys:
             self._remove(key)
         return len(keys)
 
-    async def discard(self, keys: Sequence[bytes]) -> int:
+    async def delete(self, keys: Sequence[bytes]) -> int:
         known = {key for key in keys if key in self._cached}
         for key in known:
             self._remove(key)

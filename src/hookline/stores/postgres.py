@@ -16,7 +16,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -130,10 +130,6 @@ class PostgresRecords:
 
     async def flush(self) -> None:
         await self._ask(self._flush())
-
-    async def spent_by_scope(self, *, since: float = 0.0, until: float = float("inf")) -> Mapping[str, int]:
-        rows = await self._ask(self._fetch(sql.SUM_SPEND, quarter_of(since), quarter_of(until)))
-        return {row[0]: int(row[1]) for row in rows}
 
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         rows = await self._ask(self._fetch(sql.SUM_SCOPE, scope, quarter_of(since), quarter_of(until)))

@@ -52,12 +52,12 @@ class Refusal(NamedTuple):
 
 
 class Spend(NamedTuple):
-    """One budget window that pays: at most `limit_nanousd` in `scope`.
+    """One budget window that pays: at most `limit_nanousd`.
 
-    A fixed window ends at `resets_at` (Unix seconds; inf = never) and its scope names it ("key:ci/day:2026-11-24"), so that the next one starts at 0.
+    `window` names its scope and when it is ("key:ci/day:2026-11-24"). A fixed one ends at `resets_at` (Unix seconds; inf = never), and the next has another name, so it starts at 0.
     A rolling one (`window_s > 0`) counts what was spent in the last `window_s`. A soft one never refuses."""
 
-    scope: str
+    window: str
     limit_nanousd: int
     resets_at: float
     is_hard: bool = True
@@ -110,7 +110,7 @@ class LimitStore(Protocol):
     async def restore(self, spend: Spend, charges: Sequence[tuple[float, int]]) -> None:
         """Tell a store that does not know this window what was spent in it: (Unix seconds, nano-dollars). A window it knows stays as it is."""
 
-    async def spent(self, scopes: Sequence[str]) -> Sequence[int]:
+    async def held(self, windows: Sequence[str]) -> Sequence[int]:
         """Spent plus reserved nano-dollars of each window; 0 for unknown ones."""
 
     async def aclose(self) -> None: ...
@@ -118,6 +118,10 @@ class LimitStore(Protocol):
 
 class ReplyStore(Protocol):
     """Cached bytes by key, bounded, with a time to live."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Other processes see it."""
 
     async def get(self, key: bytes) -> bytes | None: ...
 
@@ -132,10 +136,10 @@ class ReplyStore(Protocol):
     ) -> Awaitable[None] | None:
         """The same for several entries."""
 
-    async def delete(self, *, tag: str) -> int:
+    async def delete_tagged(self, tag: str) -> int:
         """Remove every entry with this tag; returns how many."""
 
-    async def discard(self, keys: Sequence[bytes]) -> int:
+    async def delete(self, keys: Sequence[bytes]) -> int:
         """Remove these entries; returns how many there were."""
 
     async def aclose(self) -> None: ...
@@ -234,13 +238,11 @@ class RecordStore(Protocol):
     async def flush(self) -> None:
         """Wait until everything booked so far is committed. Raises `Unavailable` if it can't be."""
 
-    async def spent_by_scope(self, *, since: float = 0.0, until: float = float("inf")) -> Mapping[str, int]:
-        """Nano-dollars per scope of the entries with `since <= at < until`, exact where both are multiples of 15 minutes.
-
-        Between two such moments the whole quarter of an hour that holds `since` counts, and the whole one that holds `until` does not."""
-
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
-        """The same for one scope ("key:ci", "model:gpt-4o"): its cost does not grow with the ledger."""
+        """Nano-dollars of one scope's entries ("key:ci", "model:gpt-4o") with `since <= at < until`, exact where both are multiples of 15 minutes.
+
+        Between two such moments the whole quarter of an hour that holds `since` counts, and the whole one that holds `until` does not. The cost of asking does
+        not grow with the ledger."""
 
     async def charges_in(self, scope: str, *, since: float = 0.0) -> Sequence[tuple[float, int]]:
         """The same, by quarters of an hour: (Unix seconds at their end, nano-dollars), oldest first. What a window is restored from."""

@@ -217,9 +217,9 @@ class LeaseKeeper:
             self._closed.add(lease)
             self._tell_soon()
 
-    def recall(self, scope: str) -> None:
+    def recall(self, window: str) -> None:
         """Somebody needs what is free in this window."""
-        for lease in [lease for lease in self._open.values() if any(s.scope == scope for s in lease.spends)]:
+        for lease in [lease for lease in self._open.values() if any(s.window == window for s in lease.spends)]:
             self.close(lease)
         self.tell()
 
@@ -327,7 +327,7 @@ class LeaseKeeper:
 
     def _report_of(self, lease: Lease) -> tuple[Any, ...]:
         keys, spends = self._keys, lease.spends
-        names = (keys.in_flight, keys.epoch, keys.record + lease.id, *(keys.money + s.scope for s in spends))
+        names = (keys.in_flight, keys.epoch, keys.record + lease.id, *(keys.money + s.window for s in spends))
         state = lease.describe()
         return (
             len(names),

@@ -148,7 +148,7 @@ class RedisLimits:
             if kind == 0 or (kind == 4 and waited_s >= RECALL_WAIT_S):
                 return SpendRefusal(spends[answer[1]], answer[2], answer[3], amount_nanousd)
             if kind == 4:
-                self._leases.recall(spends[answer[1]].scope)
+                self._leases.recall(spends[answer[1]].window)
                 await asyncio.sleep(RECALL_LOOK_S)
                 waited_s += RECALL_LOOK_S
             elif kind == 5:
@@ -157,7 +157,7 @@ class RedisLimits:
                 self._presence.learn(answer[1])
             else:
                 raise Unavailable(
-                    f"{spends[answer[1]].scope} has not been restored since the shared store was empty; budgets are read from the ledger",
+                    f"{spends[answer[1]].window} has not been restored since the shared store was empty; budgets are read from the ledger",
                     retry_after_s=1.0,
                 )
 
@@ -171,7 +171,7 @@ class RedisLimits:
 
     async def restore(self, spend: Spend, charges: Sequence[tuple[float, int]]) -> None:
         line = -1 if spend.alert_nanousd is None else spend.alert_nanousd
-        keys = [self._keys.epoch, self._keys.money + spend.scope]
+        keys = [self._keys.epoch, self._keys.money + spend.window]
         arguments: list[Any] = [self._now(), self._presence.fresh(), to_us(spend.window_s), until_us(spend), line]
         for at_unix_s, amount_nanousd in charges:
             arguments += (to_us(at_unix_s), amount_nanousd)
@@ -180,8 +180,8 @@ class RedisLimits:
             await asyncio.sleep(answer[1] / UNIT)
             raise Unavailable("the shared store came back empty; the ledger must be asked once more", retry_after_s=1.0)
 
-    async def spent(self, scopes: Sequence[str]) -> Sequence[int]:
-        keys = [self._keys.in_flight, *(self._keys.money + scope for scope in scopes)]
+    async def held(self, windows: Sequence[str]) -> Sequence[int]:
+        keys = [self._keys.in_flight, *(self._keys.money + window for window in windows)]
         answer: list[int] = await self._client.run(self._spent, keys, self._now(), self._keys.record)
         return answer
 
@@ -210,7 +210,7 @@ class RedisLimits:
         if lease is not None:
             want, lease.is_busy = lease.ask_for(amount), True
         names = (keys.in_flight, keys.epoch, keys.record + id, keys.record + (lease.id if lease else ""))
-        windows = tuple(keys.money + spend.scope for spend in spends)
+        windows = tuple(keys.money + spend.window for spend in spends)
         arguments: tuple[Any, ...] = (
             self._now(),
             id,

@@ -152,7 +152,7 @@ class Presence:
         keys, commands, now = self._keys, list[tuple[Any, ...]](), self._now()
         now_s = self._client.monotonic()
         for id, (spends, amount, ends_at_s) in self._reserved.items():
-            names = (keys.in_flight, keys.record + id, *(keys.money + spend.scope for spend in spends))
+            names = (keys.in_flight, keys.record + id, *(keys.money + spend.window for spend in spends))
             arguments: list[Any] = [now, id, max(to_us(ends_at_s - now_s), 1), amount]
             for spend in spends:
                 line = -1 if spend.alert_nanousd is None else spend.alert_nanousd

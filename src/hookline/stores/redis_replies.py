@@ -31,6 +31,8 @@ MGET_MAX = 512
 class RedisReplies:
     """A `ReplyStore` for many processes. What bounds it is Redis's own `maxmemory`."""
 
+    is_shared = True
+
     def __init__(self, client: RedisClient, clock: Clock) -> None:
         self.client = client
         self._clock = clock
@@ -74,15 +76,15 @@ class RedisReplies:
         asked += [send("SET", self._entry + key, end + value, "PX", ttl_ms) for key, value in entries.items()]
         return asyncio.gather(*asked)
 
-    async def delete(self, *, tag: str) -> int:
+    async def delete_tagged(self, tag: str) -> int:
         name = self._tag + tag
         keys: list[bytes] = await self.client.send("ZRANGE", name, 0, -1)
-        gone = await self.discard(keys)
+        gone = await self.delete(keys)
         for i in range(0, len(keys), MGET_MAX):
             await self.client.send("ZREM", name, *keys[i : i + MGET_MAX])
         return gone
 
-    async def discard(self, keys: Sequence[bytes]) -> int:
+    async def delete(self, keys: Sequence[bytes]) -> int:
         gone = 0
         for i in range(0, len(keys), MGET_MAX):
             part = keys[i : i + MGET_MAX]
@@ -117,6 +119,8 @@ class RedisReplies:
 
 class TwoLevelReplies:
     """This process first, then Redis; both are written."""
+
+    is_shared = True
 
     def __init__(self, l2: RedisReplies, clock: Clock, *, l1_ttl_s: float, l1_max_bytes: int) -> None:
         self._l2 = l2
@@ -160,15 +164,15 @@ class TwoLevelReplies:
         self._putting |= dict.fromkeys(entries, asked)
         asked.add_done_callback(partial(self._put_ended, tuple(entries)))
 
-    async def delete(self, *, tag: str) -> int:
+    async def delete_tagged(self, tag: str) -> int:
         """Raises `Unavailable` if Redis can't purge. L1 does not know the tags of what it got from there, so it goes whole."""
         await self._forget()
-        return await self._l2.delete(tag=tag)
+        return await self._l2.delete_tagged(tag)
 
-    async def discard(self, keys: Sequence[bytes]) -> int:
+    async def delete(self, keys: Sequence[bytes]) -> int:
         """Raises `Unavailable` if Redis can't purge."""
         await self._forget()
-        return await self._l2.discard(keys)
+        return await self._l2.delete(keys)
 
     async def aclose(self) -> None:
         if self._putting:

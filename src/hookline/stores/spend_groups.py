@@ -50,7 +50,7 @@ def groups_of(entry: LedgerEntry) -> tuple[Group, ...]:
     return found
 
 
-def find_kind(members: Collection[str]) -> int:
+def kind_of(members: Collection[str]) -> int:
     """The kind with the fewest members that has these."""
     return max(kind for kind, looked_at in enumerate(KINDS) if looked_at.issuperset(members))
 

@@ -18,7 +18,7 @@ import orjson
 
 from hookline.stores.protocols import LedgerEntry
 from hookline.stores.reports import REPORT_BUCKETS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
-from hookline.stores.spend_groups import HOUR_S, HOURS_A_DAY, find_kind
+from hookline.stores.spend_groups import HOUR_S, HOURS_A_DAY, kind_of
 
 LAST_HOUR = 2**31 - HOURS_A_DAY
 NUMBERS = ("calls", "input_tokens", "output_tokens", "cached_tokens", "nanousd", "unpriced_calls", "estimated_calls")
@@ -58,7 +58,7 @@ def hours_of(since: float, until: float) -> tuple[int, int]:
 def spend_question(query: SpendQuery, mark: str) -> Question:
     """The sums; one line more than `limit` says that there are more."""
     writer = _Writer(mark)
-    kind = find_kind({*query.where, *query.by} - set(REPORT_BUCKETS))
+    kind = kind_of({*query.where, *query.by} - set(REPORT_BUCKETS))
     bucket = next((name for name in REPORT_BUCKETS if name in query.by), None)
     names = [_name_of(member) for member in query.by]
     facts = " UNION ALL ".join(_facts(writer, query, bucket, kind))
@@ -140,7 +140,7 @@ def days_question(query: LedgerQuery, mark: str) -> Question:
     days = f"f.day >= {writer.put(first // HOURS_A_DAY)} AND f.day <= {writer.put(end // HOURS_A_DAY)}"
     return Question(
         "SELECT DISTINCT f.day FROM spend_groups AS g CROSS JOIN spend_days AS f "
-        f"WHERE g.kind = {find_kind(query.where):d} AND f.group_id = g.id AND {days}{_groups_where(writer, query.where)} "
+        f"WHERE g.kind = {kind_of(query.where):d} AND f.group_id = g.id AND {days}{_groups_where(writer, query.where)} "
         "ORDER BY f.day DESC",
         writer.arguments,
     )

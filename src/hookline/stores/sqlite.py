@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from pathlib import Path
@@ -141,10 +141,6 @@ class SqliteRecords:
 
     async def flush(self) -> None:
         await asyncio.wrap_future(self._put(lambda: None))
-
-    async def spent_by_scope(self, *, since: float = 0.0, until: float = float("inf")) -> Mapping[str, int]:
-        bounds = (quarter_of(since), quarter_of(until))
-        return await self._ask(lambda: dict(self._connection.execute(sql.SUM_SPEND, bounds).fetchall()))
 
     async def spent_in(self, scope: str, *, since: float = 0.0, until: float = float("inf")) -> int:
         bounds = (scope, quarter_of(since), quarter_of(until))

@@ -161,11 +161,6 @@ INSERT INTO spend_days (kind, day, group_id, calls, input_tokens, output_tokens,
     unpriced_calls = (spend_days.unpriced_calls + excluded.unpriced_calls), estimated_calls =
     (spend_days.estimated_calls + excluded.estimated_calls)"""
 
-SUM_SPEND = """\
-SELECT spend.scope, sum(spend.nanousd) AS sum_1
-FROM spend
-WHERE spend.quarter >= ? AND spend.quarter < ? GROUP BY spend.scope"""
-
 SUM_SCOPE = """\
 SELECT sum(spend.nanousd) AS sum_1
 FROM spend

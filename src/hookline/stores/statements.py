@@ -47,7 +47,6 @@ def postgres_statements() -> Mapping[str, str]:
 def _sums() -> Mapping[str, ClauseElement]:
     within = (SPEND.c.quarter >= bindparam("since")) & (SPEND.c.quarter < bindparam("until"))
     return {
-        "SUM_SPEND": select(SPEND.c.scope, func.sum(SPEND.c.nanousd)).where(within).group_by(SPEND.c.scope),
         "SUM_SCOPE": select(func.sum(SPEND.c.nanousd)).where(SPEND.c.scope == bindparam("scope"), within),
         "LIST_QUARTERS": select(SPEND.c.quarter, SPEND.c.nanousd)
         .where(SPEND.c.scope == bindparam("scope"), SPEND.c.quarter >= bindparam("since"))

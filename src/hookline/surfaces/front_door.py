@@ -13,11 +13,11 @@ from multidict import CIMultiDict
 
 from hookline.errors import MethodNotAllowed
 from hookline.host import Clock
+from hookline.paths import RequestTarget, decode, resolve_target
 from hookline.reply import Reply
 from hookline.surfaces.cors import METHODS
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.openai import OpenAIDoor
-from hookline.surfaces.paths import RequestTarget, decode, resolve_target
 from hookline.surfaces.routes import serve_route
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from multidict import CIMultiDict
 
 from hookline.call import Call
 from hookline.errors import NotFound
+from hookline.paths import decode, fold
 from hookline.reply import Reply
-from hookline.surfaces.paths import decode, fold
 from hookline.surfaces.settings import Deliver, NamesModels
 
 PATH: Final = "/v1/models"

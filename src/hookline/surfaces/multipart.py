@@ -27,7 +27,7 @@ _PARAMETER: Final = re.compile(rb';\s*([A-Za-z0-9!#$&+.^_`|~*-]+)\s*=\s*(?:"((?:
 State = Literal["preamble", "after_boundary", "headers", "value", "end"]
 
 
-def find_boundary(content_type: str) -> bytes:
+def get_boundary(content_type: str) -> bytes:
     """The boundary named by a multipart content type. Raises BadRequest."""
     found = _BOUNDARY.findall(content_type.partition(";")[2])
     if len(found) != 1:

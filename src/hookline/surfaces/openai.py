@@ -10,13 +10,14 @@ from functools import partial
 
 from aiohttp import hdrs
 
-from hookline.call import ENDPOINTS, Call, Endpoint
+from hookline.call import Call
+from hookline.content_type import kind_of
 from hookline.errors import Forbidden
 from hookline.host import Clock
+from hookline.paths import RequestTarget, endpoint_of
 from hookline.surfaces.exchange import Exchange
 from hookline.surfaces.models import is_models_path, prepare_models_call
-from hookline.surfaces.paths import RequestTarget, fold
-from hookline.surfaces.request_body import find_kind, load_any, load_json
+from hookline.surfaces.request_body import load_any, load_json
 from hookline.surfaces.settings import Deliver, FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
 from hookline.surfaces.stored_objects import READ_ONLY
@@ -32,12 +33,8 @@ class OpenAIDoor:
 
     async def serve(self, exchange: Exchange, target: RequestTarget, serving: Serving) -> None:
         """Run the call. Errors of the call are replies; raises ApiError for what can't become one, and ClientGone."""
-        method, path = exchange.method, target.path
-        endpoint: Endpoint = "relay"
-        if method == "POST":
-            endpoint = ENDPOINTS.get(path, "relay")
-            if endpoint == "relay" and (endpoint := ENDPOINTS.get(fold(path), "relay")) != "relay":
-                path = path.rstrip("/")  # a last slash means nothing here, and to some upstreams another path
+        method = exchange.method
+        endpoint, path = endpoint_of(method, target.path)
         if hdrs.ORIGIN in exchange.headers:
             _refuse_foreign_page(exchange, serving)
         call = Call(
@@ -78,7 +75,7 @@ def _refuse_foreign_page(exchange: Exchange, serving: Serving) -> None:
 
     JSON it can't post unasked. Raises Forbidden."""
     origin = exchange.headers[hdrs.ORIGIN]
-    if exchange.method in READ_ONLY or find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, "")) == "json":
+    if exchange.method in READ_ONLY or kind_of(exchange.headers.get(hdrs.CONTENT_TYPE, "")) == "json":
         return
     if origin.partition("://")[2] == exchange.headers.get(hdrs.HOST):
         return

@@ -6,37 +6,24 @@ bytes that don't."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from aiohttp import hdrs
 
 from hookline.call import Call
+from hookline.content_type import kind_of
 from hookline.errors import UnsupportedMedia
+from hookline.paths import fold
 from hookline.surfaces.content_coding import read_pieces, read_whole
 from hookline.surfaces.exchange import Exchange, too_large
 from hookline.surfaces.json_body import set_json_body
-from hookline.surfaces.paths import fold
 from hookline.surfaces.settings import FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
 from hookline.surfaces.stored_objects import refuse_stored_member, refuse_stored_route
 from hookline.surfaces.upload import Pieces, load_upload
 
-Kind = Literal["json", "vague", "other"]
-VAGUE_TYPES = frozenset({"", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"})
-"""What sloppy clients call JSON: no type at all, curl's default, ..."""
-
-
-def find_kind(content_type: str) -> Kind:
-    """What a content type says about a body."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type == "application/json" or media_type.endswith("+json"):
-        return "json"
-    return "vague" if media_type in VAGUE_TYPES else "other"
-
 
 async def load_json(exchange: Exchange, settings: FrontSettings, serving: Serving, room: SpoolRoom, call: Call) -> None:
     """`call.load` of the endpoints that take JSON and nothing else. Raises ApiError."""
-    kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
+    kind = kind_of(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
     if kind == "other":
         raise UnsupportedMedia("this endpoint takes JSON: send it with `content-type: application/json`")
     body = await read_whole(exchange, settings.max_body_bytes, room)
@@ -51,7 +38,7 @@ async def load_any(exchange: Exchange, settings: FrontSettings, serving: Serving
         refuse_stored_route(exchange.method, fold(call.path))
     if not exchange.has_body:
         return
-    kind = find_kind(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
+    kind = kind_of(exchange.headers.get(hdrs.CONTENT_TYPE, ""))
     if kind == "json":
         set_json_body(call, await read_whole(exchange, settings.max_body_bytes, room), None)
     elif kind == "vague":

@@ -23,9 +23,9 @@ from hookline.errors import (
     Unauthenticated,
 )
 from hookline.host import Access, RouteHandler, RouteRequest
+from hookline.paths import RequestTarget
 from hookline.reply import Reply
 from hookline.surfaces.exchange import Exchange, log
-from hookline.surfaces.paths import RequestTarget
 from hookline.surfaces.settings import Serving
 
 OWN_PATHS: Final = frozenset({"/healthz", "/readyz"})

@@ -14,7 +14,7 @@ from aiohttp import hdrs
 from hookline.call import Call
 from hookline.errors import BadRequest
 from hookline.surfaces.exchange import Exchange
-from hookline.surfaces.multipart import ModelFinder, find_boundary
+from hookline.surfaces.multipart import ModelFinder, get_boundary
 from hookline.surfaces.spool import MEMORY_BYTES, Spool, SpoolRoom
 from hookline.upload import FormField
 
@@ -96,7 +96,7 @@ async def load_upload(exchange: Exchange, room: SpoolRoom, pieces: Pieces, call:
     """Read a body that is not JSON, arriving in `pieces`, as far as the call needs it, and set it on the call. Raises ApiError."""
     content_type = exchange.headers.get(hdrs.CONTENT_TYPE, "application/octet-stream")
     is_form = content_type.lower().startswith("multipart/form-data")
-    finder = ModelFinder(find_boundary(content_type)) if is_form else None
+    finder = ModelFinder(get_boundary(content_type)) if is_form else None
     declared_bytes = None if hdrs.CONTENT_ENCODING in exchange.headers else exchange.declared_bytes
     spool = Spool(room)
     try:

@@ -222,7 +222,7 @@ class LimitStoreContract(_Fixtures):
         refused = await store.reserve(_id(), (wide, narrow), 41, expires_s=LONG_S)
 
         assert refused == SpendRefusal(narrow, 0, 60, 41)
-        assert list(await store.spent((wide.scope, narrow.scope))) == [60, 60]
+        assert list(await store.held((wide.window, narrow.window))) == [60, 60]
         assert await store.reserve(_id(), (wide, narrow), 40, expires_s=LONG_S) is None
 
     async def test_settles_to_the_exact_amount_once(self, store: LimitStore, scope: str) -> None:
@@ -233,7 +233,7 @@ class LimitStoreContract(_Fixtures):
             await done(store.settle(id, amount))
         await done(store.settle(_id(), 99))
 
-        assert list(await store.spent((scope,))) == [25]
+        assert list(await store.held((scope,))) == [25]
         refused = await store.reserve(_id(), spends, 80, expires_s=LONG_S)
         assert refused == SpendRefusal(spends[0], 25, 25, 80)
 
@@ -241,7 +241,7 @@ class LimitStoreContract(_Fixtures):
         spends = (Spend(scope, 10, NEVER, is_hard=False),)
 
         assert await store.reserve(_id(), spends, 25, expires_s=LONG_S) is None
-        assert list(await store.spent((scope,))) == [25]
+        assert list(await store.held((scope,))) == [25]
 
     async def test_an_expired_reservation_is_spent(self, store: LimitStore, clock: FakeClock, scope: str) -> None:
         spends, id = (Spend(scope, 100, NEVER),), _id()
@@ -250,7 +250,7 @@ class LimitStoreContract(_Fixtures):
         clock.advance(32)
         await done(store.settle(id, 1))
 
-        assert list(await store.spent((scope,))) == [60]
+        assert list(await store.held((scope,))) == [60]
         assert await store.reserve(_id(), spends, 41, expires_s=30) == SpendRefusal(spends[0], 60, 60, 41)
 
     async def test_concurrent_reservations_never_exceed(self, store: LimitStore, scope: str) -> None:
@@ -261,7 +261,7 @@ class LimitStoreContract(_Fixtures):
             id = _id()
             if await store.reserve(id, spends, 30, expires_s=LONG_S) is not None:
                 return False
-            highest[0] = max(highest[0], (await store.spent((scope,)))[0])
+            highest[0] = max(highest[0], (await store.held((scope,)))[0])
             await asyncio.sleep(0)
             await done(store.settle(id, 10))
             return True
@@ -270,7 +270,7 @@ class LimitStoreContract(_Fixtures):
             pass
 
         assert highest[0] <= 1_000
-        spent = list(await store.spent((scope, scope + ":wide")))
+        spent = list(await store.held((scope, scope + ":wide")))
         assert spent[0] == spent[1]
         assert 1_000 - 30 < spent[0] <= 1_000
 
@@ -308,7 +308,7 @@ class LimitStoreContract(_Fixtures):
         await store.restore(fixed, ((now_s - 500, 60), (now_s, 30)))
         await store.restore(rolling, ((now_s - 3_700, 7), (now_s - 3_000, 60), (now_s, 30)))
 
-        assert list(await store.spent((fixed.scope, rolling.scope))) == [90, 90]
+        assert list(await store.held((fixed.window, rolling.window))) == [90, 90]
         id = _id()
         await store.reserve(id, (fixed,), 10, expires_s=LONG_S)
         assert list(await done(store.settle(id, 10))) == [], "the line was reached before, and said"
@@ -320,10 +320,10 @@ class LimitStoreContract(_Fixtures):
         await store.restore(spend, ((clock.time(), 77),))
         await done(store.settle(id, 4))
 
-        assert list(await store.spent((scope,))) == [4]
+        assert list(await store.held((scope,))) == [4]
 
     async def test_unknown_windows_have_spent_nothing(self, store: LimitStore, scope: str) -> None:
-        assert list(await store.spent((scope, scope + "x"))) == [0, 0]
+        assert list(await store.held((scope, scope + "x"))) == [0, 0]
 
 
 class ReplyStoreContract(_Fixtures):
@@ -360,10 +360,10 @@ class ReplyStoreContract(_Fixtures):
         for key, tags in zip(keys, ((scope, "b"), (scope,), ("b",)), strict=True):
             await done(store.put(key, b"body", ttl_s=60, tags=tags))
 
-        assert await store.delete(tag=scope) == 2
+        assert await store.delete_tagged(scope) == 2
 
         assert [await store.get(key) for key in keys] == [None, None, b"body"]
-        assert await store.delete(tag=scope) == 0
+        assert await store.delete_tagged(scope) == 0
 
     async def test_gives_several_in_the_order_asked(self, store: ReplyStore, clock: FakeClock) -> None:
         one, other, short, unknown = (_id().encode() for _ in range(4))
@@ -379,7 +379,7 @@ class ReplyStoreContract(_Fixtures):
         await done(store.put_many(entries, ttl_s=60, tags=(scope,)))
         await done(store.put_many({}, ttl_s=60, tags=(scope,)))
 
-        assert await store.delete(tag=scope) == 3
+        assert await store.delete_tagged(scope) == 3
 
         assert list(await store.get_many([*entries])) == [None] * 3
 
@@ -387,10 +387,10 @@ class ReplyStoreContract(_Fixtures):
         gone, kept = _id().encode(), _id().encode()
         await done(store.put_many({gone: b"1", kept: b"2"}, ttl_s=60, tags=(scope,)))
 
-        assert await store.discard([gone, b"unknown"]) == 1
+        assert await store.delete([gone, b"unknown"]) == 1
 
         assert list(await store.get_many([gone, kept])) == [None, b"2"]
-        assert await store.delete(tag=scope) == 1
+        assert await store.delete_tagged(scope) == 1
 
     async def test_a_tag_outlives_the_first_of_its_entries(
         self, store: ReplyStore, clock: FakeClock, scope: str
@@ -401,6 +401,6 @@ class ReplyStoreContract(_Fixtures):
         clock.advance(500)
         assert await store.get(key) == b"long"
 
-        await store.delete(tag=scope)
+        await store.delete_tagged(scope)
 
         assert await store.get(key) is None

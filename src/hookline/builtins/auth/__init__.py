@@ -67,6 +67,7 @@ class Plugin:
         self._may_open = not options.keys and not options.issuers
         self._tokens = Tokens(options.issuers, host) if options.issuers else None
         self._recorded: RecordedKeys | None = None
+        self._desk = KeyDesk(self._find_store, host.clock, frozenset(table.name for table in options.keys))
         self._end_user_header = options.end_user_header
         self._paying = PayingUsers(options.end_users_per_key) if options.end_user_pays else None
         self._lookups = host.metrics.counter(
@@ -75,13 +76,13 @@ class Plugin:
 
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
-        AdminKeys(KeyDesk(self._find_store, self._host.clock), self._host, self._refresh).register(add)
+        AdminKeys(self._desk, self._host, self._refresh).register(add)
 
     @hookimpl
     def register_commands(self, add: AddCommand) -> None:
         from hookline.builtins.auth.commands import make_commands  # typer is for the command line only
 
-        add("keys", make_commands(KeyDesk(self._find_store, self._host.clock)))
+        add("keys", make_commands(self._desk))
 
     @hookimpl
     def register_workers(self, add: AddWorker) -> None:
@@ -119,7 +120,7 @@ class Plugin:
             if known.principal.key_name == key:
                 return known.principal
         try:
-            return to_principal(await KeyDesk(self._find_store, self._host.clock).find(key))
+            return to_principal(await self._desk.get_named(key))
         except NotFound:
             return None
 

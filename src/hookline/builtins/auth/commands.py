@@ -6,21 +6,18 @@ models of the admin API, so both doors refuse the same with the same words."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import re
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from hookline import ApiError, BadRequest, StoredKey
+from hookline import BadRequest, StoredKey, parse_members
 from hookline.builtins.auth.key_desk import KeyDesk
-from hookline.builtins.auth.key_fields import KeyUpdate, NewKey, Rotation, check, moment_text, show, status_of
+from hookline.builtins.auth.key_fields import KeyUpdate, NewKey, Rotation, moment_text, show, status_of
+from hookline.builtins.printing import print_json, print_table, remark
 
-FAILED = 1
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 PAGE = 100
 
@@ -35,6 +32,10 @@ RequestsPerMinute = Annotated[int | None, typer.Option(show_default=False)]
 TokensPerMinute = Annotated[int | None, typer.Option(show_default=False)]
 MaxParallel = Annotated[int | None, typer.Option(show_default=False)]
 Limits = Annotated[list[str] | None, typer.Option("--limit", help="Any limit: NAME=NUMBER; may be repeated.")]
+LimitsByModel = Annotated[
+    list[str] | None,
+    typer.Option("--limit-by-model", help='GLOB:NAME=NUMBER, as in "gpt-4o*:tokens_per_minute=1000"; may be repeated.'),
+]
 DailyUsd = Annotated[float | None, typer.Option(help="Its budget of a day.", show_default=False)]
 MonthlyUsd = Annotated[float | None, typer.Option(help="Its budget of a month.", show_default=False)]
 TotalUsd = Annotated[float | None, typer.Option(help="Its budget for ever.", show_default=False)]
@@ -60,30 +61,13 @@ def make_commands(desk: KeyDesk) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    keys.command("create")(_plain(_create(desk)))
-    keys.command("list")(_plain(_list(desk)))
-    keys.command("show")(_plain(_show(desk)))
-    keys.command("update")(_plain(_update(desk)))
-    keys.command("rotate")(_plain(_rotate(desk)))
-    keys.command("revoke")(_plain(_revoke(desk)))
+    keys.command("create")(_create(desk))
+    keys.command("list")(_list(desk))
+    keys.command("show")(_show(desk))
+    keys.command("update")(_update(desk))
+    keys.command("rotate")(_rotate(desk))
+    keys.command("revoke")(_revoke(desk))
     return keys
-
-
-def _plain(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run to its end; a refusal is a sentence on stderr and exit status 1."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        async def whole() -> None:
-            await command(*args, **kwargs)
-
-        try:
-            asyncio.run(whole())
-        except ApiError as error:
-            print(f"hookline: {error.message}", file=sys.stderr)
-            raise typer.Exit(FAILED) from None
-
-    return run
 
 
 def _create(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
@@ -96,6 +80,7 @@ def _create(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         tokens_per_minute: TokensPerMinute = None,
         max_parallel: MaxParallel = None,
         limits: Limits = None,
+        limits_by_model: LimitsByModel = None,
         daily_usd: DailyUsd = None,
         monthly_usd: MonthlyUsd = None,
         total_usd: TotalUsd = None,
@@ -109,13 +94,15 @@ def _create(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         fields = _fields(
             {"tenant": tenant, "user": user, "models": models, "tags": tags}
             | {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-            | {"max_parallel": max_parallel, **_pairs(limits, "limit")},
+            | {"max_parallel": max_parallel, **_pairs(limits, "limit"), **_by_model(limits_by_model)},
             budget=_budget(budget, {"daily_usd": daily_usd, "monthly_usd": monthly_usd, "total_usd": total_usd}),
             expires=expires,
             metadata=metadata,
         )
-        key, secret = await desk.create(check(NewKey, {"name": name, **fields}))
+        key, secret = await desk.create(parse_members(NewKey, {"name": name, **fields}))
         _print_secret(desk, key, secret, as_json)
+        for warning in await desk.warnings(key):
+            remark(warning)
 
     return create
 
@@ -134,10 +121,12 @@ def _list(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         ):
             if as_json:
                 for key in keys:
-                    _print_json(show(key, desk.now()))
+                    print_json(show(key, desk.now()))
             else:
-                _print_table(([_HEAD] if is_first else []) + [_line(key, desk.now()) for key in keys])
+                print_table(([_HEAD] if is_first else []) + [_line(key, desk.now()) for key in keys])
             after, is_first = keys[-1].id, False
+        if is_first and not as_json:
+            remark("there is no key like that" if tenant or user else "there is no key" if is_all else _NO_KEY)
 
     return list_
 
@@ -145,7 +134,7 @@ def _list(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
 def _show(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
     async def show_(key: Key) -> None:
         """Print all that is known of a key, as JSON; the secret is not."""
-        _print_json(show(await desk.find(key), desk.now()))
+        print_json(show(await desk.get_named(key), desk.now()))
 
     return show_
 
@@ -161,6 +150,7 @@ def _update(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         tokens_per_minute: TokensPerMinute = None,
         max_parallel: MaxParallel = None,
         limits: Limits = None,
+        limits_by_model: LimitsByModel = None,
         daily_usd: DailyUsd = None,
         monthly_usd: MonthlyUsd = None,
         total_usd: TotalUsd = None,
@@ -177,12 +167,13 @@ def _update(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         as_json: Json = False,
     ) -> None:
         """Change what is given, and nothing else."""
-        found = await desk.find(key)
+        found = await desk.get_named(key)
         amounts = {"daily_usd": daily_usd, "monthly_usd": monthly_usd, "total_usd": total_usd}
         fields = _fields(
             {"name": name, "tenant": tenant, "user": user, "models": models, "tags": tags, "disabled": is_disabled}
             | {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-            | {"max_parallel": max_parallel, **_pairs(limits, "limit")},
+            | {"max_parallel": max_parallel, **_pairs(limits, "limit")}
+            | _by_model(limits_by_model, before=found.limits.get("limits_by_model")),
             budget=_budget(budget, amounts, before=found.budget),
             expires=expires,
             metadata=metadata,
@@ -191,8 +182,10 @@ def _update(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         cleared = {field.replace("-", "_"): empty.get(field) for field in clear or ()}
         if both := cleared.keys() & fields.keys():
             raise BadRequest(f"{', '.join(sorted(both))}: given and cleared; keep one of them")
-        changed = await desk.update(found.id, check(KeyUpdate, {**fields, **cleared}))
+        changed = await desk.update(found.id, parse_members(KeyUpdate, {**fields, **cleared}))
         _print_key(changed, desk.now(), as_json)
+        for warning in await desk.warnings(changed) if name is not None else ():
+            remark(warning)
 
     return update
 
@@ -206,8 +199,8 @@ def _rotate(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
         as_json: Json = False,
     ) -> None:
         """Give a key a new secret and print it. It is shown this once."""
-        rotation = check(Rotation, {"overlap_s": _duration(overlap, "overlap")})
-        changed, secret = await desk.rotate((await desk.find(key)).id, rotation.overlap_s)
+        rotation = parse_members(Rotation, {"overlap_s": _duration(overlap, "overlap")})
+        changed, secret = await desk.rotate((await desk.get_named(key)).id, rotation.overlap_s)
         _print_secret(desk, changed, secret, as_json)
 
     return rotate
@@ -216,7 +209,7 @@ def _rotate(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
 def _revoke(desk: KeyDesk) -> Callable[..., Awaitable[None]]:
     async def revoke(key: Key, as_json: Json = False) -> None:
         """Refuse a key, for ever."""
-        _print_key(await desk.revoke((await desk.find(key)).id), desk.now(), as_json)
+        _print_key(await desk.revoke((await desk.get_named(key)).id), desk.now(), as_json)
 
     return revoke
 
@@ -244,7 +237,18 @@ def _pairs(given: Sequence[str] | None, option: str) -> dict[str, Any]:
     pairs = [pair.partition("=") for pair in given or ()]
     if not all(separator for _, separator, _ in pairs):
         raise BadRequest(f"--{option} must read {'NAME=NUMBER' if option == 'limit' else 'NAME=TEXT'}")
-    return {n: int(text) if option == "limit" and text.isdecimal() else text for n, _, text in pairs}
+    return {n: int(text) if option == "limit" and text.isdecimal() and len(text) < 20 else text for n, _, text in pairs}
+
+
+def _by_model(given: Sequence[str] | None, before: Any = None) -> dict[str, Any]:
+    """`--limit-by-model` as the field has it, over what is there `before`. A glob may hold colons, the name of a limit can't."""
+    found: dict[str, dict[str, Any]] = {glob: dict(limits) for glob, limits in (before or {}).items()}
+    for text in given or ():
+        glob, colon, limit = text.rpartition(":")
+        if not colon or not glob or "=" not in limit:
+            raise BadRequest("--limit-by-model must read GLOB:NAME=NUMBER")
+        found.setdefault(glob, {}).update(_pairs([limit], "limit"))
+    return {"limits_by_model": found} if given else {}
 
 
 def _budget(
@@ -271,6 +275,7 @@ def _duration(text: str, option: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
+_NO_KEY = "there is no key in records that is not revoked; keys of proxy.toml are not kept there"
 _HEAD = ("ID", "NAME", "PREFIX", "STATUS", "TENANT", "USER", "EXPIRES")
 
 
@@ -279,26 +284,16 @@ def _line(key: StoredKey, now: float) -> tuple[str, ...]:
     return (key.id, key.name, key.prefix, status, key.tenant, key.user or "-", moment_text(key.expires_at))
 
 
-def _print_table(lines: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _print_json(value: Any) -> None:
-    print(orjson.dumps(value).decode())
-
-
 def _print_key(key: StoredKey, now: float, as_json: bool) -> None:
     if as_json:
-        _print_json(show(key, now))
+        print_json(show(key, now))
     else:
         print(f"{key.id} {key.name}: {status_of(key, now)}")
 
 
 def _print_secret(desk: KeyDesk, key: StoredKey, secret: str, as_json: bool) -> None:
     if as_json:
-        _print_json(show(key, desk.now(), secret))
+        print_json(show(key, desk.now(), secret))
         return
     print(f"id:  {key.id}\nkey: {secret}")
-    print("Keep the key now: it is not shown again.", file=sys.stderr)
+    remark("keep the key now: it is not shown again")

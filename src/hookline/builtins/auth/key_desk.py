@@ -7,10 +7,10 @@ Idea: the admin API and the command line are two doors of this one desk. A secre
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from hookline import Clock, Conflict, KeyStore, NotFound, StoredKey
+from hookline import ApiError, Clock, Conflict, KeyStore, NotFound, StoredKey
 from hookline.builtins.auth.key_fields import KeyFields, NewKey, apply, status_of
 from hookline.builtins.auth.recorded_keys import SECRET_PREFIX, hash_secret
 
@@ -20,9 +20,11 @@ SHOWN_CHARS = len(SECRET_PREFIX) + 6
 class KeyDesk:
     """Every method raises `Unavailable` when records can't answer, `NotFound` for a key that nobody made."""
 
-    def __init__(self, find_store: Callable[[], KeyStore], clock: Clock) -> None:
+    def __init__(self, find_store: Callable[[], KeyStore], clock: Clock, configured: Collection[str] = ()) -> None:
         self._find_store = find_store
         self._clock = clock
+        self._configured = configured
+        """Names of keys in proxy.toml."""
 
     def now(self) -> float:
         """Unix seconds."""
@@ -81,7 +83,7 @@ class KeyDesk:
     async def get(self, id: str) -> StoredKey:
         return self._existing(id, await self._find_store().get(id))
 
-    async def find(self, name: str) -> StoredKey:
+    async def get_named(self, name: str) -> StoredKey:
         """By id, or by a name that one key has; among several, the one that is not revoked. Raises Conflict where that leaves a choice."""
         store = self._find_store()
         if (key := await store.get(name)) is not None:
@@ -90,6 +92,21 @@ class KeyDesk:
         if len(found) > 1:
             raise Conflict(f'several keys are named "{name}": say which, {", ".join(key.id for key in found)}')
         return self._existing(name, found[0] if found else None)
+
+    async def warnings(self, key: StoredKey) -> list[str]:
+        """What whoever named a key should know: who has the same name. (Two may share one while an old key is replaced, so it is not refused.)"""
+        told = []
+        if key.name in self._configured:
+            told.append(
+                f'a key of proxy.toml is named "{key.name}", too; where this name is asked for, that one is meant'
+            )
+        try:
+            named = await self._find_store().page(limit=20, name=key.name, is_revoked=False)
+        except ApiError:
+            return told  # the key is made: its secret must not be lost for a remark
+        if others := [other.id for other in named if other.id != key.id]:
+            told.append(f'{", ".join(others)}: named "{key.name}", too; say the id where one of them is meant')
+        return told
 
     def _existing(self, id: str, key: StoredKey | None) -> StoredKey:
         if key is None:

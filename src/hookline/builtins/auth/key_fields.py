@@ -1,21 +1,19 @@
 """A virtual key's fields: as they are sent, and as they are shown.
 
-Lives here: the models behind `/admin/keys` and `hookline keys`, a key as JSON, what is wrong with fields. Elsewhere: keys of proxy.toml (options.py), what is done
-with the fields (key_desk.py).
-Idea: an update holds the fields that change and nothing else; null takes a limit away. Every wrong field is named, at once."""
+Lives here: the models behind `/admin/keys` and `hookline keys`, a key as JSON. Elsewhere: keys of proxy.toml (options.py), what is done with the fields (key_desk.py), how
+they are read (the core).
+Idea: an update holds the fields that change and nothing else; null takes a limit away."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hookline import BadRequest, StoredKey
-from hookline.builtins.auth.options import BudgetTable, KeyLimitTable, LimitTable, Name, Table
+from hookline import BudgetTable, ListParameters, Parameters, ScopedLimitTable, StoredKey
+from hookline.builtins.auth.options import Name
 
 EXPIRES_MAX = 253_402_300_799.0
 """The end of the year 9999 in Unix seconds."""
@@ -43,7 +41,7 @@ MetadataKey = Annotated[Name, Field(max_length=64)]
 MetadataText = Annotated[str, Field(max_length=512)]
 
 
-class KeyFields(KeyLimitTable):
+class KeyFields(ScopedLimitTable):
     """What may be set when a key is made, and later."""
 
     tenant: Name = "default"
@@ -82,24 +80,22 @@ class KeyUpdate(KeyFields):
     name: Name = ""
 
 
-class Rotation(Table):
+class Rotation(Parameters):
     """`POST /admin/keys/{id}/rotate`."""
 
     overlap_s: float = Field(0.0, ge=0, le=OVERLAP_MAX_S)
 
 
-class Listing(Table):
+class KeyFilters(ListParameters):
     """The query of `GET /admin/keys`."""
 
-    limit: int = Field(20, ge=1, le=100, strict=False)
-    after: Name = ""
     name: Name | None = None
     tenant: Name | None = None
     user: Name | None = None
-    revoked: Literal["true", "false"] | None = None
+    revoked: bool | None = None
 
 
-LIMITS = tuple(KeyLimitTable.model_fields)
+LIMITS = tuple(ScopedLimitTable.model_fields)
 
 
 def apply(fields: KeyFields, key: StoredKey, now: float) -> StoredKey:
@@ -160,69 +156,6 @@ def status_of(key: StoredKey, now: float) -> str:
 def moment_text(at: float | None) -> str:
     """For people."""
     return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%MZ")
-
-
-def check(model: type[Table], values: Mapping[str, Any]) -> Any:
-    """`values` as `model`. Raises BadRequest that names every wrong field; `param` is the first."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        found = {problem_field(detail["loc"]): _words(model, detail) for detail in reversed(error.errors())}
-        wrong = dict(reversed(found.items()))
-        message = "; ".join(f'"{field}": {words}' if field else words for field, words in wrong.items())
-        raise BadRequest(message, code="invalid_value", param=next(iter(wrong)) or None) from None
-
-
-def problem_field(location: Sequence[int | str]) -> str:
-    """`budget.rolling[0].usd`; branches of a union and marks of pydantic's own are left out."""
-    field = ""
-    for part in location:
-        if isinstance(part, int):
-            field += f"[{part}]"
-        elif part in ("float", "str", "[key]") or part.startswith(("function-", "constrained-")):
-            continue
-        else:
-            field += f".{part}" if field else part
-    return field[:200]
-
-
-_WANTED = {
-    "string_type": "must be text",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "dict_type": "must be an object",
-    "model_type": "must be an object",
-    "missing": "must be given",
-    "string_too_short": "must not be empty",
-    "too_short": "must not be empty",
-}
-
-
-def _words(model: type[Table], detail: Any) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = _known_fields(model, detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, 1, 0.5)
-        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(known)}"
-        return f"unknown field; {hint}"
-    if kind == "value_error":
-        return str(context.get("error", detail["msg"]))
-    return _WANTED.get(kind) or str(detail["msg"]).replace("Input should", "must").replace("should", "must")
-
-
-def _known_fields(model: type[Table], location: Sequence[int | str]) -> list[str]:
-    for part in location:
-        if part == "budget":
-            model = BudgetTable
-        elif part == "limits_by_model":
-            model = LimitTable
-        elif part == "rolling":
-            model = BudgetTable.model_fields["rolling"].annotation.__args__[0]  # type: ignore[union-attr]
-    return list(model.model_fields)
 
 
 def _seconds(at: float | None) -> int | None:

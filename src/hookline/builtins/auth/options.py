@@ -6,20 +6,16 @@ Idea: strict, as everywhere: a misspelt limit is refused, never a limit that sil
 from __future__ import annotations
 
 import ipaddress
-import zoneinfo
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from hookline import Budget, Limits, Principal
+from hookline import BudgetTable, LimitTable, Principal, ScopedLimitTable
 
 ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 SYMMETRIC = ("HS256", "HS384", "HS512")
 SECRET_BYTES_MIN = 32
-
-Count = Annotated[int, Field(ge=1, le=2**53)]
-Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _check_text(text: str) -> str:
@@ -37,63 +33,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class RollingTable(Table):
-    """`rolling = [{ hours = 5, usd = 1.0 }]`."""
-
-    hours: float = Field(gt=0, le=8_784)
-    usd: Usd
-
-
-class BudgetTable(Table):
-    """`budget = { daily_usd = 5.0 }`."""
-
-    daily_usd: Usd | None = None
-    monthly_usd: Usd | None = None
-    total_usd: Usd | None = None
-    rolling: list[RollingTable] = []
-    alert_at: float = Field(0.8, gt=0, le=1, description="The share of each window at which the log and a metric warn.")
-    time_zone: str = Field("UTC", description="Whose midnight starts a day and a month.")
-    mode: Literal["hard", "soft"] = "hard"
-
-    @field_validator("rolling")
-    @classmethod
-    def _check_rolling(cls, windows: list[RollingTable]) -> list[RollingTable]:
-        if len({window.hours for window in windows}) < len(windows):
-            raise ValueError("two windows of the same length: keep the one that should hold")
-        return windows
-
-    @field_validator("time_zone")
-    @classmethod
-    def _check_time_zone(cls, name: str) -> str:
-        try:
-            zoneinfo.ZoneInfo(name)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError('unknown time zone; write one like "Europe/Berlin"') from error
-        return name
-
-
-class LimitTable(Table):
-    """Ceilings on calls. Windows slide: an hour is the last 60 minutes, a day the last 24 hours."""
-
-    requests_per_second: Count | None = None
-    requests_per_minute: Count | None = None
-    requests_per_hour: Count | None = None
-    requests_per_day: Count | None = None
-    tokens_per_minute: Count | None = Field(default=None, description="Input and output together.")
-    tokens_per_hour: Count | None = None
-    tokens_per_day: Count | None = None
-    max_parallel: Count | None = Field(default=None, description="Calls at the same time.")
-
-
-class KeyLimitTable(LimitTable):
-    """Ceilings of a key, or of each user of an issuer."""
-
-    limits_by_model: dict[str, LimitTable] = Field(
-        {}, description="Further ceilings by glob: all models that one matches draw on them together."
-    )
-
-
-class KeyTable(KeyLimitTable):
+class KeyTable(ScopedLimitTable):
     """One `[[plugins.auth.keys]]`."""
 
     name: str = Field(
@@ -121,8 +61,8 @@ class KeyTable(KeyLimitTable):
             tenant=self.tenant,
             user=self.user,
             models=tuple(self.models),
-            limits=Limits.from_table(self.model_dump(exclude={"key"})),
-            budget=None if self.budget is None else Budget.from_table(self.budget.model_dump()),
+            limits=self.to_limits(),
+            budget=None if self.budget is None else self.budget.to_budget(),
             tags=tuple(self.tags),
         )
 
@@ -150,7 +90,7 @@ class ClaimsTable(Table):
         return limits
 
 
-class IssuerTable(KeyLimitTable):
+class IssuerTable(ScopedLimitTable):
     """One `[[plugins.auth.issuers]]`: whose tokens (JWT) are taken as keys. Limits and budget are those of each user. The extra `oidc` brings what reads
     tokens."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
-from hookline import Budget, Host, Limits, Principal, Rejected, StartupError
+from hookline import Host, Limits, Principal, Rejected, StartupError
 from hookline.builtins.auth.credentials import bad_token
 from hookline.builtins.auth.key_set import KeySet
 from hookline.builtins.auth.options import IssuerTable
@@ -155,7 +155,7 @@ def principal_of(claims: Mapping[str, Any], issuer: IssuerTable) -> Principal:
         user=user,
         models=tuple(issuer.models) if models is None else models,
         limits=Limits.from_table(limits),
-        budget=None if issuer.budget is None else Budget.from_table(issuer.budget.model_dump()),
+        budget=None if issuer.budget is None else issuer.budget.to_budget(),
         tags=_texts(claims, names.tags) or (),
     )
 

@@ -18,7 +18,8 @@ from contextlib import suppress
 from functools import partial
 
 from hookline import (
-    PAY,
+    RESERVE_FOR_FOLLOWER,
+    AddCommand,
     AddRoute,
     AddWorker,
     Attempt,
@@ -54,7 +55,7 @@ from hookline.builtins.budget.windows import (
     windows_of,
 )
 from hookline.builtins.recovery import settle_the_dead
-from hookline.builtins.spend_report import register_spend_routes
+from hookline.builtins.spend_report import SpendReports
 
 __all__ = ["BudgetOptions", "Plugin", "find_unbounded", "open_windows"]
 
@@ -78,7 +79,7 @@ class Plugin:
         self._serves_unasked = options.when_store_is_away == "serve"
         self._host = host
         self._clock = host.clock
-        host.offers[PAY] = self.admit_attempt
+        host.offers[RESERVE_FOR_FOLLOWER] = self.admit_attempt
         self.limits = host.limits
         self.records = host.records
         self.settings = host.settings
@@ -106,7 +107,15 @@ class Plugin:
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
         self._routes.register(add)
-        register_spend_routes(add, self.records, self._host.find_principal)
+        SpendReports(self.records, self._host.find_principal).register(add)
+
+    @hookimpl
+    def register_commands(self, add: AddCommand) -> None:
+        from hookline.builtins.budget.commands import make_ledger, make_spend  # typer is for the command line only
+
+        reports = SpendReports(self.records, self._host.find_principal)
+        add("spend", make_spend(reports))
+        add("ledger", make_ledger(reports))
 
     @hookimpl
     def register_workers(self, add: AddWorker) -> None:
@@ -158,7 +167,7 @@ class Plugin:
                 return self._serve_unasked(call, deployment, now)
             raise Rejected(error) if isinstance(error, Unavailable) else error from error
         if refusal is not None:
-            self._refused(refusal.spend.scope.split(":", 1)[0].split("/", 1)[0]).inc()
+            self._refused(refusal.spend.window.split(":", 1)[0].split("/", 1)[0]).inc()
             told = quota_error(refusal, plan.name_of(refusal.spend))
             raise Skip(told.message, told)
         payment = Payment(self, call, plan, deployment, name, bound, now)
@@ -266,7 +275,7 @@ class Plugin:
         call.slots.setdefault(CHECKS, []).append(check)
         bound = check.bound = self._bound(call, deployment, plan.is_hard)
         try:
-            check.held_nanousd = list(await self.limits.spent([spend.scope for spend in plan.spends]))
+            check.held_nanousd = list(await self.limits.held([spend.window for spend in plan.spends]))
         except Unavailable as error:
             raise Rejected(error) from error
         for spend, held in zip(plan.spends, check.held_nanousd, strict=True):

@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 from multidict import CIMultiDict
+from pydantic import AfterValidator, Field
 
 from hookline import (
-    ENDPOINTS,
     AddRoute,
     BadRequest,
     Call,
     Deployment,
     Host,
+    ListParameters,
     NotFound,
+    Parameters,
     Principal,
     Rejected,
     Reply,
     RouteRequest,
     Slot,
     Usage,
+    endpoint_of,
     format_usd,
+    list_object,
+    resolve_target,
 )
 from hookline.builtins.budget.rules import Bound
 from hookline.builtins.budget.windows import (
@@ -36,6 +40,7 @@ from hookline.builtins.budget.windows import (
     Plan,
     Window,
     budgets_of,
+    payer_of,
     shared_budgets,
     utc,
     windows_of,
@@ -44,10 +49,25 @@ from hookline.builtins.budget.windows import (
 if TYPE_CHECKING:
     from hookline.builtins.budget import Plugin
 
-CHECK_MEMBERS = ("key", "method", "path", "request")
 BYTES_PER_TOKEN = 4
 TYPICAL_OUTPUT_TOKENS = 500
 """What an estimate expects, as model_selection does: four bytes of English per token, and an answer of some paragraphs."""
+
+
+class WindowFilters(ListParameters):
+    """The query of `GET /admin/budgets`."""
+
+    limit: int = Field(100, ge=1, le=1_000)
+    key: Annotated[str, Field(min_length=1)] | None = None
+
+
+class CheckedCall(Parameters):
+    """`POST /admin/budgets/check`: a key's name or id, and its call."""
+
+    key: str | None = None
+    method: Annotated[str, Field(pattern="^[A-Za-z]{1,20}$"), AfterValidator(str.upper)] = "POST"
+    path: str = "/v1/chat/completions"
+    request: dict[str, Any]
 
 
 class Check:
@@ -103,29 +123,26 @@ class BudgetRoutes:
     async def list_windows(self, request: RouteRequest) -> Reply:
         """Every window of `[tenants]`, `[global]` and of the keys and users that have called; `?key=name` asks for those that pay for one key."""
         now = self._host.clock.time()
-        query = parse_qs(request.query, keep_blank_values=True)
-        wanted = query.pop("key", None)
-        if query:
-            raise BadRequest(
-                f'unknown parameter "{next(iter(query))[:40]}"; there is key', param=next(iter(query))[:40]
-            )
-        if wanted is not None and (len(wanted) > 1 or not wanted[0]):
-            raise BadRequest('"key" must be one name or id', param="key")
-        if wanted:
-            found = windows_of(budgets_of(await self._find_principal(wanted[0]), self._plugin.settings), now)
+        asked = request.parameters(WindowFilters)
+        if asked.key is not None:
+            found = windows_of(budgets_of(await self._find_principal(asked.key), self._plugin.settings), now)
         else:
             found = windows_of(shared_budgets(self._plugin.settings), now)
             for principal in self._plugin.known_principals():
                 found += windows_of(budgets_of(principal, self._plugin.settings), now)
-        opened = list({one.window.spend.scope: one for one in found}.values())
-        return Reply.from_json({"object": "list", "data": await self._stand(opened, now)})
+        by_name = {one.window.spend.window: one for one in found}
+        names = sorted(name for name in by_name if name > (asked.after or ""))[: asked.limit + 1]
+        stand = await self._stand([by_name[name] for name in names], now)
+        return Reply.from_json(list_object(stand, asked.limit, names))
 
     async def check(self, request: RouteRequest) -> Reply:
-        """Whether the call `{"key", "path", "request"}` could proceed now."""
-        asked = _read(request.body)
-        call = _make_call(asked, self._host, spaces=len(request.body) - len(orjson.dumps(asked)))
-        if asked.get("key") is not None:
-            call.principal = await self._find_principal(str(asked["key"]))
+        """Whether a call could proceed now."""
+        request.parameters(Parameters)
+        asked = request.json_object(CheckedCall)
+        spaces = len(request.body) - len(orjson.dumps(asked.model_dump(exclude_unset=True)))
+        call = _make_call(asked, self._host, spaces=spaces)
+        if asked.key is not None:
+            call.principal = await self._find_principal(asked.key)
         reply = await self._host.run(call)
         checks = call.slots.get(CHECKS, [])
         best = next((check for check in checks if check.fits), checks[0] if checks else None)
@@ -152,47 +169,29 @@ class BudgetRoutes:
             await self._plugin.restore(opened, now)
         except Rejected as rejected:
             raise rejected.error from rejected
-        held = await self._plugin.limits.spent([one.window.spend.scope for one in opened]) if opened else []
+        held = await self._plugin.limits.held([one.window.spend.window for one in opened]) if opened else []
         return [_describe(one.window, nanousd) for one, nanousd in zip(opened, held, strict=True)]
 
 
-def _read(body: bytes) -> dict[str, Any]:
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is no JSON: {error}") from error
-    if not isinstance(asked, dict) or not isinstance(asked.get("request"), dict):
-        raise BadRequest(
-            'send {"key": "...", "path": "/v1/chat/completions", "request": {the body of the call}}', param="request"
-        )
-    unknown = [name for name in asked if name not in CHECK_MEMBERS]
-    if unknown:
-        raise BadRequest(
-            f'unknown member "{unknown[0][:40]}"; there are {", ".join(CHECK_MEMBERS)}', param=unknown[0][:40]
-        )
-    return asked
-
-
-def _make_call(asked: dict[str, Any], host: Host, *, spaces: int) -> Call:
-    """The call that is asked about. Bytes are bounds, so it is as long as it was written, `spaces` more than it need be."""
-    path, method, payload = asked.get("path", "/v1/chat/completions"), asked.get("method", "POST"), asked["request"]
-    if not isinstance(path, str) or not path.startswith("/v1/") or "/../" in f"{path}/":
-        raise BadRequest('"path" must begin with /v1/', param="path")
-    if not isinstance(method, str) or not method.isalpha():
-        raise BadRequest('"method" must be an HTTP method', param="method")
-    method = method.upper()
+def _make_call(asked: CheckedCall, host: Host, *, spaces: int) -> Call:
+    """The call that is asked about, as the door of `/v1` makes it. Bytes are bounds, so it is as long as it was written, `spaces` more than it need be."""
+    target = resolve_target(asked.path)
+    if not target.path.startswith("/v1/"):
+        raise BadRequest('"path": must begin with /v1/', code="invalid_parameter", param="path")
+    endpoint, path = endpoint_of(asked.method, target.path)
     call = Call(
         id=f"check-{uuid.uuid4().hex[:16]}",
-        method=method,
+        method=asked.method,
         path=path,
-        endpoint=ENDPOINTS.get(path, "relay") if method == "POST" else "relay",
+        query=target.query,
+        endpoint=endpoint,
         headers=CIMultiDict[str](),
         started_at=host.clock.monotonic(),
         started_time=host.clock.time(),
         surface="admin",
     )
     call.is_dry_run = True
-    call.set_json(orjson.dumps(payload) + b" " * max(spaces, 0), payload)
+    call.set_json(orjson.dumps(asked.request) + b" " * max(spaces, 0), asked.request)
     return call
 
 
@@ -200,7 +199,8 @@ def _describe(window: Window, held_nanousd: int) -> dict[str, Any]:
     spend = window.spend
     return {
         "budget": window.name,
-        "scope": spend.scope,
+        "scope": payer_of(spend.window),
+        "window": spend.window,
         "mode": "hard" if spend.is_hard else "soft",
         "limit_usd": _usd(spend.limit_nanousd),
         "used_usd": _usd(held_nanousd),

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from hookline import Host, SpendAlert, StartupError, format_usd
 from hookline.builtins.budget.options import AlertWebhook
-from hookline.builtins.budget.windows import NEVER, Plan, utc
+from hookline.builtins.budget.windows import NEVER, Plan, payer_of, utc
 
 QUEUE_MAX = 100
 TRIES = 5
@@ -65,7 +65,7 @@ class Alerts:
         """Say it once for each window."""
         for alert in alerts:
             name, spend = plan.name_of(alert.spend), alert.spend
-            self._told(spend.scope.split(":", 1)[0].split("/", 1)[0]).inc()
+            self._told(spend.window.split(":", 1)[0].split("/", 1)[0]).inc()
             spent, limit = format_usd(alert.spent_nanousd), format_usd(spend.limit_nanousd)
             self._host.log.warning("budget %s has reached its alert line: %s of %s USD spent", name, spent, limit)
             if self._webhook is None:
@@ -127,7 +127,8 @@ def describe(alert: SpendAlert, name: str, now: float) -> dict[str, Any]:
         "timestamp": datetime.fromtimestamp(now, UTC).isoformat(),
         "data": {
             "budget": name,
-            "scope": spend.scope,
+            "scope": payer_of(spend.window),
+            "window": spend.window,
             "spent_usd": format_usd(alert.spent_nanousd),
             "limit_usd": format_usd(spend.limit_nanousd),
             "alert_at_usd": format_usd(spend.alert_nanousd or 0),

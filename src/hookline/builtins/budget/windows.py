@@ -53,7 +53,7 @@ class Plan:
         """Of `OpenWindows`: up to there it is known that no window of the payers is missing here."""
 
     def name_of(self, spend: Spend) -> str:
-        return next((window.name for window in self.windows if window.spend.scope == spend.scope), spend.scope)
+        return next((window.name for window in self.windows if window.spend.window == spend.window), spend.window)
 
 
 class OpenWindows:
@@ -88,7 +88,7 @@ class OpenWindows:
             yield
         except BaseException:
             for one in new:
-                self._by_payer.get(one.payer, {}).pop(one.window.spend.scope, None)
+                self._by_payer.get(one.payer, {}).pop(one.window.spend.window, None)
             raise
         finally:
             self._adding -= 1
@@ -104,14 +104,14 @@ class OpenWindows:
         if len(self._by_payer) >= PAYERS_MAX and opened.payer not in self._by_payer:
             self._by_payer.clear()
         known = self._by_payer.setdefault(opened.payer, {})
-        scope = opened.window.spend.scope
-        if scope in known:
-            known[scope] = opened
+        window = opened.window.spend.window
+        if window in known:
+            known[window] = opened
             return False
-        kind = kind_of(scope)
+        kind = kind_of(window)
         for other in [other for other in known if kind_of(other) == kind]:
             del known[other]  # yesterday's
-        known[scope] = opened
+        known[window] = opened
         self.edition += 1
         return True
 
@@ -119,22 +119,27 @@ class OpenWindows:
         """What was open at `at` for the payers of a plan and is not in it: the plan is older than the budget."""
         if plan.edition == self.edition:
             return []
-        scopes = {spend.scope for spend in plan.spends}
+        known = {spend.window for spend in plan.spends}
         found = [
             opened.window.spend
             for payer in plan.payers
-            for scope, opened in self._by_payer.get(payer, {}).items()
-            if scope not in scopes and opened.since <= at
+            for window, opened in self._by_payer.get(payer, {}).items()
+            if window not in known and opened.since <= at
         ]
         if not found:
             plan.edition = self.edition
         return found
 
 
-def kind_of(scope: str) -> str:
-    """The scope of a window without its day or month."""
-    head, slash, tail = scope.rpartition("/")
-    return f"{head}{slash}{tail.partition(':')[0]}" if tail.startswith(("day:", "month:")) else scope
+def kind_of(window: str) -> str:
+    """A window without its day or month."""
+    head, slash, tail = window.rpartition("/")
+    return f"{head}{slash}{tail.partition(':')[0]}" if tail.startswith(("day:", "month:")) else window
+
+
+def payer_of(window: str) -> str:
+    """Whose window it is: "key:ci" of "key:ci/day:2026-11-24"."""
+    return window.rpartition("/")[0]
 
 
 def payers_of(principal: Principal) -> tuple[str, ...]:
@@ -191,10 +196,10 @@ def open_windows(payer: str, name: str, budget: Budget, now: float) -> list[tupl
     who = f'"{name}"' if name else "of everyone"
     found: list[tuple[Window, float]] = []
 
-    def add(scope: str, limit: int | None, since: float, resets_at: float, what: str, window_s: float = 0.0) -> None:
+    def add(window: str, limit: int | None, since: float, resets_at: float, what: str, window_s: float = 0.0) -> None:
         if limit is not None:
             line = max(int(limit * budget.alert_at), 1)  # nothing spent is no reason for an alert
-            spend = Spend(f"{payer}/{scope}", limit, resets_at, budget.mode == "hard", window_s, line)
+            spend = Spend(f"{payer}/{window}", limit, resets_at, budget.mode == "hard", window_s, line)
             found.append((Window(spend, f"{who} ({kind}, {what})"), since))
 
     add(f"day:{today:%Y-%m-%d}", budget.daily_nanousd, today.timestamp(), tomorrow.timestamp(), "daily")

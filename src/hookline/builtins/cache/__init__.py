@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from hookline import (
     CACHE_STATUS,
-    PAY,
+    RESERVE_FOR_FOLLOWER,
+    AddCommand,
     AddRoute,
     ApiError,
     BadRequest,
@@ -105,6 +106,12 @@ class Plugin:
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
         add("DELETE", "/admin/cache", Purge(self._host).handle)
+
+    @hookimpl
+    def register_commands(self, add: AddCommand) -> None:
+        from hookline.builtins.cache.commands import make_commands  # typer is for the command line only
+
+        add("cache", make_commands(Purge(self._host), self._host.replies))
 
     @hookimpl
     async def lookup(self, call: Call) -> Reply | Lead | None:
@@ -276,7 +283,7 @@ class Plugin:
         """Lead all calls like this one, or get the reply of who does."""
         options = question.options
         rules = FlightRules("cache", "coalesced", options.max_entry_bytes)
-        pay = self._host.offers.get(PAY) if options.coalesce_pay == "each" else None
+        reserve = self._host.offers.get(RESERVE_FOR_FOLLOWER) if options.coalesce_pay == "each" else None
         try:
             found = await self._flights.board(
                 call,
@@ -284,7 +291,7 @@ class Plugin:
                 rules,
                 form=form_in_flight(call, question.form),
                 look=lambda: self._find(call, question),
-                pay=pay,
+                reserve=reserve,
             )
         except ApiError as error:
             if (rescued := self.rescue(call, error)) is not None:

@@ -10,27 +10,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import Limits
+from hookline import LimitTable
 
 Count = Annotated[int, Field(ge=1)]
-
-
-class LimitTable(BaseModel):
-    """Ceilings of each key, user, tenant, model or deployment that has none of its own. Windows slide: a day is the last 24 hours."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    requests_per_second: Count | None = None
-    requests_per_minute: Count | None = None
-    requests_per_hour: Count | None = None
-    requests_per_day: Count | None = None
-    tokens_per_minute: Count | None = Field(default=None, description="Input and output together.")
-    tokens_per_hour: Count | None = None
-    tokens_per_day: Count | None = None
-    max_parallel: Count | None = Field(default=None, description="Calls at the same time.")
-
-    def to_limits(self) -> Limits:
-        return Limits.from_table(self.model_dump())
 
 
 class RateLimitOptions(BaseModel):

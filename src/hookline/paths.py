@@ -1,6 +1,6 @@
 """Request targets: what a path means, before anybody matches it.
 
-Lives here: absolute form, dot segments, empty segments. Elsewhere: which path is whose (front_door.py).
+Lives here: absolute form, dot segments, empty segments, which endpoint a path of the API is. Elsewhere: which path is whose (surfaces/front_door.py).
 Idea: resolved once, at the door, for matching and for the upstream alike, so that no two parties read a path differently; other
 percent-encoding and the query stay byte for byte."""
 
@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from hookline.call import ENDPOINTS, Endpoint
 from hookline.errors import BadRequest
 
 
@@ -44,6 +45,16 @@ def resolve_target(raw: str) -> RequestTarget:
     if _BROKEN_ESCAPE.search(path):
         raise BadRequest("the path holds a % that is not followed by two hexadecimal digits", code="bad_path")
     return RequestTarget(_resolve_segments(path), query)
+
+
+def endpoint_of(method: str, path: str) -> tuple[Endpoint, str]:
+    """Which endpoint a resolved path is, and the path as the upstream gets it. "relay": one that this gateway does not read."""
+    if method != "POST":
+        return "relay", path
+    endpoint = ENDPOINTS.get(path, "relay")
+    if endpoint == "relay" and (endpoint := ENDPOINTS.get(fold(path), "relay")) != "relay":
+        path = path.rstrip("/")  # a last slash means nothing here, and to some upstreams another path
+    return endpoint, path
 
 
 def _resolve_segments(path: str) -> str:
