@@ -27,8 +27,11 @@ from hookline.watchdog import Place, Watchdog
 log = logging.getLogger("hookline.app")
 
 IDLE_LOOK_S = 0.05
+PARTING_S = 5.0
+"""For a client that keeps a connection to a process that is being replaced: its next request is answered, with `connection: close`. Closing at once would
+reset a request that is on its way."""
 _FRONT_LIMITS = tuple(FrontSettings.__dataclass_fields__)
-_NEEDS_RESTART = ("host", "port", "workers", *_FRONT_LIMITS)
+_NEEDS_RESTART = ("host", "port", "workers", "handover_socket", *_FRONT_LIMITS)
 
 
 class App:
@@ -84,12 +87,14 @@ class App:
             log.info("reloaded %s", compiled.settings.source.file)
             return []
 
-    async def stop(self, drain_s: float) -> bool:
-        """Stop accepting, let running calls finish for `drain_s` (or until `hurry`), then end everything. False if calls were cut."""
+    async def stop(self, drain_s: float, *, is_replaced: bool = False) -> bool:
+        """Stop accepting, let running calls finish for `drain_s` (or until `hurry`), then end everything. False if calls were cut.
+
+        `is_replaced`: another process accepts on the same socket, so idle clients have time to come with their next request, and are told to reconnect."""
         self._is_stopping = True
         if self._server is not None:
             self._server.close()
-        is_drained = await self._drain(drain_s)
+        is_drained = await self._drain(drain_s, is_replaced)
         self._watchdog.stop()
         for task in self._retiring:
             task.cancel()
@@ -97,6 +102,11 @@ class App:
         await _end(self.current, keep={})
         await self._process.aclose()
         return is_drained
+
+    def close_idle(self) -> None:
+        """Once `stop` has begun: give idle clients no more time."""
+        if self._is_stopping and self._front is not None:
+            self._front.stop_accepting()
 
     def hurry(self) -> None:
         """End `stop`'s waiting: running calls are cut."""
@@ -114,12 +124,12 @@ class App:
             yield settings.source.path
         yield from (entry.path for entry in plugin_entries(settings) if entry.path is not None)
 
-    async def _drain(self, drain_s: float) -> bool:
+    async def _drain(self, drain_s: float, is_replaced: bool) -> bool:
         front = self._front
         if front is None:
             return True
         loop = asyncio.get_running_loop()
-        draining = loop.create_task(self._drain_calls(front, drain_s))
+        draining = loop.create_task(self._drain_calls(front, drain_s, is_replaced))
         hurried = loop.create_task(self._hurry.wait())
         try:
             await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,11 +140,11 @@ class App:
                 task.cancel()
             await asyncio.gather(draining, hurried, return_exceptions=True)
 
-    async def _drain_calls(self, front: HttpFront, drain_s: float) -> bool:
+    async def _drain_calls(self, front: HttpFront, drain_s: float, is_replaced: bool) -> bool:
         """Connections first, then what reads on for clients that have left."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain_s
-        is_drained = await front.drain(drain_s)
+        is_drained = await front.drain(drain_s, idle_s=PARTING_S if is_replaced else 0.0)
         try:
             async with asyncio.timeout_at(deadline):
                 await _idle(self.current)

@@ -104,8 +104,11 @@ def serve(
     reload: Annotated[
         bool, typer.Option("--reload", help="Reload when proxy.toml or a plugin's file changes.")
     ] = False,
+    takeover: Annotated[
+        bool, typer.Option("--takeover", help="Take the port over from the server at [server] handover_socket.")
+    ] = False,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; a second one cuts running calls. SIGHUP reloads."""
+    """Serve until SIGTERM or Ctrl-C; a second one cuts running calls. SIGHUP reloads, SIGUSR2 replaces workers one by one."""
     from hookline.launch import Plan, ignore_hangups, set_up_logging
 
     ignore_hangups()
@@ -117,6 +120,7 @@ def serve(
         port=port if port is not None else settings.server.port,
         workers=workers if workers is not None else settings.server.workers,
         watches_files=reload,
+        takes_over=takeover,
     )
     if plan.workers == 1:
         from hookline.process import serve_alone

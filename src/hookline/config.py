@@ -42,6 +42,10 @@ class Server(_Table):
     workers: int = Field(default=1, ge=1, le=256, description="Processes that share the port.")
     open: bool = Field(default=False, description="Serve everyone who reaches a non-loopback host, without keys.")
     drain_s: float = Field(default=30.0, ge=0, description="How long running calls may go on after SIGTERM.")
+    handover_socket: str | None = Field(
+        default=None,
+        description="A Unix socket, relative to this file, at which `serve --takeover` takes the port over.",
+    )
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     default_completion_model: str | None = Field(default=None, description="For /v1/completions without a model.")
     heartbeat_s: float = Field(default=0.0, ge=0, description="SSE comments while waiting; 0 is off.")

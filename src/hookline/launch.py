@@ -23,6 +23,8 @@ READY = b"ready\n"
 """What a worker tells the supervisor."""
 CUT = 1
 """Exit status when calls had to be cut."""
+SIBLING_DIED, RETIRE = b"d", b"r"
+"""What the supervisor tells a worker: charge what another one left behind; let calls finish and end, for a successor serves."""
 BACKLOG = 2048
 
 
@@ -35,6 +37,8 @@ class Plan:
     port: int
     workers: int = 1
     watches_files: bool = False
+    takes_over: bool = False
+    """Get the socket from the server that runs already."""
 
 
 def ignore_hangups() -> None:

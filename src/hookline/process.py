@@ -1,6 +1,7 @@
 """One serving process: event loop, signals, the way out.
 
-Lives here: what SIGTERM, SIGINT and SIGHUP do. Elsewhere: what serves (app.py), the socket and the ready line (launch.py), several processes (supervisor.py).
+Lives here: what SIGTERM, SIGINT, SIGHUP and a successor do. Elsewhere: what serves (app.py), the socket and the ready line (launch.py), several processes
+(supervisor.py), the talk with a successor (handover.py).
 Idea: the first signal asks, the second insists: SIGTERM or SIGINT stops accepting and lets calls finish, once more cuts them, a third time
 ends the process where it stands."""
 
@@ -21,7 +22,8 @@ from typing import Any
 from hookline.app import App
 from hookline.config import Settings
 from hookline.config_loading import load
-from hookline.launch import CUT, READY, Plan, open_listener, ready_lines, unset_variables
+from hookline.handover import HandoverDesk, shares_state, socket_path, take_over
+from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines, unset_variables
 from hookline.reload import stamps_of, watch
 
 log = logging.getLogger("hookline.process")
@@ -39,14 +41,23 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 def serve_alone(settings: Settings, plan: Plan) -> int:
     """Serve in this process, the only one. Answers the exit status. Raises StartupError."""
     app = App(settings, host=plan.host)
-    listener = open_listener(plan.host, plan.port)
+    former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
+    listener = open_listener(plan.host, plan.port) if former is None else former.listener
+    if former is not None and not former.overlaps:
+        former.wait_for_end()
 
     def on_ready() -> None:
+        if former is not None and former.overlaps:
+            former.retire()
         for text in unset_variables(settings):
             log.warning("%s", text)
         print("\n".join(ready_lines(settings, plan.host, listener.getsockname()[1])), file=sys.stderr, flush=True)
 
-    return run_loop(_serve(app, plan, listener, on_ready))
+    path = socket_path(settings)
+    if path is None:
+        return run_loop(_serve(app, plan, listener, on_ready))
+    open_desk = partial(HandoverDesk, path, listener.dup(), shares=shares_state(settings))
+    return run_loop(_serve(app, plan, listener, on_ready, open_desk=open_desk))
 
 
 def serve_supervised(settings: Settings, plan: Plan, listener_fd: int, supervisor_fd: int) -> int:
@@ -55,21 +66,34 @@ def serve_supervised(settings: Settings, plan: Plan, listener_fd: int, superviso
     listener = socket.socket(fileno=listener_fd)
     listener.setblocking(False)
     supervisor = socket.socket(fileno=supervisor_fd)
-    return run_loop(_serve(app, plan, listener, lambda: supervisor.sendall(READY), supervisor))
+    return run_loop(_serve(app, plan, listener, lambda: supervisor.sendall(READY), supervisor=supervisor))
 
 
 async def _serve(
-    app: App, plan: Plan, listener: socket.socket, on_ready: Callable[[], None], supervisor: socket.socket | None = None
+    app: App,
+    plan: Plan,
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+    *,
+    supervisor: socket.socket | None = None,
+    open_desk: Callable[..., HandoverDesk] | None = None,
 ) -> int:
-    """Serve until a signal says stop."""
+    """Serve until a signal or a successor says stop."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     signals_seen = 0
+    is_replaced = False
+
+    def on_replaced() -> None:
+        nonlocal is_replaced
+        is_replaced = not stopping.is_set()
+        stopping.set()
 
     def on_stop() -> None:
         nonlocal signals_seen
         signals_seen += 1
         if signals_seen == 1:
+            app.close_idle()
             stopping.set()
         elif signals_seen == 2:
             app.hurry()
@@ -93,7 +117,10 @@ async def _serve(
     since = stamps_of(app.watched_files()) if plan.watches_files else {}
     await app.start(listener)
     if supervisor is not None:
-        loop.add_reader(supervisor, _on_supervisor, loop, supervisor, app.adopt, on_stop)
+        loop.add_reader(supervisor, _on_supervisor, loop, supervisor, app.adopt, on_replaced, on_stop)
+    elif hasattr(signal, "SIGUSR2"):
+        loop.add_signal_handler(signal.SIGUSR2, _refuse_rolling)
+    desk = open_desk(on_taken=on_replaced) if open_desk is not None else None
     if plan.watches_files:
         tasks.add(loop.create_task(watch(app.watched_files, reload, since=since)))
     _settle_heap()
@@ -101,9 +128,11 @@ async def _serve(
     await stopping.wait()
     for task in tasks:
         task.cancel()
+    if desk is not None:
+        desk.close()
     drain_s = app.current.settings.server.drain_s
     log.info("stopping: running calls may go on for %g s; a second signal cuts them", drain_s)
-    is_drained = await app.stop(drain_s)
+    is_drained = await app.stop(drain_s, is_replaced=is_replaced)
     log.info("stopped" if is_drained else "stopped; calls that still ran were cut")
     return 0 if is_drained else CUT
 
@@ -122,16 +151,27 @@ def _settle_heap() -> None:
     gc.set_threshold(GC_OBJECTS, 20, 50)
 
 
+def _refuse_rolling() -> None:
+    log.warning(
+        "SIGUSR2 replaces the workers of `serve --workers N`, and this server is one process: "
+        "start its successor with `serve --takeover` ([server] handover_socket)"
+    )
+
+
 def _on_supervisor(
     loop: asyncio.AbstractEventLoop,
     supervisor: socket.socket,
     on_sibling_died: Callable[[], None],
+    on_replaced: Callable[[], None],
     on_stop: Callable[[], None],
 ) -> None:
-    """The supervisor writes when a worker has died; else what can be read is the end of its half."""
+    """What the supervisor tells; else what can be read is the end of its half."""
     with contextlib.suppress(OSError):
-        if supervisor.recv(64):
-            on_sibling_died()
+        if told := supervisor.recv(64):
+            if SIBLING_DIED in told:
+                on_sibling_died()
+            if RETIRE in told:
+                on_replaced()
             return
     loop.remove_reader(supervisor)
     log.error("the supervisor has died; this worker stops")

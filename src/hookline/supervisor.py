@@ -3,7 +3,7 @@
 Lives here: starting workers, replacing dead ones, forwarding signals. Elsewhere: what a worker does (process.py).
 Idea: the socket is bound once, here, and inherited by every worker, so that a worker that ends takes no queued connection with it (closing one of two
 SO_REUSEPORT listeners reset 45 of 100 in a trial, a shared socket none). A socket pair per worker says "ready" upwards, and downwards "another worker has died"; its end says "the
-supervisor has died" downwards.
+supervisor has died" downwards, or "a successor serves: let your calls finish and end".
 
 | event                  | what happens                                                             |
 |------------------------|--------------------------------------------------------------------------|
@@ -12,7 +12,9 @@ supervisor has died" downwards.
 |                        | replaced, after a pause that doubles while they die young                |
 | SIGTERM, SIGINT        | forwarded: workers stop accepting and drain                              |
 | a second one           | forwarded: workers cut their calls; who is left after 5 s is killed      |
-| SIGHUP                 | forwarded: workers reload                                                |"""
+| SIGHUP                 | forwarded: workers reload                                                |
+| SIGUSR2                | rolling restart: one by one a new worker starts, then a former one drains |
+| a successor takes over | (handover.py) all workers drain, then the supervisor ends                |"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ import sys
 from contextlib import suppress
 
 from hookline.config import Settings
-from hookline.launch import CUT, READY, Plan, open_listener, ready_lines
+from hookline.handover import HandoverDesk, Predecessor, shares_state, socket_path, take_over
+from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines
 
 log = logging.getLogger("hookline.supervisor")
 
@@ -40,9 +43,12 @@ NEVER = float("inf")
 
 def supervise(settings: Settings, plan: Plan) -> int:
     """Run `plan.workers` workers until a signal says stop. Answers the exit status. Raises StartupError."""
-    listener = open_listener(plan.host, plan.port)
+    former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
+    listener = open_listener(plan.host, plan.port) if former is None else former.listener
     with listener:
-        return asyncio.run(_Supervisor(settings, plan, listener).run())
+        if former is not None and not former.overlaps:
+            former.wait_for_end()
+        return asyncio.run(_Supervisor(settings, plan, listener, former).run())
 
 
 class _Worker:
@@ -51,6 +57,8 @@ class _Worker:
     def __init__(self, process: asyncio.subprocess.Process, pair: socket.socket, hangups_seen: int) -> None:
         self.process = process
         self.is_ready = False
+        self.is_replaced = False
+        """A successor serves, or is about to; nobody else shall take its place."""
         self.hangups_seen = hangups_seen
         """SIGHUPs before it started: it has read the configuration since."""
         self._pair = pair
@@ -71,10 +79,20 @@ class _Worker:
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
-    def tell_of_a_death(self) -> None:
-        """Have it charge what another worker left behind."""
+    def tell(self, what: bytes) -> None:
+        """SIBLING_DIED or RETIRE."""
         with suppress(OSError):
-            self._pair.send(b"\n")
+            self._pair.send(what)
+
+    async def retire(self, within_s: float) -> None:
+        """Have it let its calls finish and end; killed if it does not."""
+        self.tell(RETIRE)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await asyncio.shield(self.end)
+        if not self.end.done():
+            log.error("killing worker %d that did not end", self.process.pid)
+            self.send(signal.SIGKILL)
 
     async def _wait(self) -> int:
         """Its exit status. Our end of the pair stays open until then: the worker would stop without it."""
@@ -85,34 +103,64 @@ class _Worker:
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, plan: Plan, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: Settings, plan: Plan, listener: socket.socket, former: Predecessor | None = None
+    ) -> None:
         self._settings = settings
+        self._former = former
         self._plan = plan
         self._listener = listener
         self._workers: set[_Worker] = set()
         self._hangups = 0
         self._stops = 0
         self._stopping = asyncio.Event()
+        self._keepers: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._rolling: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signal.SIGUSR2, self._on_roll)
         # One first: what is wrong with the configuration is then said once.
         first = await self._start_worker()
         if first is None:
             return 0 if self._stopping.is_set() else USAGE
         others = await asyncio.gather(*(self._start_worker() for _ in range(1, self._plan.workers)))
-        keepers = [loop.create_task(self._keep(worker)) for worker in (first, *others)]
+        for worker in (first, *others):
+            self._start_keeping(worker)
+        desk = self._open_desk()
         if not self._stopping.is_set():
+            if self._former is not None and self._former.overlaps:
+                self._former.retire()
             port = self._listener.getsockname()[1]
             lines = ready_lines(self._settings, self._plan.host, port, workers=self._plan.workers)
             print("\n".join(lines), file=sys.stderr, flush=True)
         await self._stopping.wait()
+        if desk is not None:
+            desk.close()
         was_cut = await self._end()
-        await asyncio.gather(*keepers, return_exceptions=True)
+        await asyncio.gather(*self._keepers, *self._retiring, return_exceptions=True)
         return CUT if was_cut else 0
+
+    def _open_desk(self) -> HandoverDesk | None:
+        path = socket_path(self._settings)
+        if path is None or self._stopping.is_set():
+            return None
+        return HandoverDesk(path, self._listener, shares=shares_state(self._settings), on_taken=self._on_replaced)
+
+    def _start_keeping(self, worker: _Worker | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._keep(worker))
+        self._keepers.add(task)
+        task.add_done_callback(self._keepers.discard)
+
+    def _retire(self, worker: _Worker) -> None:
+        within_s = self._settings.server.drain_s + 2 * KILL_AFTER_S
+        task = asyncio.get_running_loop().create_task(worker.retire(within_s))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def _start_worker(self) -> _Worker | None:
         """A worker that accepts; None if it ended before it did, or there shall be no more of them."""
@@ -162,7 +210,9 @@ class _Supervisor:
                 return
             is_old = loop.time() - started_at > OLD_ENOUGH_S
             for other in self._workers:
-                other.tell_of_a_death()
+                other.tell(SIBLING_DIED)
+            if worker is not None and worker.is_replaced:
+                return
             pause_s = PAUSE_FIRST_S if is_old else min(pause_s * 2, PAUSE_MAX_S)
             log.error("a worker has died (%s); another one starts in %g s", how, pause_s)
             with suppress(TimeoutError):
@@ -179,10 +229,42 @@ class _Supervisor:
         for worker in self._workers:
             worker.send(signal.SIGTERM)
 
+    def _on_replaced(self) -> None:
+        """The successor of this whole server accepts on the socket."""
+        self._stopping.set()
+        self._listener.close()
+        for worker in self._workers:
+            worker.tell(RETIRE)
+
+    def _on_roll(self) -> None:
+        if self._rolling is not None and not self._rolling.done():
+            log.warning("a rolling restart is under way already; ask again when it is done")
+        elif not self._stopping.is_set():
+            self._rolling = asyncio.get_running_loop().create_task(self._roll())
+
+    async def _roll(self) -> None:
+        """Replace each worker. Stops at the first successor that does not get ready; the workers that are left serve on."""
+        former = [worker for worker in self._workers if worker.is_ready and not worker.is_replaced]
+        log.info("rolling restart of %d workers", len(former))
+        for worker in former:
+            worker.is_replaced = True
+            successor = await self._start_worker()
+            if self._stopping.is_set():
+                return
+            if successor is None:
+                worker.is_replaced = False
+                if worker.end.done():
+                    self._start_keeping(None)
+                log.error("rolling restart: a new worker did not get ready; the former ones serve on")
+                return
+            self._start_keeping(successor)
+            self._retire(worker)
+        log.info("rolling restart: %d new workers serve, the former ones finish their calls", len(former))
+
     def _on_hangup(self) -> None:
         self._hangups += 1
         for worker in self._workers:
-            if worker.is_ready:  # one that is not would die of it; it is told later
+            if worker.is_ready and not worker.is_replaced:  # one that is not ready would die of it; it is told later
                 worker.send(signal.SIGHUP)
 
     async def _end(self) -> bool:

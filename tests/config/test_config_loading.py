@@ -40,7 +40,9 @@ MISTAKES = {
     "[server]\nopen = 1": ["proxy.toml:2: [server] open: must be true or false, not a whole number"],
     "server = 1": ["proxy.toml:1: [server]: must be a table, not a whole number"],
     "[server]\nport = 70000": ["proxy.toml:2: [server] port: must be less than or equal to 65535"],
-    '[server]\non_disconnect = "drian"': ['proxy.toml:2: [server] on_disconnect: must be "cancel" or "drain"; did you mean "drain"?'],
+    '[server]\non_disconnect = "drian"': [
+        'proxy.toml:2: [server] on_disconnect: must be "cancel" or "drain"; did you mean "drain"?'
+    ],
     "[server]\nport = ": ["proxy.toml:2: not TOML: Invalid value"],
     "[server\nport = 1": ["proxy.toml:1: not TOML: Expected ']' at the end of a table declaration"],
     "[server]\nport = 1\nport = 2": ["proxy.toml:3: not TOML: Cannot overwrite a value"],

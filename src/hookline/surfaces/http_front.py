@@ -60,6 +60,8 @@ class HttpFront(Server):
         self.ids = RequestIds()
         self.batch = WriteBatch()
         self.is_draining = False
+        self.idle_until = 0.0
+        """While draining: until when an idle connection may still bring a request; the loop's seconds."""
         self._date = (0, "")
         self._hand: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event = asyncio.Event()
@@ -122,16 +124,17 @@ class HttpFront(Server):
 
     # -- the end
 
-    def stop_accepting(self) -> None:
-        """Idle connections close now, others after the reply they are at, which says so. Close the listener beside it."""
+    def stop_accepting(self, idle_s: float = 0.0) -> None:
+        """Idle connections close after `idle_s`, others after their next reply, which says so. Close the listener beside it."""
         self.is_draining = True
+        self.idle_until = self._loop.time() + idle_s
         for connection in list(self._connections):
             assert isinstance(connection, Connection)
-            connection.close_if_idle()
+            connection.close_when_idle(idle_s)
 
-    async def drain(self, drain_s: float) -> bool:
+    async def drain(self, drain_s: float, *, idle_s: float = 0.0) -> bool:
         """`stop_accepting`, then wait for running calls. False if some still ran after `drain_s`."""
-        self.stop_accepting()
+        self.stop_accepting(min(idle_s, drain_s))
         if self._connections:
             try:
                 await asyncio.wait_for(self._emptied.wait(), drain_s)

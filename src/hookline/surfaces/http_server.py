@@ -239,9 +239,14 @@ class Connection(RequestHandler):
         else:
             self.phase = "idle"
             self.deadline_at = self._loop.time() + self.settings.keepalive_timeout_s
+        front = self.front
         while not self._messages:
-            if self._fatal is not None or self.transport is None or self._is_deaf or self.front.is_draining:
+            if self._fatal is not None or self.transport is None or self._is_deaf:
                 return False
+            if front.is_draining:
+                if front.idle_until <= self._loop.time():
+                    return False
+                self.deadline_at = min(self.deadline_at, front.idle_until)
             self._next_request = self._loop.create_future()
             try:
                 await self._next_request
@@ -330,9 +335,13 @@ class Connection(RequestHandler):
 
     # -- the end
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is being received or answered."""
-        if self.phase == "idle" and not self._messages:
+    def close_when_idle(self, idle_s: float) -> None:
+        """Close in `idle_s`, unless a request is being received or answered."""
+        if self.phase != "idle" or self._messages:
+            return
+        if idle_s > 0:
+            self.deadline_at = min(self.deadline_at, self._loop.time() + idle_s)
+        else:
             self._close_now()
 
     def abort(self) -> None:

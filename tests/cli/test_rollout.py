@@ -1,0 +1,234 @@
+"""Replacing what serves: rolling restarts of workers, takeovers by another server. Nobody is refused, no stream is cut."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from openai import OpenAI
+from tests.cli.test_serve import DEMO, SLOW_PLUGIN, begin, post, wait_until_exists
+
+from hookline.testing.process import ProxyProcess
+
+LONG = os.environ.get("HOOKLINE_LONG") == "1"
+RESTARTS = 20 if LONG else 2
+STREAMS = 50 if LONG else 8
+
+Serve = Callable[..., ProxyProcess]
+
+
+def config(*, workers: int = 2, plugins: str = "", more: str = "") -> str:
+    return (
+        f"[server]\nport = 0\nworkers = {workers}\ndrain_s = 30\nhandover_socket = 'hookline.sock'\n{more}"
+        f"[chain]\nplugins = [{plugins}]\n{DEMO}chunk_interval_ms = 50\n"
+    )
+
+
+class Callers:
+    """Threads that call without a pause until told to stop; each keeps its connection. What failed is in `failures`."""
+
+    def __init__(self, base_url: str) -> None:
+        address = urlsplit(base_url)
+        self._host, self._port = address.hostname or "", address.port
+        self._base_url = base_url
+        self._is_over = threading.Event()
+        self.failures: list[str] = []
+        self.calls = self.streams = 0
+        self._lock = threading.Lock()
+
+    def call(self) -> None:
+        body = json.dumps({"model": "demo/echo", "messages": [{"role": "user", "content": "hello"}]})
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=60)
+        while not self._is_over.wait(0.02):
+            try:
+                connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+                reply = connection.getresponse()
+                told = reply.read()
+                if reply.status != 200:
+                    self.failures.append(f"call: {reply.status} {told[:200]!r}")
+                with self._lock:
+                    self.calls += 1
+            except Exception as error:
+                self.failures.append(f"call: {error!r}")
+                connection = http.client.HTTPConnection(self._host, self._port, timeout=60)
+
+    def stream(self) -> None:
+        text = "one two three four five six seven eight nine ten eleven twelve"
+        with OpenAI(base_url=f"{self._base_url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+            while not self._is_over.is_set():
+                try:
+                    chunks = list(
+                        client.chat.completions.create(
+                            model="demo/echo", messages=[{"role": "user", "content": text}], stream=True
+                        )
+                    )
+                    told = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+                    if told.strip() != text or chunks[-1].choices[0].finish_reason != "stop":
+                        self.failures.append(f"stream: cut after {told!r}")
+                    with self._lock:
+                        self.streams += 1
+                except Exception as error:
+                    self.failures.append(f"stream: {error!r}")
+
+    @contextmanager
+    def at_work(self, *, callers: int, streams: int) -> Iterator[None]:
+        threads = [threading.Thread(target=self.call) for _ in range(callers)]
+        threads += [threading.Thread(target=self.stream) for _ in range(streams)]
+        for thread in threads:
+            thread.start()
+        try:
+            while self.calls < callers or self.streams < streams:
+                assert not self.failures
+                time.sleep(0.02)
+            yield
+            seen = self.calls + self.streams
+            while self.calls + self.streams < seen + callers + streams and not self.failures:
+                time.sleep(0.02)
+        finally:
+            self._is_over.set()
+            for thread in threads:
+                thread.join()
+
+
+def test_rolling_restarts_refuse_nobody_and_cut_no_stream(serve: Serve) -> None:
+    server = serve(config())
+    callers = Callers(server.base_url)
+    generations = [set(server.worker_pids)]
+
+    with callers.at_work(callers=4, streams=STREAMS):
+        for number in range(1, RESTARTS + 1):
+            server.send(signal.SIGUSR2)
+            server.wait_for("rolling restart: 2 new workers serve", count=number)
+            generations.append(set(server.worker_pids) - set().union(*generations))
+
+    assert callers.failures == []
+    assert [len(pids) for pids in generations] == [2] * (RESTARTS + 1)
+    server.send(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+def test_a_worker_that_is_replaced_finishes_its_call_first(serve: Serve, folder: Path) -> None:
+    (folder / "slow.py").write_text(SLOW_PLUGIN)
+    server = serve(config(plugins="{ name = 'slow', path = 'slow.py' }"))
+    former = set(server.worker_pids)
+    running = begin(server.base_url, "wait")
+    wait_until_exists(folder / "running")
+
+    server.send(signal.SIGUSR2)
+    server.wait_for("rolling restart: 2 new workers serve")
+    served = [post(server.base_url)[0] for _ in range(10)]
+    (folder / "go").touch()
+
+    assert served == [200] * 10
+    assert json.loads(running.getresponse().read()) == {"waited": True}
+    while former & set(server.worker_pids):
+        time.sleep(0.02)
+    assert len(server.worker_pids) == 2
+
+
+def test_new_workers_read_the_configuration_and_a_broken_one_stops_the_restart(serve: Serve, folder: Path) -> None:
+    server = serve(config())
+    former = set(server.worker_pids)
+    (folder / "proxy.toml").write_text(config() + "nonsense = 1\n")
+
+    server.send(signal.SIGUSR2)
+    server.wait_for("a new worker did not get ready; the former ones serve on")
+
+    assert set(server.worker_pids) == former
+    assert post(server.base_url)[0] == 200
+    (folder / "proxy.toml").write_text(config() + '[models.other]\ndeployments = ["demo/echo"]\n')
+    server.send(signal.SIGUSR2)
+    server.wait_for("rolling restart: 2 new workers serve")
+    while former & set(server.worker_pids):
+        time.sleep(0.02)
+    assert post(server.base_url, "other")[0] == 200
+
+
+def test_one_process_says_that_it_has_no_workers_to_replace(serve: Serve) -> None:
+    server = serve(config(workers=1))
+
+    server.send(signal.SIGUSR2)
+
+    server.wait_for("this server is one process: start its successor with `serve --takeover`")
+    assert post(server.base_url)[0] == 200
+
+
+@pytest.mark.parametrize(("workers", "successors"), [(1, 1), (2, 2)])
+def test_a_successor_takes_the_port_over(serve: Serve, workers: int, successors: int) -> None:
+    first = serve(config(workers=workers))
+    callers = Callers(first.base_url)
+
+    with callers.at_work(callers=4, streams=4):
+        second = serve(None, "--takeover", "--workers", str(successors))
+        assert first.wait() == 0
+
+    assert second.base_url == first.base_url
+    assert callers.failures == []
+    first.wait_for("a successor has taken over")
+    third = serve(None, "--takeover")
+    assert second.wait() == 0
+    assert post(third.base_url)[0] == 200
+
+
+def test_without_a_server_a_takeover_is_a_start(serve: Serve) -> None:
+    server = serve(config(workers=1), "--takeover")
+
+    server.wait_for("there is no server to take over from at .*hookline.sock; starting as the first")
+    assert post(server.base_url)[0] == 200
+
+
+def test_a_successor_that_fails_changes_nothing(
+    serve: Serve, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    server = serve(config(workers=1))
+    (folder / "proxy.toml").write_text(config(workers=1) + "nonsense = 1\n")
+
+    failed = run("serve", "--takeover")
+    (folder / "proxy.toml").write_text(config(workers=1))
+    elsewhere = run("serve", "--takeover", "--port", "1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hanger:
+        hanger.connect(str(folder / "hookline.sock"))
+
+    assert failed.returncode == 2
+    assert elsewhere.returncode == 2
+    assert "not on 1; restart to change it" in elsewhere.stderr
+    server.wait_for("a successor ended before it was ready; serving on")
+    assert post(server.base_url)[0] == 200
+
+
+def test_the_socket_is_its_owners_and_goes_with_the_server(serve: Serve, folder: Path) -> None:
+    server = serve(config(workers=1))
+    path = folder / "hookline.sock"
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    server.send(signal.SIGTERM)
+    assert server.wait() == 0
+    assert not path.exists()
+
+
+def test_takeover_needs_the_option_and_a_file_is_no_socket(
+    run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    (folder / "proxy.toml").write_text(config(workers=1).replace("handover_socket = 'hookline.sock'\n", ""))
+    without = run("serve", "--takeover")
+    (folder / "proxy.toml").write_text(config(workers=1))
+    (folder / "hookline.sock").write_text("mine")
+    blocked = run("serve")
+
+    assert (without.returncode, blocked.returncode) == (2, 2)
+    assert "`--takeover` needs `handover_socket`" in without.stderr
+    assert "hookline.sock is there already and is no socket" in blocked.stderr
+    assert "Traceback" not in without.stderr + blocked.stderr
+    assert (folder / "hookline.sock").read_text() == "mine"
