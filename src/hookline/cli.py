@@ -28,10 +28,13 @@ class _Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             from hookline.cli_plugins import find_plugin_command
+            from hookline.model_problems import nearest
 
             found, rest = find_plugin_command(args)
-            if found is not None:
-                return args[0], found, rest
+            if found is None:
+                visible = [name for name, command in self.commands.items() if not command.hidden]
+                ctx.fail(f'no command "{args[0]}"{nearest(args[0], [*visible, *rest])}')
+            return args[0], found, rest
         return super().resolve_command(ctx, args)
 
 
@@ -43,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="An exact, fast, pluggable LLM gateway. Plugins in [chain] may add commands; auth adds `hookline keys`.",
+    help="An exact, fast, pluggable LLM gateway. Plugins in [chain] may add commands: auth has `keys`, budget `spend` and `ledger`, cache `cache purge`.",
 )
 
 ConfigOption = Annotated[

@@ -26,7 +26,9 @@ HELP = frozenset({"--help", "-h"})
 
 
 def find_plugin_command(args: list[str]) -> tuple[Any, list[str]]:
-    """The command named by `args[0]` and the arguments that are its own; `--config` among them is ours. Raises StartupError."""
+    """The command named by `args[0]` and the arguments that are its own; `--config` among them is ours. If there is none: None, and the names that there are.
+
+    Raises StartupError."""
     config, rest = _take_config(args[1:])
     settings = load(config)
     # Nothing listens: the first key of a host that others reach is made by a command. And help leaves no database behind.
@@ -35,7 +37,8 @@ def find_plugin_command(args: list[str]) -> tuple[Any, list[str]]:
     compile_settings(settings, process, add_command=lambda name, function: functions.update({name: function}))
     function = functions.get(args[0])
     if function is None:
-        return None, rest
+        asyncio.run(process.aclose())
+        return None, list(functions)
     return make_command(args[0], function, process.aclose), rest
 
 
@@ -52,7 +55,14 @@ def make_command(name: str, function: Callable[..., Any], close: Callable[[], Aw
         )
         single.command(name)(function)
         command = typer.main.get_command(single)
-    invoke = command.invoke
+    make_context, invoke = command.make_context, command.invoke
+
+    def make_context_or_close(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return make_context(*args, **kwargs)
+        except BaseException:  # a wrong option, or --help
+            asyncio.run(_finish(None, close))
+            raise
 
     def invoke_and_close(context: Any) -> Any:
         try:
@@ -66,7 +76,7 @@ def make_command(name: str, function: Callable[..., Any], close: Callable[[], Aw
             print(f"hookline: {error.message}", file=sys.stderr)
             raise typer.Exit(FAILED) from None
 
-    command.invoke = invoke_and_close
+    command.make_context, command.invoke = make_context_or_close, invoke_and_close
     return command
 
 
