@@ -1,6 +1,6 @@
 """Make docs/reference from the code; with --check, say what is out of date and write nothing.
 
-Lives here: pages for hooks, configuration, errors, metrics and the command line. Elsewhere: the facts (hookspecs, config, errors, plugins, cli).
+Lives here: pages for hooks, configuration, errors, metrics, the admin API and the command line. Elsewhere: the facts (hookspecs, config, errors, plugins, cli).
 Idea: a page that is made can't disagree with the code, and CI refuses one that was not made again."""
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 
 from hookline import errors, hookspecs
-from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, compile_chain
+from hookline.builtins.auth.key_fields import KeyFilters, NewKey, Rotation
+from hookline.builtins.budget.admin import CheckedCall, WindowFilters
+from hookline.builtins.cache.purge import PurgeParameters
+from hookline.builtins.spend_report import LedgerParameters, SpendParameters
+from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, Chain, compile_chain
 from hookline.config import ChainEntry, Settings
 from hookline.metrics_registry import MetricsRegistry
 from hookline.pipeline import Pipeline
@@ -88,7 +92,49 @@ Edits are an onion in list order: a plugin listed earlier is further outside, so
     .replace("STOP_S", f"{STOP_S:g}")
     .replace("DECIDING", ", ".join(f"`{name}`" for name in PHASES if name in DECIDING_HOOKS))
 )
-PLUGIN_GROUPS = ("keys",)
+PLUGIN_COMMANDS = ("keys", "spend", "ledger", "cache")
+ADMIN_MANNERS = """\
+# Admin API
+
+For whoever has the key of `[admin] key`, sent as `authorization: Bearer ...`; without that line in `proxy.toml` there is no such path.
+Each route belongs to a plugin of `[chain]`: keys to `auth`, the cache to `cache`, the rest to `budget`.
+
+All of them read what they are sent in one way, and so can [routes of your own plugins](../howto/plugin-routes.md):
+
+- An unknown parameter, a wrong type or value, one that is missing or given twice is a 400 `invalid_parameter`.
+  The message names every one of them, with the nearest right name; `param` is the first.
+- A body is a JSON object; one that can't be read is a 400 `invalid_json`. A `content-type` that says something else than JSON is a 415, another method a 405 with `allow`.
+- A list is OpenAI's list object: `data`, `first_id`, `last_id`, `has_more`. Send `last_id` as `after` for the next page; what it looks like is nobody's business.
+- Moments are Unix seconds or ISO 8601, in UTC where no zone is given (but an expiry must give one).
+"""
+ADMIN_ROUTES: dict[str, tuple[type[BaseModel] | None, str]] = {
+    "GET /admin/keys": (KeyFilters, "Virtual keys, oldest first."),
+    "POST /admin/keys": (
+        NewKey,
+        "Makes a key. The answer is the only one that holds `key`, its secret; `warnings` say so where others have its name.",
+    ),
+    "GET /admin/keys/ID": (None, "One key."),
+    "PATCH /admin/keys/ID": (
+        None,
+        "Changes the members that are sent, of those of `POST /admin/keys`, and no other. Lists and objects are replaced whole; `null` takes a limit, a budget, a user or an expiry away.",
+    ),
+    "DELETE /admin/keys/ID": (None, "Revokes a key, for ever. The answer is the key."),
+    "POST /admin/keys/ID/rotate": (Rotation, "Gives a key a new secret, and answers with it."),
+    "GET /admin/budgets": (
+        WindowFilters,
+        "Where each budget window stands: of tenants, everyone, and of the keys and users that have called.",
+    ),
+    "POST /admin/budgets/check": (
+        CheckedCall,
+        "Whether a call could proceed now; takes nothing and sends nothing. See [money](money.md#asking).",
+    ),
+    "GET /admin/spend": (SpendParameters, "Sums of the ledger. See [what was spent](../howto/ledger.md)."),
+    "GET /admin/ledger": (LedgerParameters, "The ledger's rows, the newest first."),
+    "DELETE /admin/cache": (
+        PurgeParameters,
+        "Removes answers from the [cache](../howto/cache.md#purging): exactly one of these.",
+    ),
+}
 SECTIONS = ("When", "May change", "Ends the call by", "If it raises", "Example plugin")
 
 
@@ -99,6 +145,7 @@ def main() -> int:
         "configuration": configuration(),
         "errors": error_table(),
         "metrics": metrics(),
+        "admin-api": admin_api(),
         "cli": command_line(),
     }
     stale = []
@@ -279,15 +326,7 @@ def _codes_in_source() -> Iterator[str]:
 def metrics() -> str:
     """metrics.md: every family that the built-in plugins, the pipeline and the watchdog make."""
     registry = MetricsRegistry()
-    workshop = Workshop(
-        clock=FakeClock(),
-        metrics=registry,
-        stores=Stores(None, None, None),  # type: ignore[arg-type]
-        settings={"tenants": {}, "users": {}, "global": {}, "server": {}, "models": []},
-        find_http=lambda: None,
-    )
-    entries = [PluginEntry(name) for name in entry_points()]
-    chain = compile_chain(entries, make_host=workshop.make_host, metrics=registry)
+    chain = _chain(registry)
     Pipeline(chain=chain, catalog=None, providers={}, clock=FakeClock(), metrics=registry)  # type: ignore[arg-type]
     watch(RedisClient("redis://127.0.0.1"), registry, "limits")
     Watchdog(registry, dict)
@@ -311,6 +350,40 @@ def _families(registry: MetricsRegistry) -> Iterator[tuple[str, str, str, str]]:
             yield name, kind, ", ".join(f"`{label}`" for label in family.labels), family.doc
 
 
+def _chain(registry: MetricsRegistry) -> Chain:
+    """All built-in plugins."""
+    workshop = Workshop(
+        clock=FakeClock(),
+        metrics=registry,
+        stores=Stores(None, None, None),  # type: ignore[arg-type]
+        settings={"tenants": {}, "users": {}, "global": {}, "server": {}, "models": []},
+        find_http=lambda: None,
+    )
+    entries = [PluginEntry(name) for name in entry_points()]
+    return compile_chain(entries, make_host=workshop.make_host, metrics=registry)
+
+
+def admin_api() -> str:
+    """admin-api.md: what every route under /admin takes."""
+    found: set[str] = set()
+
+    def add(method: str, path: str, handler: Any, *, access: str = "admin") -> None:
+        found.add(f"{method} {path}")
+
+    _chain(MetricsRegistry()).register("register_routes", add)
+    listed = {re.sub(r"ID.*", "*", route) for route in ADMIN_ROUTES}
+    if missing := {route for route in found if "/admin/" in route} ^ listed:
+        raise SystemExit(f"ADMIN_ROUTES and the plugins' routes differ: {', '.join(sorted(missing))}")
+    parts = [ADMIN_MANNERS]
+    for route, (model, text) in ADMIN_ROUTES.items():
+        parts.append(f"## {route}\n\n{text}\n")
+        if model is not None:
+            what = "member" if route.startswith("POST") else "parameter"
+            rows = [_row(field.alias or name, field) for name, field in model.model_fields.items()]
+            parts.append(f"| {what} | type | default | |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
 def command_line() -> str:
     """cli.md: `--help` of the command and of each sub-command."""
     parts = ["# Command line\n"]
@@ -318,10 +391,10 @@ def command_line() -> str:
     parts.append(f"```text\n{top}\n```\n")
     for name in re.findall(r"^  ([a-z]+)  +\S", top.split("Commands:")[1], re.MULTILINE):
         parts.append(f"## hookline {name}\n\n```text\n{_help(name)}\n```\n")
-    for group in PLUGIN_GROUPS:  # commands of built-in plugins
+    for group in PLUGIN_COMMANDS:  # of built-in plugins
         shown = _help(group)
         parts.append(f"## hookline {group}\n\n```text\n{shown}\n```\n")
-        for name in re.findall(r"^  ([a-z]+)  +\S", shown.split("Commands:")[1], re.MULTILINE):
+        for name in re.findall(r"^  ([a-z]+)  +\S", shown.partition("Commands:")[2], re.MULTILINE):
             parts.append(f"### hookline {group} {name}\n\n```text\n{_help(group, name)}\n```\n")
     return "\n".join(parts)
 

@@ -53,7 +53,10 @@ def words_of(detail: ErrorDetails) -> str:
         return "must not be empty"
     if kind in {"value_error", "assertion_error"}:
         return str(context.get("error", detail["msg"]))
-    return detail["msg"].replace("Input should", "must").replace("should", "must").replace("'", '"')
+    for subject in ("Input should", "String should", "List should", "Dictionary should", "Value should"):
+        if detail["msg"].startswith(subject):
+            return detail["msg"].replace(subject, "must", 1).replace("'", '"')
+    return detail["msg"].replace("'", '"')
 
 
 def path_of(detail: ErrorDetails, data: Any) -> Path:

@@ -38,7 +38,7 @@ class Parameters(BaseModel):
 class ListParameters(Parameters):
     """What every list takes; a list with other bounds declares `limit` anew."""
 
-    limit: int = Field(20, ge=1, le=100, description="Of one page.")
+    limit: int = Field(20, ge=1, le=100, description="Of one page, 100 at most.")
     after: str | None = Field(None, min_length=1, max_length=1_000, description="The `last_id` of the page before.")
 
 
@@ -128,11 +128,14 @@ def _one(name: str, words: str) -> BadRequest:
 def _refusal(model: type[BaseModel], error: ValidationError, values: Any, *, depth: int | None = None) -> BadRequest:
     schema: Mapping[str, Any] = {}
     wrong: dict[str, str] = {}
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    details.sort(key=lambda detail: detail["type"] != "extra_forbidden")  # a misspelt one is why another is missing
+    for detail in details:
         path = path_of(detail, values)[:depth]
         if detail["type"] == "extra_forbidden":
             schema = schema or model.model_json_schema()
-            words = f"unknown parameter{nearest(str(path[-1]), known_names(schema, path[:-1]))}"
+            known = known_names(schema, path[:-1])
+            words = f"unknown parameter{nearest(str(path[-1]), known) if known else '; there is none here'}"
         else:
             words = "must be given" if detail["type"] == "missing" else words_of(detail)
         wrong.setdefault(_name(path), words)

@@ -70,14 +70,16 @@ class Filters(ListParameters):
     """What both reports take. A filter that is given twice means one or the other."""
 
     tenant: list[str] = Field(default=[])
-    key: list[str] = Field(default=[])
-    user: list[str] = Field(default=[])
+    key: list[str] = Field(default=[], description="A key's name or id.")
+    user: list[str] = Field(default=[], description='"" is calls without a user.')
     model: list[str] = Field(default=[])
     deployment: list[str] = Field(default=[])
     tag: list[str] = Field(default=[])
-    since: Moment = 0.0
-    until: Moment = math.inf
-    format: Literal["json", "csv"] | None = None
+    since: Moment = Field(0.0, description="Sums count the hours that hold it and `until` whole.")
+    until: Moment = Field(math.inf, description="The moment after the last one.")
+    format: Literal["json", "csv"] | None = Field(
+        None, description="Default: CSV where `accept` says text/csv, else JSON."
+    )
 
     @field_validator("until")
     @classmethod
@@ -90,8 +92,10 @@ class Filters(ListParameters):
 class SpendParameters(Filters):
     """`GET /admin/spend`."""
 
-    limit: int = Field(1_000, ge=1, le=10_000)
-    by: Annotated[list[Group], BeforeValidator(_split_names)] = Field(default=[])
+    limit: int = Field(1_000, ge=1, le=10_000, description="Of one page, 10,000 at most.")
+    by: Annotated[list[Group], BeforeValidator(_split_names)] = Field(
+        default=[], description=f"What to group by, with commas; by hour at most {HOURLY_DAYS_MAX} days."
+    )
 
     @field_validator("after")
     @classmethod
@@ -114,7 +118,7 @@ class SpendParameters(Filters):
 class LedgerParameters(Filters):
     """`GET /admin/ledger`."""
 
-    limit: int = Field(100, ge=1, le=1_000)
+    limit: int = Field(100, ge=1, le=1_000, description="Of one page, 1,000 at most.")
 
     @field_validator("after")
     @classmethod

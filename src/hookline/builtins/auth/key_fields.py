@@ -46,13 +46,15 @@ class KeyFields(ScopedLimitTable):
 
     tenant: Name = "default"
     user: Name | None = None
-    models: list[Glob] = Field(["*"], min_length=1, max_length=500)
-    budget: BudgetTable | None = None
-    tags: list[Name] = Field([], max_length=50)
-    metadata: dict[MetadataKey, MetadataText] = Field({}, max_length=50)
-    expires_at: Moment | None = None
-    expires_in_s: float | None = Field(None, gt=0, le=DURATION_MAX_S)
-    disabled: bool = False
+    models: list[Glob] = Field(
+        ["*"], min_length=1, max_length=500, description="Globs over the model names it may ask for."
+    )
+    budget: BudgetTable | None = Field(None, description='As in `proxy.toml`: {"daily_usd": 5}.')
+    tags: list[Name] = Field([], max_length=50, description="For logs and the ledger.")
+    metadata: dict[MetadataKey, MetadataText] = Field({}, max_length=50, description="Texts of yours, by name.")
+    expires_at: Moment | None = Field(None, description="Unix seconds, or a moment with its time zone.")
+    expires_in_s: float | None = Field(None, gt=0, le=DURATION_MAX_S, description="In its place: seconds from now.")
+    disabled: bool = Field(False, description="Refused until it is enabled again.")
 
     @field_validator("metadata")
     @classmethod
@@ -71,7 +73,7 @@ class KeyFields(ScopedLimitTable):
 class NewKey(KeyFields):
     """`POST /admin/keys`."""
 
-    name: Name
+    name: Name = Field(description="How logs, metrics and errors call it.")
 
 
 class KeyUpdate(KeyFields):
@@ -83,7 +85,9 @@ class KeyUpdate(KeyFields):
 class Rotation(Parameters):
     """`POST /admin/keys/{id}/rotate`."""
 
-    overlap_s: float = Field(0.0, ge=0, le=OVERLAP_MAX_S)
+    overlap_s: float = Field(
+        0.0, ge=0, le=OVERLAP_MAX_S, description="How long the secret before goes on; 30 days at most."
+    )
 
 
 class KeyFilters(ListParameters):

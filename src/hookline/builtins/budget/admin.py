@@ -57,17 +57,25 @@ TYPICAL_OUTPUT_TOKENS = 500
 class WindowFilters(ListParameters):
     """The query of `GET /admin/budgets`."""
 
-    limit: int = Field(100, ge=1, le=1_000)
-    key: Annotated[str, Field(min_length=1)] | None = None
+    limit: int = Field(100, ge=1, le=1_000, description="Of one page, 1,000 at most.")
+    key: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Only those that pay for the key of this name or id."
+    )
+
+
+def _check_method(method: str) -> str:
+    if not (method.isascii() and method.isalpha()):
+        raise ValueError("must be an HTTP method")
+    return method.upper()
 
 
 class CheckedCall(Parameters):
     """`POST /admin/budgets/check`: a key's name or id, and its call."""
 
-    key: str | None = None
-    method: Annotated[str, Field(pattern="^[A-Za-z]{1,20}$"), AfterValidator(str.upper)] = "POST"
+    key: str | None = Field(None, description="Whose call it is: a key's name or id.")
+    method: Annotated[str, AfterValidator(_check_method)] = "POST"
     path: str = "/v1/chat/completions"
-    request: dict[str, Any]
+    request: dict[str, Any] = Field(description="The body of the call.")
 
 
 class Check:

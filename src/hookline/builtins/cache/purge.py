@@ -20,10 +20,10 @@ Name = Annotated[str, Field(min_length=1)]
 class PurgeParameters(Parameters):
     """What is to be purged: one of these."""
 
-    key: str | None = None
-    model: Name | None = None
-    tenant: Name | None = None
-    all: Literal["true"] | None = None
+    key: str | None = Field(None, description="What a reply's `x-hookline-cache-key` named; several with commas.")
+    model: Name | None = Field(None, description="All answers of a model or alias.")
+    tenant: Name | None = Field(None, description='All answers of a tenant (not those of `scope = "shared"`).')
+    all: Literal["true"] | None = Field(None, description="Everything.")
 
     @field_validator("key")
     @classmethod

@@ -20,11 +20,15 @@ class RateLimitOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    per_key: LimitTable = LimitTable()
-    per_user: LimitTable = LimitTable()
-    per_tenant: LimitTable = LimitTable()
-    per_model: LimitTable = LimitTable()
-    per_deployment: LimitTable = LimitTable()
+    per_key: LimitTable = Field(default=LimitTable(), description="Of each key that has no such limit of its own.")
+    per_user: LimitTable = Field(default=LimitTable(), description="Of each user that has no such limit of its own.")
+    per_tenant: LimitTable = Field(
+        default=LimitTable(), description="Of each tenant that has no such limit of its own."
+    )
+    per_model: LimitTable = Field(default=LimitTable(), description="Of each model that has no such limit of its own.")
+    per_deployment: LimitTable = Field(
+        default=LimitTable(), description="Of each deployment that has no such limit of its own."
+    )
     everyone: LimitTable = Field(default=LimitTable(), alias="global", description="All calls together.")
     assumed_output_tokens: Count = Field(
         default=4_096, description="Reserved for the output of a request that sets no limit of its own."
