@@ -363,6 +363,10 @@ async def test_a_check_says_what_the_call_would_meet_and_takes_nothing(
             "POST", "/admin/budgets/check", json={**asked, "request": {**CHAT, "max_tokens": 500}}
         )
         unpriced = await client.admin("POST", "/admin/budgets/check", json={**asked, "path": "/v1/images/edits"})
+        odd = [
+            await client.admin("POST", "/admin/budgets/check", json={**asked, "path": path})
+            for path in ("/v1//chat/completions/", "/v1/./Chat/completions", "/v1/x/../chat/%63ompletions")
+        ]
         served = strict.served
         met = json.loads((await client.post("/v1/chat/completions", {**CHAT, "max_tokens": 500}))[2])["error"][
             "message"
@@ -381,6 +385,7 @@ async def test_a_check_says_what_the_call_would_meet_and_takes_nothing(
     assert not dear["windows"][0]["fits"]
     assert said(met)[3] <= said(dear["error"]["message"])[3] <= said(met)[3] + 30 * Decimal("0.000001")
     assert unpriced["error"]["code"] == "unpriced_route"
+    assert odd == [first[0]] * 3, "a path means what it means at the door"
     assert (served, status, closed) == (0, 200, 401)
 
 
