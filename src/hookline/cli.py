@@ -62,8 +62,8 @@ ConfigOption = Annotated[
 
 
 def main() -> None:
-    """The entry point. Ends the process: 0 for success, 1 for problems that `check` found or calls that were cut, 2 for a wrong command line or
-    configuration."""
+    """The entry point. Ends the process: 0 for success, 1 for problems that `check` found, calls that were cut, or what a plugin's command was refused, 2 for a wrong
+    command line or configuration, 130 after Ctrl-C."""
     from hookline.errors import StartupError
 
     try:
@@ -179,11 +179,19 @@ def check(
 
 
 @app.command()
-def plugins(config: ConfigOption = None) -> None:
+def plugins(
+    config: ConfigOption = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
     """Print the compiled chain: hook, order, plugin, file:line."""
-    from hookline.cli_reports import chain_table
+    from hookline.cli_reports import chain_object, chain_table
 
-    print("\n".join(chain_table(_compile(config, None, None))))
+    compiled = _compile(config, None, None)
+    if as_json:
+        import json
+
+        print(json.dumps(chain_object(compiled)))
+    else:
+        print("\n".join(chain_table(compiled)))
 
 
 @app.command()

@@ -43,13 +43,27 @@ def chain_table(compiled: Compiled) -> Iterator[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
-    empty = [hook for hook in PHASES if not compiled.chain.hook(hook)]
+    empty, spare = _empty_hooks(compiled), _spare_plugins(compiled)
     if empty:
         yield f"\nnobody implements: {', '.join(empty)}"
-    active = {plugin.name for plugin in compiled.chain.plugins}
-    spare = sorted(set(importlib.metadata.entry_points(group="hookline").names) - active)
     if spare:
         yield f"installed, not in [chain]: {', '.join(spare)}"
+
+
+def chain_object(compiled: Compiled) -> dict[str, Any]:
+    """The same, for a script."""
+    names = ("hook", "order", "plugin", "location")
+    rows = [dict(zip(names, row, strict=True)) for row in compiled.chain.table()]
+    return {"hooks": rows, "not_implemented": _empty_hooks(compiled), "not_active": _spare_plugins(compiled)}
+
+
+def _empty_hooks(compiled: Compiled) -> list[str]:
+    return [hook for hook in PHASES if not compiled.chain.hook(hook)]
+
+
+def _spare_plugins(compiled: Compiled) -> list[str]:
+    active = {plugin.name for plugin in compiled.chain.plugins}
+    return sorted(set(importlib.metadata.entry_points(group="hookline").names) - active)
 
 
 def editor_schema() -> tuple[dict[str, Any], list[str]]:

@@ -254,3 +254,11 @@ def test_options_per_model_are_said_where_they_stand_and_only_there(run, folder:
         "proxy.toml:12: [models.m] plugins.mine.depth: must be a whole number, not text",
         "2 problems",
     ]
+
+
+def test_plugins_json_says_what_the_table_says(run) -> None:
+    table, found = run("plugins").stdout, json.loads(run("plugins", "--json").stdout)
+
+    assert all(f"{row['hook']} " in table and row["location"] in table for row in found["hooks"])
+    assert {row["plugin"] for row in found["hooks"]} >= {"auth", "budget"}
+    assert f"nobody implements: {', '.join(found['not_implemented'])}" in table
