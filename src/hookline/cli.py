@@ -33,7 +33,7 @@ class _Group(TyperGroup):
             found, rest = find_plugin_command(args)
             if found is None:
                 visible = [name for name, command in self.commands.items() if not command.hidden]
-                ctx.fail(f'no command "{args[0]}"{nearest(args[0], [*visible, *rest])}')
+                ctx.fail(f"No such command '{args[0]}'{nearest(args[0], [*visible, *rest])}")
             return args[0], found, rest
         return super().resolve_command(ctx, args)
 
