@@ -7,10 +7,21 @@ from __future__ import annotations
 
 FREE_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 FREE_PATHS = ("/v1/files", "/v1/uploads", "/v1/vector_stores")
+VECTOR_STORES = "/v1/vector_stores/"
+FREE_OF_VECTOR_STORES = ("files", "file_batches")
 
 
 def is_free(method: str, path: str) -> bool:
     """GET, HEAD, DELETE; files, uploads and vector stores, but not searching them."""
     if method in FREE_METHODS:
         return True
-    return any(path == p or path.startswith(f"{p}/") for p in FREE_PATHS) and not path.rstrip("/").endswith("/search")
+    if not any(path == p or path.startswith(f"{p}/") for p in FREE_PATHS):
+        return False
+    if not path.startswith(VECTOR_STORES):
+        return True
+    if "%" in path or path.rstrip("/").endswith(
+        "/search"
+    ):  # no id needs quoting, and "search" may be spelled in many ways
+        return False
+    _, _, what = path.removeprefix(VECTOR_STORES).partition("/")
+    return not what or what.split("/")[0] in FREE_OF_VECTOR_STORES

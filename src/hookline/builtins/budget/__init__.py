@@ -134,8 +134,10 @@ class Plugin:
             try:
                 plan = await self.make_plan(call.principal, now)
             except Rejected:
-                if not self._serves_unasked or call.is_dry_run:
+                if not self._serves_unasked:
                     raise
+                if call.is_dry_run:
+                    return None
                 return self._serve_unasked(call, target.deployment, now)
         deployment = target.deployment
         if call.is_dry_run:
@@ -270,18 +272,36 @@ class Plugin:
         return max(deadline - self._clock.monotonic(), 0.0) + MARGIN_S
 
     async def _check(self, call: Call, deployment: Deployment, plan: Plan) -> None:
-        """A dry run: what would be reserved and where it would not fit. Takes nothing. Raises Skip as the real one."""
+        """A dry run: what would be reserved and where it would not fit. What does not seem to fit is tried and given back at once, for money that other
+        processes have leased would be recalled for it. Raises Skip as the real one."""
         check = Check(deployment, plan)
         call.slots.setdefault(CHECKS, []).append(check)
         bound = check.bound = self._bound(call, deployment, plan.is_hard)
+        scopes = [spend.window for spend in plan.spends]
         try:
-            check.held_nanousd = list(await self.limits.held([spend.window for spend in plan.spends]))
+            check.held_nanousd = list(await self.limits.held(scopes))
+            if all(map(check.has_room, plan.spends, check.held_nanousd)):
+                return
+            refusal = await self._try(plan.spends, bound)
+            clamped = _clamp(call, deployment, refusal, bound) if refusal is not None and self._may_clamp else None
+            if clamped is not None:
+                check.bound = clamped[1]
+                refusal = await self._try(plan.spends, clamped[1])
+            check.held_nanousd = list(await self.limits.held(scopes))
         except Unavailable as error:
+            if self._serves_unasked:
+                return
             raise Rejected(error) from error
-        for spend, held in zip(plan.spends, check.held_nanousd, strict=True):
-            if spend.is_hard and held + bound.amount_nanousd > spend.limit_nanousd:
-                told = quota_error(SpendRefusal(spend, held, held, bound.amount_nanousd), plan.name_of(spend))
-                raise Skip(told.message, told)
+        if refusal is not None:
+            told = quota_error(refusal, plan.name_of(refusal.spend))
+            raise Skip(told.message, told)
+
+    async def _try(self, spends: Sequence[Spend], bound: Bound) -> SpendRefusal | None:
+        """Whether it fits. Nothing stays reserved."""
+        refusal = await self.limits.reserve(name := next(self._names), spends, bound.amount_nanousd, expires_s=MARGIN_S)
+        if refusal is None and isinstance(settling := self.limits.settle(name, 0), Awaitable):
+            await asyncio.shield(settling)
+        return refusal
 
     async def _adjust(self, spends: Sequence[Spend], nanousd: int) -> None:
         try:

@@ -27,6 +27,7 @@ from hookline import (
     Reply,
     RouteRequest,
     Slot,
+    Spend,
     Usage,
     endpoint_of,
     format_usd,
@@ -82,12 +83,16 @@ class Check:
 
     @property
     def fits(self) -> bool:
-        return self.bound is not None and all(_fits(*one) for one in self._windows)
+        return self.bound is not None and all(self.has_room(w.spend, held) for w, held in self._windows)
+
+    def has_room(self, spend: Spend, held_nanousd: int) -> bool:
+        """Whether the bound fits into a window that holds so much."""
+        amount = self.bound.amount_nanousd if self.bound is not None else 0
+        return not spend.is_hard or held_nanousd + amount <= spend.limit_nanousd
 
     @property
-    def _windows(self) -> list[tuple[Window, int, int]]:
-        amount = self.bound.amount_nanousd if self.bound is not None else 0
-        return [(w, held, amount) for w, held in zip(self.plan.windows, self.held_nanousd, strict=False)]
+    def _windows(self) -> list[tuple[Window, int]]:
+        return list(zip(self.plan.windows, self.held_nanousd, strict=False))
 
     def to_object(self) -> dict[str, Any]:
         """For the answer."""
@@ -101,7 +106,7 @@ class Check:
             "fits": self.fits,
             "bound_usd": _usd(bound.amount_nanousd) if bound is not None and price is not None else None,
             "expected_usd": _usd(expected) if expected is not None else None,
-            "windows": [{**_describe(w, held), "fits": _fits(w, held, amount)} for w, held, amount in self._windows],
+            "windows": [{**_describe(w, held), "fits": self.has_room(w.spend, held)} for w, held in self._windows],
         }
 
 
@@ -208,10 +213,6 @@ def _describe(window: Window, held_nanousd: int) -> dict[str, Any]:
         "resets_at": None if spend.resets_at == NEVER else utc(spend.resets_at),
         "rolling_hours": spend.window_s / 3600 or None,
     }
-
-
-def _fits(window: Window, held_nanousd: int, amount_nanousd: int) -> bool:
-    return not window.spend.is_hard or held_nanousd + amount_nanousd <= window.spend.limit_nanousd
 
 
 def _usd(nanousd: int) -> orjson.Fragment:
