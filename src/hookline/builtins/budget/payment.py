@@ -61,13 +61,15 @@ class Payment:
         if attempt is not None:
             attempt.charged_nanousd, attempt.is_charge_estimated = cost, is_estimated
         if cost != 0 or result.outcome == "ok":
-            plugin.records.book(self.row(result.outcome, usage or NO_USAGE, cost, is_estimated))
+            row = self.row(result.outcome, usage or NO_USAGE, cost, is_estimated)
+            if self.plan.edition == plugin.open.edition or not (late := plugin.open.missing(self.plan, self.at)):
+                plugin.records.book(row)
+            else:
+                plugin.book_and_adjust(row, late)
             if is_estimated and result.outcome == "ok":
                 plugin.late.expect(self, result, cost)
         else:
             plugin.records.withdraw(self.name)
-        if self.plan.edition != plugin.open.edition and cost:
-            plugin.adjust(plugin.open.missing(self.plan, self.at), cost)
         if self.bound is None:
             return None
         alerts = plugin.limits.settle(self.name, cost or 0)

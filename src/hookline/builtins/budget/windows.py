@@ -65,8 +65,8 @@ class OpenWindows:
         self.edition = 0
         self._by_payer: dict[str, dict[str, Opened]] = {}
         self._adding = 0
-        self._is_whole = asyncio.Event()
-        self._is_whole.set()
+        self._became_whole = asyncio.Event()
+        self._became_whole.set()
 
     @classmethod
     def of(cls, limits: LimitStore | None) -> OpenWindows:
@@ -83,7 +83,7 @@ class OpenWindows:
         """These windows pay from now on; what is known of them comes inside. If that fails, they are as unknown as before."""
         new = [one for one in opened if self._add(one)]
         self._adding += 1
-        self._is_whole.clear()
+        self._became_whole.clear()
         try:
             yield
         except BaseException:
@@ -93,11 +93,17 @@ class OpenWindows:
         finally:
             self._adding -= 1
             if not self._adding:
-                self._is_whole.set()
+                self._became_whole.set()
+
+    @property
+    def is_whole(self) -> bool:
+        """Nobody is being told what was spent."""
+        return not self._adding
 
     async def whole(self) -> None:
-        """Wait until nobody is being told what was spent."""
-        await self._is_whole.wait()
+        """Wait for that."""
+        while self._adding:
+            await self._became_whole.wait()
 
     def _add(self, opened: Opened) -> bool:
         """True: it was not known."""
