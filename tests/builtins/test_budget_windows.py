@@ -172,6 +172,22 @@ async def test_a_call_that_ends_while_its_new_budget_is_read_from_the_ledger_cou
     assert await spent_in("key:ci") == 2 * ANSWER_NANOUSD
 
 
+async def test_a_reload_to_another_time_zone_counts_the_day_of_that_zone(make_kit: MakeKit) -> None:
+    """One window for both would have the wrong beginning, and in memory the wrong end."""
+    clock = FakeClock()  # 2023-11-14 22:13 UTC
+    limits = MemoryLimits(clock)
+    utc = Principal(key_id="ci", budget=Budget(daily_nanousd=10**9))
+    tokyo = Principal(key_id="ci", budget=Budget(daily_nanousd=10**9, time_zone="Asia/Tokyo"))
+    kit = make_kit(limits=limits, clock=clock)
+    await kit.call(ASKED, principal=utc)
+    clock.advance(1.8 * 3600)  # the next day began at 15:00 in Tokyo, and has begun in UTC
+    await kit.call(ASKED, principal=utc)
+    await kit.call(ASKED, principal=tokyo)
+
+    spent = await limits.spent(["key:ci/day:2023-11-15", "key:ci/day:2023-11-15@Asia%2FTokyo"])
+    assert list(spent) == [ANSWER_NANOUSD, 3 * ANSWER_NANOUSD]
+
+
 async def test_a_call_over_midnight_is_paid_by_the_day_it_began_in_and_by_no_other(make_kit: MakeKit) -> None:
     ci, clock = Principal(key_id="ci", budget=Budget(daily_nanousd=10**9)), FakeClock()
     asked, go_on = asyncio.Event(), asyncio.Event()
