@@ -260,7 +260,10 @@ def test_windows_follow_the_time_zone_through_a_change_of_clocks() -> None:
 
     day, since = windows["key:x/day:2026-10-25@Europe%2FBerlin"]
     assert day.resets_at - since == 25 * 3600
-    assert windows["key:x/month:2026-10@Europe%2FBerlin"][0].resets_at == datetime(2026, 10, 31, 23, tzinfo=UTC).timestamp()
+    assert (
+        windows["key:x/month:2026-10@Europe%2FBerlin"][0].resets_at
+        == datetime(2026, 10, 31, 23, tzinfo=UTC).timestamp()
+    )
     assert windows["key:x/total"][0].limit_nanousd == 3
     assert windows["key:x/rolling:5h"][0].window_s == 5 * 3600
 
