@@ -86,7 +86,7 @@ class Plugin:
         self.records = host.records
         self.settings = host.settings
         self.open = OpenWindows.of(host.limits)
-        self.late = LateUsage(self)
+        self.late = LateUsage(self, host.replies)
         self.alerts = Alerts(host, options.alert_webhook)
         self._routes = BudgetRoutes(self, host)
         self._plans: dict[int, tuple[Principal, Plan]] = {}

@@ -67,7 +67,7 @@ class Payment:
             else:
                 plugin.book_and_adjust(row, late)
             if is_estimated and result.outcome == "ok":
-                plugin.late.expect(self, result, cost)
+                plugin.late.expect(self, result, row)
         else:
             plugin.records.withdraw(self.name)
         if self.bound is None:
@@ -80,14 +80,12 @@ class Payment:
         plugin.alerts.tell(alerts, self.plan)
         return None
 
-    def row(
-        self, outcome: str, usage: Usage, cost: int | None, is_estimated: bool, *, corrects: str | None = None
-    ) -> LedgerEntry:
-        """The ledger row, or the one that corrects it."""
+    def row(self, outcome: str, usage: Usage, cost: int | None, is_estimated: bool) -> LedgerEntry:
+        """The ledger row."""
         call, price = self.call, self.deployment.price
         principal = call.principal
         return LedgerEntry(
-            self.name if corrects is None else f"{corrects}.late",
+            self.name,
             call.id,
             self.at,
             principal.tenant,
@@ -104,7 +102,7 @@ class Payment:
             is_estimated,
             self.plan.payers,
             None if price is None else price.version,
-            corrects,
+            None,
             (*principal.tags, *call.tags),
         )
 
