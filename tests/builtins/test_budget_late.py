@@ -63,8 +63,8 @@ async def test_whichever_process_reads_the_answer_corrects_its_charge_once(kits:
         return (await kit.call(method="GET", path="/v1/responses/resp_1", principal=CI)).status
 
     await first.call(ASKED, path="/v1/responses", principal=CI)
-    (window,) = [w.spend.scope for w in (await first.plugin(budget.Plugin).make_plan(CI, first.clock.time())).windows]
-    (charged,) = await second.workshop.stores.limits.spent([window])
+    (window,) = [w.spend.window for w in (await first.plugin(budget.Plugin).make_plan(CI, first.clock.time())).windows]
+    (charged,) = await second.workshop.stores.limits.held([window])
     statuses = [await read(kit) for kit in (second, first, second)]
     for kit in kits:
         await kit.plugin(budget.Plugin).stop()
@@ -73,7 +73,7 @@ async def test_whichever_process_reads_the_answer_corrects_its_charge_once(kits:
 
     assert statuses == [200] * 3
     assert charged > COST
-    assert list(await first.workshop.stores.limits.spent([window])) == [COST]
+    assert list(await first.workshop.stores.limits.held([window])) == [COST]
     assert sorted(row.cost_nanousd or 0 for row in page.rows) == [COST - charged, charged]
     assert [row.corrects for row in page.rows if row.corrects] == [row.id for row in page.rows if not row.corrects]
     assert sum(row.input_tokens for row in page.rows) == 20

@@ -168,7 +168,7 @@ async def test_a_call_that_ends_while_its_new_budget_is_read_from_the_ledger_cou
     await old.plugin(budget.Plugin).stop()
     await old.workshop.stores.records.flush()
 
-    assert list(await limits.spent([DAY, "key:ci/total"])) == [2 * ANSWER_NANOUSD] * 2
+    assert list(await limits.held([DAY, "key:ci/total"])) == [2 * ANSWER_NANOUSD] * 2
     assert await spent_in("key:ci") == 2 * ANSWER_NANOUSD
 
 
@@ -184,7 +184,7 @@ async def test_a_reload_to_another_time_zone_counts_the_day_of_that_zone(make_ki
     await kit.call(ASKED, principal=utc)
     await kit.call(ASKED, principal=tokyo)
 
-    spent = await limits.spent(["key:ci/day:2023-11-15", "key:ci/day:2023-11-15@Asia%2FTokyo"])
+    spent = await limits.held(["key:ci/day:2023-11-15", "key:ci/day:2023-11-15@Asia%2FTokyo"])
     assert list(spent) == [ANSWER_NANOUSD, 3 * ANSWER_NANOUSD]
 
 

@@ -117,7 +117,7 @@ async def test_a_check_recalls_what_others_have_leased_as_the_call_would(kit, is
         await done(other.settle("spent", 5 * 10**6))
     asked = {"model": "m", "max_tokens": 498_000, "messages": [{"role": "user", "content": "hi"}]}
     bound = 498_000 * 2_000
-    assert (await other.spent([spend.scope for spend in plan.spends]))[0] + bound > 10**9
+    assert (await other.held([spend.window for spend in plan.spends]))[0] + bound > 10**9
 
     checked = [await kit.call(asked, headers={"authorization": "lent"}, is_dry_run=True) for _ in range(2)]
     met = await kit.call(asked, headers={"authorization": "lent"})

@@ -99,7 +99,7 @@ class LateUsage:
                 expected = Expected.from_bytes(kept)
             if expected is None:
                 return
-            is_first = await shared.discard([_shared_key(key)]) == 1
+            is_first = await shared.delete([_shared_key(key)]) == 1
         except Unavailable:
             return
         self._expected.pop(key, None)
