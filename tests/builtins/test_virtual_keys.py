@@ -417,7 +417,7 @@ async def test_a_reload_while_records_are_down_knows_the_keys_that_were_known(ma
     await reloaded.follow()
     during = [await reloaded.status(key) for key in (used, unseen, None)]
     gateway.records.is_down = False
-    await desk.revoke((await desk.get("k1")).id)
+    await desk.revoke((await desk.get_named("k1")).id)
     again = await make_gateway(before=reloaded)
 
     assert during == [200, 503, 401]
