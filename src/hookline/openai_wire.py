@@ -411,7 +411,8 @@ def _as_count(value: Any) -> int | None:
 
 
 def _count(of: Any, name: str) -> int:
-    return (_as_count(of.get(name)) or 0) if type(of) is dict else 0
+    value = of.get(name) if type(of) is dict else None
+    return value if type(value) is int and 0 <= value < TOKENS_MAX else _as_count(value) or 0
 
 
 def _parsed(block: bytes) -> Any:
