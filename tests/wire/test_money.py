@@ -369,7 +369,7 @@ async def test_a_check_says_what_the_call_would_meet_and_takes_nothing(
         ]
         status, _, _ = await client.post("/v1/chat/completions", CHAT)
         misspelt = await client.admin("GET", "/admin/budgets?kye=ci")
-        assert misspelt["error"]["message"] == 'unknown parameter "kye"; there is key'
+        assert misspelt["error"]["message"] == '"kye": unknown parameter; did you mean "key"?'
         async with client.session.post(proxy.base_url + "/admin/budgets/check", json=asked) as reply:
             closed = reply.status
 
