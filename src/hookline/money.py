@@ -72,8 +72,10 @@ class Price:
         cached = self.input_picousd if self.cached_picousd is None else self.cached_picousd
         written = self.input_picousd if self.cache_write_picousd is None else self.cache_write_picousd
         plain_tokens = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
+        if plain_tokens < 0:  # said by who counts them apart
+            plain_tokens = usage.input_tokens
         pico = (
-            max(plain_tokens, 0) * self.input_picousd
+            plain_tokens * self.input_picousd
             + usage.cached_tokens * cached
             + usage.cache_write_tokens * written
             + usage.output_tokens * self.output_picousd

@@ -36,6 +36,9 @@ OWN_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", 
 """Output items of tools that the client runs itself."""
 UNREAD_CALLS = (("unread", 0),)
 """In a usage whose reply was too large to look for hosted tools in it."""
+TOKENS_MAX = 1 << 30
+"""No call has so many: such a count is none. Its cost is still exact in a ledger and in Redis."""
+_BEING_MADE = ("queued", "in_progress")
 _RESPONSES_END = ("response.completed", "response.incomplete", "response.failed")
 _SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d+)')
 _TEXT = b'"content":"'
@@ -46,23 +49,33 @@ USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})
 _CHUNK_OBJECTS = (None, "error", "chat.completion.chunk", "text_completion")
 
 
-def usage_of(usage: Any) -> Usage | None:
-    """A `usage` object of chat, completions, embeddings or responses; None if it is none. Odd members count as 0."""
+def usage_of(usage: Any, *, has_output: bool = True) -> Usage | None:
+    """A `usage` object of chat, completions, embeddings or responses; None if it is none, or if no one can say what it counts.
+
+    `has_output` False: of a reply that holds no text of a model's, whose only count may be its total. Tokens that only the total has were made unseen
+    (xAI and Gemini leave reasoning out of `completion_tokens`), so they are output."""
     if not isinstance(usage, dict):
         return None
-    count = _count
     if "prompt_tokens" in usage or "completion_tokens" in usage:
-        inputs, outputs = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+        inputs, outputs = usage.get("prompt_tokens"), usage.get("completion_tokens")
         of_inputs, of_outputs = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    elif "input_tokens" in usage or "output_tokens" in usage:
-        inputs, outputs = count(usage, "input_tokens"), count(usage, "output_tokens")
-        of_inputs, of_outputs = usage.get("input_tokens_details"), usage.get("output_tokens_details")
-    elif "total_tokens" in usage:
-        return Usage(count(usage, "total_tokens"))
     else:
-        return None
+        inputs, outputs = usage.get("input_tokens"), usage.get("output_tokens")
+        of_inputs, of_outputs = usage.get("input_tokens_details"), usage.get("output_tokens_details")
+    total = usage.get("total_tokens")
+    if (
+        type(inputs) is not int
+        or type(outputs) is not int
+        or total != inputs + outputs
+        or not 0 <= inputs | outputs < TOKENS_MAX
+    ):
+        counts = _odd_counts(inputs, outputs, total, has_output)
+        if counts is None:
+            return None
+        inputs, outputs = counts
     if not of_inputs and not of_outputs:
         return Usage(inputs, outputs)
+    count = _count
     return Usage(
         inputs,
         outputs,
@@ -76,11 +89,17 @@ def usage_of(usage: Any) -> Usage | None:
 
 
 def usage_in(reply: Any) -> Usage | None:
-    """The usage of a whole reply or response object, hosted tools that ran included."""
-    usage = usage_of(member_of(reply, "usage"))
-    if usage is None or "output" not in reply or not isinstance(reply["output"], list):
+    """The usage of a whole reply or response object, hosted tools that ran included; None while it is being made."""
+    told = member_of(reply, "usage")
+    if told is None:
+        return None
+    output = reply.get("output")
+    usage = usage_of(told, has_output=output is not None or "choices" in reply)
+    if usage is None or not isinstance(output, list):
         return usage
-    kinds = [kind for item in reply["output"] if isinstance(kind := member_of(item, "type"), str)]
+    if reply.get("status") in _BEING_MADE:
+        return None
+    kinds = [kind for item in output if isinstance(kind := member_of(item, "type"), str)]
     ran = Counter(kind[:-5] for kind in kinds if kind.endswith("_call") and kind not in OWN_CALLS)
     return usage._replace(tool_calls=tuple(ran.items())) if ran else usage
 
@@ -120,7 +139,7 @@ class StreamWatch:
 
     __slots__ = (
         "_after", "_before", "_endpoint", "_finished", "_giant_start", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_quotes", "_reads_all",
-        "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "error", "has_failed", "has_tool_call", "is_complete", "output_bytes", "usage",
+        "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "error", "has_failed", "has_tool_call", "is_complete", "is_usage_final", "output_bytes", "usage",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, *, hides_usage: bool = False, choices: int = 1) -> None:
@@ -142,6 +161,8 @@ class StreamWatch:
         self._before = self._after = b""
         self._quotes = -1  # in the last event that said nothing but `_before`, some text, `_after`
         self.usage: Usage | None = None
+        self.is_usage_final = False
+        """It was told at the end; what is told on the way is followed by more."""
         self.error: dict[str, Any] | None = None
         self.is_complete = False
         self.has_failed = False
@@ -305,13 +326,18 @@ class StreamWatch:
         if is_finish and self._seen <= self._finished:
             self.is_complete = True
         elif choices and not is_finish:
-            self._is_ending = False
+            self._is_ending = self.is_usage_final = False
             self.is_complete = self.is_complete and self._seen <= self._finished
-        usage = usage_of(data.get("usage"))
-        if usage is None:
+        told = data.get("usage")
+        if not told:
             return False, False
-        self.usage = usage
-        return (not choices or is_finish), (not choices and self._hides_usage)
+        usage = usage_of(told)
+        is_last = not choices or is_finish
+        self.is_usage_final = is_last and usage is not None
+        if usage is not None:
+            self.usage = usage if self.usage is None else _most(usage, self.usage)
+        is_hidden = not choices and self._hides_usage
+        return (is_last and (usage is not None or is_hidden)), is_hidden
 
     def _judge_response(self, data: dict[str, Any]) -> tuple[bool, bool]:
         kind = data.get("type")
@@ -323,9 +349,18 @@ class StreamWatch:
         response = data.get("response")
         if isinstance(response, dict):
             self.usage = usage_in(response)
+            self.is_usage_final = self.usage is not None
             if self.usage is not None and "output" not in response:  # too large to be read
                 self.usage = self.usage._replace(tool_calls=UNREAD_CALLS)
         return True, False
+
+
+def _most(usage: Usage, before: Usage) -> Usage:
+    """The later one; not less than what was told before it."""
+    if usage.input_tokens >= before.input_tokens and usage.output_tokens >= before.output_tokens:
+        return usage
+    inputs, outputs = max(usage.input_tokens, before.input_tokens), max(usage.output_tokens, before.output_tokens)
+    return usage._replace(input_tokens=inputs, output_tokens=outputs)
 
 
 def _says_something(data: dict[str, Any]) -> bool:
@@ -352,9 +387,32 @@ def member_of(of: Any, name: str) -> Any:
     return of.get(name) if isinstance(of, dict) else None
 
 
+def _odd_counts(inputs: Any, outputs: Any, total: Any, has_output: bool) -> tuple[int, int] | None:
+    """(input, output tokens) of counts that don't simply add up; None where one that matters is missing or is no count."""
+    told = [_as_count(value) for value in (inputs, outputs)]
+    if any(count is None and value is not None for count, value in zip(told, (inputs, outputs), strict=True)):
+        return None
+    read, made = told
+    both = _as_count(total)
+    if not has_output and made is None:
+        return None if read is None and both is None else (max(read or 0, both or 0), 0)
+    if both is not None and read is not None:
+        made = max(made or 0, both - read)
+    elif both is not None and made is not None:
+        read = max(both - made, 0)
+    return None if read is None or made is None else (read, made)
+
+
+def _as_count(value: Any) -> int | None:
+    """A number of tokens, as it may be written (20, 20.0); None if it is none."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value < TOKENS_MAX else None
+
+
 def _count(of: Any, name: str) -> int:
     value = of.get(name) if type(of) is dict else None
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 <= value < TOKENS_MAX else _as_count(value) or 0
 
 
 def _parsed(block: bytes) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from hookline.money import Price, to_nanousd
+from hookline.paths import fold
 
 PICO_PER_USD_PER_MTOK = 1_000_000
 TOOL = "tool:"
@@ -80,7 +81,7 @@ class PriceTable:
             (method.upper(), pattern, price)
             for name, price in configured.items()
             if " " in name
-            for method, pattern in (name.split(None, 1),)
+            for method, pattern in (name.lower().split(None, 1),)
         ]
         self._by_route = sorted(routes, key=lambda route: ("*" in route[1], -len(route[1])))  # the most exact one first
 
@@ -102,6 +103,7 @@ class PriceTable:
 
     def find_route(self, method: str, path: str) -> Price | None:
         """The price per call of a route, by `[prices."POST /v1/path/*"]`."""
+        path = fold(path)  # no spelling of a path may have the price of another pattern
         for wanted_method, pattern, price in self._by_route:
             if method == wanted_method and fnmatch.fnmatchcase(path, pattern):
                 return price

@@ -203,7 +203,7 @@ def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bo
     """What the stream told, else a bound: no token is shorter than a byte."""
     attempt.is_complete = watch.is_complete
     seen = watch.usage
-    if seen is not None and watch.is_complete:
+    if seen is not None and watch.is_complete and watch.is_usage_final:
         attempt.usage = seen
     elif is_events and call.method == "POST":
         limits = [n for n in (attempt.output_cap, call.chat.max_output_tokens) if n is not None]

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from hookline import BadRequest, Deployment, InsufficientQuota, Reply, Skip, Target, bound_input
+from hookline import BadRequest, Deployment, InsufficientQuota, Reply, Skip, Target, bound_input, is_free
 from hookline.attempts import no_target_error
 from hookline.builtins.budget import find_unbounded
 from hookline.builtins.cache.recording import has_failed, is_answer
 from hookline.builtins.metrics import ModelLabels
 from hookline.money import Price
+from hookline.prices import PriceTable
 from hookline.surfaces.json_body import parse_object
 
 PRICED = Deployment("up/m", "up", "m", price=Price(1, 1))
@@ -69,3 +70,29 @@ def test_a_decisive_member_in_another_case_is_refused(name: str):
     """Go's encoding/json takes them for the member, and the last one counts."""
     with pytest.raises(BadRequest):
         parse_object(f'{{"model":"m","{name}":"x"}}'.encode())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/vector_stores/vs/search", "/v1/vector_stores/vs/%73earch", "/v1/vector_stores/vs/SEARCH", "/v1/vector_stores/vs%2fsearch",
+        "/v1/vector_stores/vs/search;a=b", "/v1/vector_stores/vs/search%20", "/v1/vector_stores/vs/search/", "/v1/vector_stores/search",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_search_is_free(path: str):
+    assert not is_free("POST", path)
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "/vs", "/vs/files", "/vs/files/f", "/vs/file_batches", "/vs/file_batches/b/cancel"]
+)
+def test_storing_in_a_vector_store_is_free(rest: str):
+    assert is_free("POST", f"/v1/vector_stores{rest}")
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/images/%65dits", "/v1/Images/edits", "/v1/images/edits/"])
+def test_no_spelling_of_a_path_has_the_price_of_another_pattern(path: str):
+    cheap, dear = Price(call_nanousd=1), Price(call_nanousd=2)
+    prices = PriceTable({"POST /v1/images/*": cheap, "POST /v1/images/edits": dear})
+
+    assert prices.find_route("POST", path) == dear

@@ -242,15 +242,28 @@ async def test_soft_budget_never_refuses_and_alerts_once(make_kit: MakeKit, capl
     assert len([r for r in caplog.records if "alert line" in r.getMessage()]) == 1
 
 
+@pytest.mark.parametrize("limit", [10**18, 2**63])
+async def test_a_soft_budget_serves_who_asks_for_more_than_a_number_can_say(make_kit: MakeKit, limit: int) -> None:
+    """Beyond 64 bits the intent could not be written, so the call was 503."""
+    kit = make_kit()
+
+    delivered = await kit.call({**CHAT, "max_tokens": limit}, principal=key(1.0, mode="soft"))
+
+    assert delivered.status == 200
+
+
 def test_windows_follow_the_time_zone_through_a_change_of_clocks() -> None:
     noon = datetime(2026, 10, 25, 12, tzinfo=UTC).timestamp()  # Berlin's 25-hour day
     budget = Budget(daily_nanousd=1, monthly_nanousd=2, total_nanousd=3, rolling=((5, 4),), time_zone="Europe/Berlin")
 
     windows = {w.spend.window: (w.spend, since) for w, since in open_windows("key:x", "x", budget, noon)}
 
-    day, since = windows["key:x/day:2026-10-25"]
+    day, since = windows["key:x/day:2026-10-25@Europe%2FBerlin"]
     assert day.resets_at - since == 25 * 3600
-    assert windows["key:x/month:2026-10"][0].resets_at == datetime(2026, 10, 31, 23, tzinfo=UTC).timestamp()
+    assert (
+        windows["key:x/month:2026-10@Europe%2FBerlin"][0].resets_at
+        == datetime(2026, 10, 31, 23, tzinfo=UTC).timestamp()
+    )
     assert windows["key:x/total"][0].limit_nanousd == 3
     assert windows["key:x/rolling:5h"][0].window_s == 5 * 3600
 

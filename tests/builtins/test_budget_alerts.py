@@ -162,3 +162,18 @@ async def test_an_alert_is_not_told_again_after_a_restart(make_kit, caplog) -> N
 def test_a_secret_that_signs_nothing_is_refused_at_start(make_kit, secret: str) -> None:
     with pytest.raises((StartupError, ValueError), match=r"whsec_|secret"):
         make_kit(options={"alert_webhook": {"url": "http://127.0.0.1:1/", "secret": secret}})
+
+
+async def test_an_alert_of_the_last_moment_is_sent_before_its_configuration_ends(
+    make_kit, start_receiver, session
+) -> None:
+    """A reload ends what was spawned, then stops the plugins."""
+    receiver = Receiver()
+    kit = started(make_kit, session, await start_receiver(receiver), clock=RealTime())
+
+    for _ in range(2):
+        await kit.call(ASKED, principal=OVER)
+    await kit.workshop.cancel_tasks()
+    await kit.plugin(Plugin).stop()
+
+    assert len(receiver.got) == 1

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from hookline import Budget, Principal, SpendRefusal, hookimpl
+from hookline.builtins import budget
 from hookline.builtins.budget import open_windows
 from hookline.builtins.budget.windows import budgets_of, quota_error, windows_of
 from hookline.stores.memory import MemoryLimits
@@ -124,10 +125,67 @@ async def test_a_call_under_way_when_its_budget_comes_counts_in_it_once(make_kit
     counted = list(await limits.held([DAY]))
     go_on.set()
     await running.task
-    await asyncio.gather(*old.workshop.tasks)
+    await old.plugin(budget.Plugin).stop()
 
     assert counted == [2 * ANSWER_NANOUSD]
     assert list(await limits.held([DAY])) == [3 * ANSWER_NANOUSD]
+
+
+async def test_a_call_that_ends_while_its_new_budget_is_read_from_the_ledger_counts_in_it_once(
+    make_kit: MakeKit,
+) -> None:
+    asked, go_on, reading, read_on, clock = (*(asyncio.Event() for _ in range(4)), FakeClock())
+    limits = MemoryLimits(clock)
+
+    async def slow(call: Any, attempt: Any) -> Any:
+        asked.set()
+        await go_on.wait()
+        return answer()
+
+    before = Principal(key_id="ci")
+    after = Principal(key_id="ci", budget=Budget(daily_nanousd=10**9, total_nanousd=10**9))
+    old = make_kit(provider=ScriptedProvider(slow), limits=limits, clock=clock)
+    running = old.start(old.make_call(ASKED, principal=before))
+    await asked.wait()
+    new = make_kit(limits=limits, clock=clock)
+    records = new.workshop.stores.records
+    spent_in = records.spent_in
+
+    async def slowly(*arguments: Any, **more: Any) -> int:
+        reading.set()
+        await read_on.wait()
+        return await spent_in(*arguments, **more)
+
+    records.spent_in = slowly
+
+    first = new.start(new.make_call(ASKED, principal=after))
+    await reading.wait()
+    go_on.set()
+    await running.task
+    await old.workshop.stores.records.flush()
+    read_on.set()
+    await first.task
+    await old.plugin(budget.Plugin).stop()
+    await old.workshop.stores.records.flush()
+
+    assert list(await limits.held([DAY, "key:ci/total"])) == [2 * ANSWER_NANOUSD] * 2
+    assert await spent_in("key:ci") == 2 * ANSWER_NANOUSD
+
+
+async def test_a_reload_to_another_time_zone_counts_the_day_of_that_zone(make_kit: MakeKit) -> None:
+    """One window for both would have the wrong beginning, and in memory the wrong end."""
+    clock = FakeClock()  # 2023-11-14 22:13 UTC
+    limits = MemoryLimits(clock)
+    utc = Principal(key_id="ci", budget=Budget(daily_nanousd=10**9))
+    tokyo = Principal(key_id="ci", budget=Budget(daily_nanousd=10**9, time_zone="Asia/Tokyo"))
+    kit = make_kit(limits=limits, clock=clock)
+    await kit.call(ASKED, principal=utc)
+    clock.advance(1.8 * 3600)  # the next day began at 15:00 in Tokyo, and has begun in UTC
+    await kit.call(ASKED, principal=utc)
+    await kit.call(ASKED, principal=tokyo)
+
+    spent = await limits.held(["key:ci/day:2023-11-15", "key:ci/day:2023-11-15@Asia%2FTokyo"])
+    assert list(spent) == [ANSWER_NANOUSD, 3 * ANSWER_NANOUSD]
 
 
 async def test_a_call_over_midnight_is_paid_by_the_day_it_began_in_and_by_no_other(make_kit: MakeKit) -> None:

@@ -120,8 +120,11 @@ def clock():
 async def make_gateway(tmp_path, clock):
     opened: list[Gateway] = []
 
-    async def make(*, server: dict[str, Any] | None = None, is_down: bool = False, **options: Any) -> Gateway:
-        records = Records(tmp_path / "records.db")
+    async def make(
+        *, server: dict[str, Any] | None = None, is_down: bool = False, before: Gateway | None = None, **options: Any
+    ) -> Gateway:
+        """`before`: of which this one is a reload."""
+        records = Records(tmp_path / "records.db") if before is None else before.records
         records.is_down = is_down
         opened.append(Gateway(records, clock, server or {}, options))
         await opened[-1].kit.chain.start()
@@ -401,6 +404,24 @@ async def test_records_down_keys_seen_in_the_last_minute_go_on(make_gateway, des
     gateway.records.is_down = False
     assert await after(59) == [200, 200, 401]
     assert await gateway.status(idle) == 200
+
+
+async def test_a_reload_while_records_are_down_knows_the_keys_that_were_known(make_gateway, desk, clock):
+    secrets = [(await desk.create(new(name=f"k{n}")))[1] for n in range(3)]
+    used, revoked, unseen = secrets
+    gateway = await make_gateway()
+    assert [await gateway.status(key) for key in (used, revoked)] == [200, 200]
+
+    reloaded = await make_gateway(before=gateway, is_down=True)
+    clock.advance(10)
+    await reloaded.follow()
+    during = [await reloaded.status(key) for key in (used, unseen, None)]
+    gateway.records.is_down = False
+    await desk.revoke((await desk.get_named("k1")).id)
+    again = await make_gateway(before=reloaded)
+
+    assert during == [200, 503, 401]
+    assert [await again.status(key) for key in secrets] == [200, 401, 200]
 
 
 async def test_a_change_to_a_key_is_not_a_use_of_it(make_gateway, desk, clock):

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hookline import Usage
-from hookline.openai_wire import EVENT_BYTES_MAX, HELD_BYTES_MAX, UNREAD_CALLS, StreamWatch, error_in
+from hookline.openai_wire import (
+    EVENT_BYTES_MAX,
+    HELD_BYTES_MAX,
+    UNREAD_CALLS,
+    StreamWatch,
+    error_in,
+    usage_in,
+    usage_of,
+)
 from hookline.transport.sse import serialize_event
 
 DONE = b"data: [DONE]\n\n"
@@ -286,3 +294,73 @@ def test_nothing_follows_an_error_event():
     seen, left, held = watch("chat", [chunk("a"), error, DONE])
 
     assert (seen.is_complete, left, held) == (False, chunk("a"), error)
+
+
+# -- usage nobody can believe
+
+
+@pytest.mark.parametrize(
+    ("told", "usage"),
+    [
+        ({"prompt_tokens": 20, "completion_tokens": 5}, (20, 5)),
+        ({"prompt_tokens": 20.0, "completion_tokens": 5.0, "total_tokens": 25.0}, (20, 5)),
+        ({"prompt_tokens": 20, "total_tokens": 25}, (20, 5)),
+        ({"completion_tokens": 5, "total_tokens": 25}, (20, 5)),
+        ({"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 125}, (20, 105)),
+        ({"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 7}, (20, 5)),
+        ({"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": "many"}, (20, 5)),
+        ({"input_tokens": 20, "output_tokens": 5, "total_tokens": 25}, (20, 5)),
+        ({"prompt_tokens": 20}, None),
+        ({"completion_tokens": 5}, None),
+        ({"total_tokens": 25}, None),
+        ({"prompt_tokens": -20, "completion_tokens": 5}, None),
+        ({"prompt_tokens": 20, "completion_tokens": -5}, None),
+        ({"prompt_tokens": "20", "completion_tokens": 5, "total_tokens": 25}, None),
+        ({"prompt_tokens": 20.5, "completion_tokens": 5}, None),
+        ({"prompt_tokens": None, "completion_tokens": None}, None),
+        ({"prompt_tokens": True, "completion_tokens": False}, None),
+        ({"prompt_tokens": 10**18, "completion_tokens": 5}, None),
+        ({"prompt_tokens": float("inf"), "completion_tokens": 5}, None),
+        ({}, None),
+        ([20, 5], None),
+    ],
+)
+def test_a_usage_is_what_it_says_or_nothing(told: Any, usage: tuple[int, int] | None) -> None:
+    """Odd counts are no zeros: the answer would be free. Tokens that only the total has are reasoning that some leave out of the completion."""
+    found = usage_of(told)
+
+    assert (found and found[:2]) == usage
+
+
+def test_a_reply_without_text_may_tell_its_total_alone() -> None:
+    assert usage_in({"data": [], "usage": {"total_tokens": 25}}) == Usage(25, 0)
+    assert usage_in({"data": [], "usage": {"prompt_tokens": 25}}) == Usage(25, 0)
+    assert usage_in({"choices": [], "usage": {"total_tokens": 25}}) is None
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_a_response_that_is_being_made_has_no_usage_yet(status: str) -> None:
+    zeros = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+
+    assert usage_in({"status": status, "output": [], "usage": zeros}) is None
+
+
+@pytest.mark.parametrize(
+    ("events", "usage", "is_final"),
+    [
+        ([chunk("a"), chunk(finish="stop"), USAGE_EVENT, USAGE_EVENT, DONE], (10, 5), True),
+        ([chunk("a"), chunk(finish="stop"), USAGE_EVENT, event({"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}})], (10, 5), True),
+        ([chunk("a", usage=COUNTED), chunk("b"), chunk(finish="stop"), DONE], (10, 5), False),
+        ([USAGE_EVENT, chunk("a"), chunk("b"), chunk(finish="stop"), DONE], (10, 5), False),
+        ([chunk("a", usage=COUNTED), chunk(finish="stop"), event({"choices": [], "usage": {"prompt_tokens": "9", "completion_tokens": 9}}), DONE], (10, 5), False),
+        ([chunk("a", usage=COUNTED), chunk("b", usage={"prompt_tokens": 10, "completion_tokens": 9}), chunk(finish="stop", usage={"prompt_tokens": 10, "completion_tokens": 9}), DONE], (10, 9), True),
+    ],
+)  # fmt: skip
+def test_a_usage_that_more_has_followed_is_not_the_last_word(
+    events: list[bytes], usage: tuple[int, int], is_final: bool
+) -> None:
+    seen, _, _ = watch("chat", events)
+
+    assert seen.usage is not None
+    assert (seen.usage[:2], seen.is_usage_final) == (usage, is_final)
+    assert seen.is_complete

@@ -92,11 +92,16 @@ def from_anthropic(message: JsonObject, *, model: str, created: int) -> JsonObje
     return completion
 
 
+_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
 def translate_usage(usage: object) -> JsonObject | None:
-    """OpenAI's usage, None if there is none to read.
+    """OpenAI's usage, None if there is none to read, or if one of its counts is none: zeros would say that the answer was free.
 
     Anthropic counts cached input apart; OpenAI's `prompt_tokens` holds all of it: read from the cache (`cached_tokens`) and written to it (`cache_write_tokens`)."""
     if not isinstance(usage, dict) or "input_tokens" not in usage or "output_tokens" not in usage:
+        return None
+    if any(usage.get(name) is not None and not is_count(usage[name]) for name in _COUNTS):
         return None
     cached = as_count(usage.get("cache_read_input_tokens"))
     written = as_count(usage.get("cache_creation_input_tokens"))
@@ -162,12 +167,16 @@ def write_arguments(arguments: object) -> str:
     return orjson.dumps(arguments).decode() if isinstance(arguments, dict) else "{}"
 
 
+def is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def as_text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
 def as_count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and is_count(value) else 0
 
 
 def as_list(value: object) -> list[object]:

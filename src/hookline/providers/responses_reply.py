@@ -76,8 +76,10 @@ def finish_response(response: JsonObject, output: list[JsonObject], finish_reaso
 
 
 def translate_usage(usage: object) -> JsonObject | None:
-    """Responses usage from chat usage, None if there is none."""
-    if not isinstance(usage, dict):
+    """Responses usage from chat usage, None if there is none, or if one of its counts is none: zeros would say that the answer was free."""
+    if not isinstance(usage, dict) or any(
+        _as_count(usage.get(name)) is None for name in ("prompt_tokens", "completion_tokens")
+    ):
         return None
     input_tokens, output_tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     prompt_details, output_details = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
@@ -180,5 +182,8 @@ def _text(said: JsonObject, field: str) -> str:
 
 
 def _count(counts: object, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return (_as_count(counts.get(name)) or 0) if isinstance(counts, dict) else 0
+
+
+def _as_count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -117,7 +117,7 @@ class LimitStore(Protocol):
 
 
 class ReplyStore(Protocol):
-    """Cached bytes by key, bounded, with a time to live."""
+    """Cached bytes by key, bounded, with a time to live. One that other processes see has `is_shared = True`."""
 
     @property
     def is_shared(self) -> bool:

@@ -9,6 +9,7 @@ The rules
 - While changes are followed, what is known here is true. While they can't be (records is down), a key goes on that was seen here in the last SEEN_S; for
   every other one the answer is 503, because 401 would be a guess.
 - An answer is kept only if no change was learnt while it was under way: else a key revoked in between could stay for ever.
+- A reload begins with what its predecessor knew, for records may be down just then.
 - Everything has a bound: keys, keys that are none, questions under way."""
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import hmac
 from collections.abc import Callable
 from hashlib import sha256
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary, ref
 
 from hookline import Budget, Clock, Host, KeyStore, Limits, Principal, StoredKey, Unavailable
 from hookline.builtins.auth.credentials import cannot_tell
@@ -53,6 +55,8 @@ class Known:
 class RecordedKeys:
     """A cache over a `KeyStore`. Everything runs on the loop."""
 
+    _latest: ClassVar[WeakKeyDictionary[KeyStore, ref[RecordedKeys]]] = WeakKeyDictionary()
+
     def __init__(self, store: KeyStore, host: Host, count: Callable[..., Any]) -> None:
         self._store = store
         self._clock: Clock = host.clock
@@ -69,6 +73,10 @@ class RecordedKeys:
         self._is_down = False
         self.has_held_keys: bool | None = None
         """Whether `records` holds or held a key; None: that could never be read."""
+        before = self._latest.get(store)
+        self._latest[store] = ref(self)
+        if before is not None and (former := before()) is not None:
+            self._begin_with(former)
 
     def find(self, digest: bytes, now: float, now_unix: float) -> Principal | None:
         """Who has this secret, if that is known here and true."""
@@ -132,6 +140,12 @@ class RecordedKeys:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin_with(self, former: RecordedKeys) -> None:
+        self._known = dict(former._known)
+        self._digests_by_id = {id: set(digests) for id, digests in former._digests_by_id.items()}
+        self._number, self._fresh_until = former._number, former._fresh_until
+        self.has_held_keys = former.has_held_keys
 
     async def _read_changes(self) -> None:
         while True:

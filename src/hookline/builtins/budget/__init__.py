@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from hookline import (
     RESERVE_FOR_FOLLOWER,
@@ -26,6 +27,7 @@ from hookline import (
     Call,
     Deployment,
     Host,
+    LedgerEntry,
     Principal,
     Rejected,
     Skip,
@@ -39,7 +41,7 @@ from hookline import (
     is_free,
 )
 from hookline.builtins.budget.admin import CHECKS, BudgetRoutes, Check
-from hookline.builtins.budget.alerts import Alerts
+from hookline.builtins.budget.alerts import LAST_WAIT_S, Alerts
 from hookline.builtins.budget.late import LateUsage
 from hookline.builtins.budget.options import BudgetOptions
 from hookline.builtins.budget.payment import NO_USAGE, Payment, add_to_windows
@@ -84,10 +86,11 @@ class Plugin:
         self.records = host.records
         self.settings = host.settings
         self.open = OpenWindows.of(host.limits)
-        self.late = LateUsage(self)
+        self.late = LateUsage(self, host.replies)
         self.alerts = Alerts(host, options.alert_webhook)
         self._routes = BudgetRoutes(self, host)
         self._plans: dict[int, tuple[Principal, Plan]] = {}
+        self._adjusting: set[asyncio.Task[None]] = set()
         self._making: dict[int, asyncio.Task[Plan]] = {}
         self._names = map(f"{uuid.uuid4().hex[:12]}.%d".__mod__, itertools.count())
         self._expires_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0)) + MARGIN_S
@@ -101,7 +104,9 @@ class Plugin:
         self.alerts.start()
 
     async def stop(self) -> None:
-        """Let alerts that wait go out."""
+        """Finish corrections, and let alerts that wait go out."""
+        if self._adjusting:
+            await asyncio.wait(self._adjusting, timeout=LAST_WAIT_S)
         await self.alerts.stop()
 
     @hookimpl
@@ -134,8 +139,10 @@ class Plugin:
             try:
                 plan = await self.make_plan(call.principal, now)
             except Rejected:
-                if not self._serves_unasked or call.is_dry_run:
+                if not self._serves_unasked:
                     raise
+                if call.is_dry_run:
+                    return None
                 return self._serve_unasked(call, target.deployment, now)
         deployment = target.deployment
         if call.is_dry_run:
@@ -193,7 +200,23 @@ class Plugin:
     def adjust(self, spends: Sequence[Spend], nanousd: int) -> None:
         """Count money in windows that did not reserve it, off the call's path."""
         if spends and nanousd:
-            self._host.spawn("adjust", self._adjust(spends, nanousd))
+            self._later(self._adjust(spends, nanousd))
+
+    def book_and_adjust(self, row: LedgerEntry, spends: Sequence[Spend]) -> None:
+        """Book an attempt that has ended, and count it in windows that came while it was under way.
+
+        While one of them is being told what the ledger knows, the row waits: its intent is in the journal, and counted twice it would be in the sum and after it."""
+        if self.open.is_whole:
+            self.records.book(row)
+            self.adjust(spends, row.cost_nanousd or 0)
+        else:
+            self._later(self._book_then_adjust(row, spends))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Off the call's path, and done before this configuration is."""
+        task = asyncio.get_running_loop().create_task(work, name="budget: adjust")
+        self._adjusting.add(task)
+        task.add_done_callback(self._adjusting.discard)
 
     async def make_plan(self, principal: Principal, now: float) -> Plan:
         """The windows that are open now; a window that the store has not met is told what the ledger knows of it.
@@ -223,7 +246,7 @@ class Plugin:
     async def restore(self, opened: Sequence[Opened], now: float) -> None:
         """Tell the store what the ledger knows of these windows, at the quarter of an hour. Raises Rejected where either can't be asked.
 
-        They are open before the ledger is asked: what ends meanwhile is counted after it, at most twice and never not at all."""
+        They are open before the ledger is asked; what ends meanwhile is booked and counted after it, so that nothing is counted twice."""
         with self.open.adding(opened):
             try:
                 for one in opened:
@@ -270,18 +293,43 @@ class Plugin:
         return max(deadline - self._clock.monotonic(), 0.0) + MARGIN_S
 
     async def _check(self, call: Call, deployment: Deployment, plan: Plan) -> None:
-        """A dry run: what would be reserved and where it would not fit. Takes nothing. Raises Skip as the real one."""
+        """A dry run: what would be reserved and where it would not fit. What does not seem to fit is tried and given back at once, for money that other
+        processes have leased would be recalled for it. Raises Skip as the real one."""
         check = Check(deployment, plan)
         call.slots.setdefault(CHECKS, []).append(check)
         bound = check.bound = self._bound(call, deployment, plan.is_hard)
+        scopes = [spend.window for spend in plan.spends]
         try:
-            check.held_nanousd = list(await self.limits.held([spend.window for spend in plan.spends]))
+            check.held_nanousd = list(await self.limits.held(scopes))
+            if all(map(check.has_room, plan.spends, check.held_nanousd)):
+                return
+            refusal = await self._try(plan.spends, bound)
+            clamped = _clamp(call, deployment, refusal, bound) if refusal is not None and self._may_clamp else None
+            if clamped is not None:
+                check.bound = clamped[1]
+                refusal = await self._try(plan.spends, clamped[1])
+            check.held_nanousd = list(await self.limits.held(scopes))
         except Unavailable as error:
+            if self._serves_unasked:
+                return
             raise Rejected(error) from error
-        for spend, held in zip(plan.spends, check.held_nanousd, strict=True):
-            if spend.is_hard and held + bound.amount_nanousd > spend.limit_nanousd:
-                told = quota_error(SpendRefusal(spend, held, held, bound.amount_nanousd), plan.name_of(spend))
-                raise Skip(told.message, told)
+        if refusal is not None:
+            told = quota_error(refusal, plan.name_of(refusal.spend))
+            raise Skip(told.message, told)
+
+    async def _try(self, spends: Sequence[Spend], bound: Bound) -> SpendRefusal | None:
+        """Whether it fits. Nothing stays reserved."""
+        refusal = await self.limits.reserve(name := next(self._names), spends, bound.amount_nanousd, expires_s=MARGIN_S)
+        if refusal is None and isinstance(settling := self.limits.settle(name, 0), Awaitable):
+            await asyncio.shield(settling)
+        return refusal
+
+    async def _book_then_adjust(self, row: LedgerEntry, spends: Sequence[Spend]) -> None:
+        try:
+            await self.open.whole()
+        finally:
+            self.records.book(row)
+        await self._adjust(spends, row.cost_nanousd or 0)
 
     async def _adjust(self, spends: Sequence[Spend], nanousd: int) -> None:
         try:

@@ -5,6 +5,7 @@ Idea: a check is a dry run of the very call through the chain, so it can't say a
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from hookline import (
     AddRoute,
-    BadRequest,
+    ApiError,
     Call,
     Deployment,
     Host,
@@ -27,6 +28,7 @@ from hookline import (
     Reply,
     RouteRequest,
     Slot,
+    Spend,
     Usage,
     endpoint_of,
     format_usd,
@@ -90,12 +92,16 @@ class Check:
 
     @property
     def fits(self) -> bool:
-        return self.bound is not None and all(_fits(*one) for one in self._windows)
+        return self.bound is not None and all(self.has_room(w.spend, held) for w, held in self._windows)
+
+    def has_room(self, spend: Spend, held_nanousd: int) -> bool:
+        """Whether the bound fits into a window that holds so much."""
+        amount = self.bound.amount_nanousd if self.bound is not None else 0
+        return not spend.is_hard or held_nanousd + amount <= spend.limit_nanousd
 
     @property
-    def _windows(self) -> list[tuple[Window, int, int]]:
-        amount = self.bound.amount_nanousd if self.bound is not None else 0
-        return [(w, held, amount) for w, held in zip(self.plan.windows, self.held_nanousd, strict=False)]
+    def _windows(self) -> list[tuple[Window, int]]:
+        return list(zip(self.plan.windows, self.held_nanousd, strict=False))
 
     def to_object(self) -> dict[str, Any]:
         """For the answer."""
@@ -109,7 +115,7 @@ class Check:
             "fits": self.fits,
             "bound_usd": _usd(bound.amount_nanousd) if bound is not None and price is not None else None,
             "expected_usd": _usd(expected) if expected is not None else None,
-            "windows": [{**_describe(w, held), "fits": _fits(w, held, amount)} for w, held, amount in self._windows],
+            "windows": [{**_describe(w, held), "fits": self.has_room(w.spend, held)} for w, held in self._windows],
         }
 
 
@@ -147,10 +153,13 @@ class BudgetRoutes:
         """Whether a call could proceed now."""
         request.parameters(Parameters)
         asked = request.json_object(CheckedCall)
-        spaces = len(request.body) - len(orjson.dumps(asked.model_dump(exclude_unset=True)))
-        call = _make_call(asked, self._host, spaces=spaces)
-        if asked.key is not None:
-            call.principal = await self._find_principal(asked.key)
+        principal = None if asked.key is None else await self._find_principal(asked.key)
+        try:
+            call = _make_call(asked, self._host, body=_bytes_of_request(request.body))
+        except ApiError as error:
+            return Reply.from_json({"can_proceed": False, "deployments": [], **error.to_object()})
+        if principal is not None:
+            call.principal = principal
         reply = await self._host.run(call)
         checks = call.slots.get(CHECKS, [])
         best = next((check for check in checks if check.fits), checks[0] if checks else None)
@@ -181,11 +190,33 @@ class BudgetRoutes:
         return [_describe(one.window, nanousd) for one, nanousd in zip(opened, held, strict=True)]
 
 
-def _make_call(asked: CheckedCall, host: Host, *, spaces: int) -> Call:
-    """The call that is asked about, as the door of `/v1` makes it. Bytes are bounds, so it is as long as it was written, `spaces` more than it need be."""
+def _bytes_of_request(body: bytes) -> bytes:
+    """The member "request" as it is written: bytes are bounds. `body` has been parsed."""
+    text, read, found = body.decode(), json.JSONDecoder().raw_decode, ""
+    at = _skip_space(text, text.index("{") + 1)
+    while text[at] != "}":
+        name, at = read(text, at)
+        begin = _skip_space(text, text.index(":", at) + 1)
+        _, at = read(text, begin)
+        if name == "request":
+            found = text[begin:at]
+        at = _skip_space(text, at)
+        if text[at] == ",":
+            at = _skip_space(text, at + 1)
+    return found.encode()
+
+
+def _skip_space(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _make_call(asked: CheckedCall, host: Host, *, body: bytes) -> Call:
+    """The call that is asked about, as the door of `/v1` makes it. Raises ApiError as the door would."""
     target = resolve_target(asked.path)
     if not target.path.startswith("/v1/"):
-        raise BadRequest('"path": must begin with /v1/', code="invalid_parameter", param="path")
+        raise NotFound("there is nothing at this path; the OpenAI API is below /v1/", code="unknown_url")
     endpoint, path = endpoint_of(asked.method, target.path)
     call = Call(
         id=f"check-{uuid.uuid4().hex[:16]}",
@@ -199,7 +230,7 @@ def _make_call(asked: CheckedCall, host: Host, *, spaces: int) -> Call:
         surface="admin",
     )
     call.is_dry_run = True
-    call.set_json(orjson.dumps(asked.request) + b" " * max(spaces, 0), asked.request)
+    call.set_json(body, asked.request)
     return call
 
 
@@ -216,10 +247,6 @@ def _describe(window: Window, held_nanousd: int) -> dict[str, Any]:
         "resets_at": None if spend.resets_at == NEVER else utc(spend.resets_at),
         "rolling_hours": spend.window_s / 3600 or None,
     }
-
-
-def _fits(window: Window, held_nanousd: int, amount_nanousd: int) -> bool:
-    return not window.spend.is_hard or held_nanousd + amount_nanousd <= window.spend.limit_nanousd
 
 
 def _usd(nanousd: int) -> orjson.Fragment:

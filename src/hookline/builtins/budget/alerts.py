@@ -40,6 +40,8 @@ class Alerts:
         self._webhook = webhook
         self._signer: Any = None if webhook is None else _make_signer(webhook)
         self._queue: asyncio.Queue[Alert] = asyncio.Queue(QUEUE_MAX)
+        self._sending: asyncio.Task[None] | None = None
+        self._unsent = 0
         self._told = host.metrics.counter(
             "hookline_budget_alerts_total", "Budget windows that reached their alert line.", ("scope",)
         )
@@ -48,18 +50,23 @@ class Alerts:
         )
 
     def start(self) -> None:
-        """Begin to send."""
+        """Begin to send. A task of its own: what a host spawned ends before `stop` is called."""
         if self._webhook is not None:
-            self._host.spawn("alerts", self._send_all())
+            self._sending = asyncio.get_running_loop().create_task(self._send_all(), name="budget: alerts")
 
     async def stop(self) -> None:
         """Wait a little for what is queued."""
-        if self._webhook is not None:
-            try:
-                async with asyncio.timeout(LAST_WAIT_S):
-                    await self._queue.join()
-            except TimeoutError:
-                self._host.log.warning("%d budget alerts were not sent before the end", self._queue.qsize())
+        if self._sending is None:
+            return
+        try:
+            async with asyncio.timeout(LAST_WAIT_S):
+                await self._queue.join()
+        except TimeoutError:
+            self._host.log.warning("budget alerts were not sent before the end: %d", self._unsent)
+            self._sent("lost").inc(self._unsent)
+        finally:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
 
     def tell(self, alerts: Sequence[SpendAlert], plan: Plan) -> None:
         """Say it once for each window."""
@@ -73,6 +80,7 @@ class Alerts:
             message = Alert(f"msg_{uuid4().hex}", json.dumps(describe(alert, name, self._host.clock.time())))
             try:
                 self._queue.put_nowait(message)
+                self._unsent += 1
             except asyncio.QueueFull:
                 self._sent("lost").inc()
                 self._host.log.error("budget alert for %s was not sent: %d wait already", name, QUEUE_MAX)
@@ -83,6 +91,7 @@ class Alerts:
             try:
                 await self._send(alert)
             finally:
+                self._unsent -= 1
                 self._queue.task_done()
 
     async def _send(self, alert: Alert) -> None:

@@ -28,7 +28,7 @@ UNREAD_CALLS = (("unread", 0),)
 
 
 class Charge(NamedTuple):
-    """Nano-dollars, None where no price is known; `is_estimated`: a bound and not the bill."""
+    """Nano-dollars, None where no price is known; `is_estimated`: a bound and not the bill, or no usage either."""
 
     nanousd: int | None
     is_estimated: bool
@@ -46,9 +46,9 @@ def charge_of(call: Call, result: Result, price: Price | None, bound: Bound | No
             return FREE
         if price is None:
             return UNKNOWN
-        return _without_usage(result, price, bound)
+        return _without_usage(call, result, price, bound)
     if price is None:
-        return UNKNOWN
+        return Charge(None, usage.is_estimated)
     if not usage.is_estimated:
         if usage.tool_calls == UNREAD_CALLS and bound is not None and known is not None and bound.tool_nanousd:
             return Charge(known + bound.tool_nanousd, True)
@@ -60,7 +60,7 @@ def charge_of(call: Call, result: Result, price: Price | None, bound: Bound | No
     return Charge(_seen(price, bound, usage.output_tokens), True)
 
 
-def _without_usage(result: Result, price: Price, bound: Bound | None) -> Charge:
+def _without_usage(call: Call, result: Result, price: Price, bound: Bound | None) -> Charge:
     attempt = result.attempt
     is_whole = attempt is not None and attempt.is_complete and attempt.error is None
     if is_whole and price.call_nanousd and not price.has_token_price:
@@ -68,7 +68,7 @@ def _without_usage(result: Result, price: Price, bound: Bound | None) -> Charge:
     if bound is None:
         return UNKNOWN
     reply = attempt.reply if attempt is not None and is_whole else None
-    if reply is not None and isinstance(reply.body, bytes) and reply.json() is not None:
+    if reply is not None and isinstance(reply.body, bytes) and reply.json() is not None and not may_think(call, result):
         return Charge(_seen(price, bound, len(reply.body)), True)
     return Charge(bound.amount_nanousd, True)
 

@@ -61,13 +61,15 @@ class Payment:
         if attempt is not None:
             attempt.charged_nanousd, attempt.is_charge_estimated = cost, is_estimated
         if cost != 0 or result.outcome == "ok":
-            plugin.records.book(self.row(result.outcome, usage or NO_USAGE, cost, is_estimated))
+            row = self.row(result.outcome, usage or NO_USAGE, cost, is_estimated)
+            if self.plan.edition == plugin.open.edition or not (late := plugin.open.missing(self.plan, self.at)):
+                plugin.records.book(row)
+            else:
+                plugin.book_and_adjust(row, late)
             if is_estimated and result.outcome == "ok":
-                plugin.late.expect(self, result, cost)
+                plugin.late.expect(self, result, row)
         else:
             plugin.records.withdraw(self.name)
-        if self.plan.edition != plugin.open.edition and cost:
-            plugin.adjust(plugin.open.missing(self.plan, self.at), cost)
         if self.bound is None:
             return None
         alerts = plugin.limits.settle(self.name, cost or 0)
@@ -78,14 +80,12 @@ class Payment:
         plugin.alerts.tell(alerts, self.plan)
         return None
 
-    def row(
-        self, outcome: str, usage: Usage, cost: int | None, is_estimated: bool, *, corrects: str | None = None
-    ) -> LedgerEntry:
-        """The ledger row, or the one that corrects it."""
+    def row(self, outcome: str, usage: Usage, cost: int | None, is_estimated: bool) -> LedgerEntry:
+        """The ledger row."""
         call, price = self.call, self.deployment.price
         principal = call.principal
         return LedgerEntry(
-            self.name if corrects is None else f"{corrects}.late",
+            self.name,
             call.id,
             self.at,
             principal.tenant,
@@ -102,7 +102,7 @@ class Payment:
             is_estimated,
             self.plan.payers,
             None if price is None else price.version,
-            corrects,
+            None,
             (*principal.tags, *call.tags),
         )
 

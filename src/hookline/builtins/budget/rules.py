@@ -29,6 +29,8 @@ COSTLY = frozenset({*COUNTS, *CHARGED_APART, "tools"})
 """Members that are looked at; most requests have at most a limit of them."""
 
 
+AMOUNT_MAX = 1 << 52
+"""4.5 million USD: what a client asks for is no number of SQLite's or Redis's beyond that (`max_tokens = 10**18`), and no call costs it."""
 _new = tuple.__new__
 """Half the cost of a NamedTuple's own constructor."""
 
@@ -70,6 +72,8 @@ def bound_of(call: Call, deployment: Deployment, measured: InputBound, cap_token
         is_capped = model_max_tokens is not None or call.chat.max_output_tokens is not None
     output_tokens = bound_output(call, default_tokens=cap_tokens, model_max_tokens=model_max_tokens)
     amount = price.bound_nanousd(input_tokens, output_tokens, has_audio=measured.has_audio) + tool_nanousd
+    if amount > AMOUNT_MAX:
+        amount = AMOUNT_MAX
     return _new(Bound, (input_tokens, output_tokens, tool_nanousd, amount, is_capped))
 
 

@@ -65,8 +65,8 @@ class OpenWindows:
         self.edition = 0
         self._by_payer: dict[str, dict[str, Opened]] = {}
         self._adding = 0
-        self._is_whole = asyncio.Event()
-        self._is_whole.set()
+        self._became_whole = asyncio.Event()
+        self._became_whole.set()
 
     @classmethod
     def of(cls, limits: LimitStore | None) -> OpenWindows:
@@ -83,7 +83,7 @@ class OpenWindows:
         """These windows pay from now on; what is known of them comes inside. If that fails, they are as unknown as before."""
         new = [one for one in opened if self._add(one)]
         self._adding += 1
-        self._is_whole.clear()
+        self._became_whole.clear()
         try:
             yield
         except BaseException:
@@ -93,11 +93,17 @@ class OpenWindows:
         finally:
             self._adding -= 1
             if not self._adding:
-                self._is_whole.set()
+                self._became_whole.set()
+
+    @property
+    def is_whole(self) -> bool:
+        """Nobody is being told what was spent."""
+        return not self._adding
 
     async def whole(self) -> None:
-        """Wait until nobody is being told what was spent."""
-        await self._is_whole.wait()
+        """Wait for that."""
+        while self._adding:
+            await self._became_whole.wait()
 
     def _add(self, opened: Opened) -> bool:
         """True: it was not known."""
@@ -194,6 +200,9 @@ def open_windows(payer: str, name: str, budget: Budget, now: float) -> list[tupl
     next_month = _midnight(this_month + timedelta(days=32)).replace(day=1)
     kind = payer.partition(":")[0]
     who = f'"{name}"' if name else "of everyone"
+    of_zone = (
+        "" if budget.time_zone == "UTC" else f"@{quote(budget.time_zone, safe='')}"
+    )  # another zone's day is another day
     found: list[tuple[Window, float]] = []
 
     def add(window: str, limit: int | None, since: float, resets_at: float, what: str, window_s: float = 0.0) -> None:
@@ -202,8 +211,14 @@ def open_windows(payer: str, name: str, budget: Budget, now: float) -> list[tupl
             spend = Spend(f"{payer}/{window}", limit, resets_at, budget.mode == "hard", window_s, line)
             found.append((Window(spend, f"{who} ({kind}, {what})"), since))
 
-    add(f"day:{today:%Y-%m-%d}", budget.daily_nanousd, today.timestamp(), tomorrow.timestamp(), "daily")
-    add(f"month:{today:%Y-%m}", budget.monthly_nanousd, this_month.timestamp(), next_month.timestamp(), "monthly")
+    add(f"day:{today:%Y-%m-%d}{of_zone}", budget.daily_nanousd, today.timestamp(), tomorrow.timestamp(), "daily")
+    add(
+        f"month:{today:%Y-%m}{of_zone}",
+        budget.monthly_nanousd,
+        this_month.timestamp(),
+        next_month.timestamp(),
+        "monthly",
+    )
     add("total", budget.total_nanousd, 0.0, NEVER, "total")
     for hours, limit in budget.rolling:
         add(f"rolling:{hours:g}h", limit, 0.0, NEVER, f"rolling {hours:g} h", hours * 3600)
