@@ -242,7 +242,7 @@ async def test_no_escape_by_spelling(serve, sdk, ask, upstream) -> None:
         f"/v1/files/{file}%2fcontent", f"/v1/files/{mine}%2f{file}", f"/v1/files/{mine}/{file}", f"/v1/files/{file}%00", f"/v1/files/{file}%3f",
         f"/v1/files/{file.upper()}", f"/v1/files/%2566{file[1:]}", f"/v1/files?after={file}", f"/v1/files?after={encoded}", f"/v1/files?AFTER={file}",
         f"/v1/files?after={mine}&after={file}", f"/v1/files?after%5B%5D={file}", f"/v1/files/{mine}?file_id={file}", f"/v1/responses/{response}?stream=true",
-        f"/v1/vector_stores?x={file}", f"/v1/files/{file}%5c", f"/v1/models/ft:{file}", f"/v1/./%2e/files/{file}", f"/v1/x/%2e%2e/files/{file}",
+        f"/v1/files?limit=1;after={file}", f"/v1/engines/ft:{file}/completions", f"/v1/engines/%66t%3A{file}/completions", f"/v1/vector_stores?x={file}", f"/v1/files/{file}%5c", f"/v1/models/ft:{file}", f"/v1/./%2e/files/{file}", f"/v1/x/%2e%2e/files/{file}",
     ]  # fmt: skip
 
     for path in paths:

@@ -267,6 +267,24 @@ def test_what_is_in_a_file_is_no_field():
     assert not found.named
 
 
+@pytest.mark.parametrize("name", ["ft:m:x::y", "FT:m:x::y", " Ft:m:x::y", "up/fT:m:x::y "])
+def test_a_model_that_was_made_is_one_in_any_spelling(name: str) -> None:
+    found = References()
+
+    read_json(json.dumps({"grader": {"model": name}}).encode(), found)
+
+    assert found.models == {name}
+
+
+def test_a_file_that_stands_for_a_variable_of_a_prompt_is_a_reference_whatever_its_id_looks_like():
+    found = References()
+    variables = {"doc": {"type": "input_file", "file_id": "file-abc"}, "file_id": "words", "ticket": {"file_id": "x"}}
+
+    read_json(json.dumps({"prompt": {"id": "pmpt_1", "variables": variables}}).encode(), found)
+
+    assert set(found.named) == {"pmpt_1", "file-abc", "x"}
+
+
 def test_queries_name_objects():
     found = References()
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -123,7 +123,7 @@ class Plugin:
         self._providers = frozenset(host.settings.get("providers", ()))
         self._tenancy = Tenancy(host, host.settings.get("key_tenants", ()), is_always_shared=options.when == "always")
         self._own: dict[tuple[str, str], Owner] = {}
-        """Found or recorded before, by tenant and id; ids of others are asked for each time, so that they cost what unknown ones do."""
+        """Found or recorded before, by tenant and id: for the time that records are down. What is deleted by one process is gone for all of them at once."""
         self.refused = host.metrics.counter(
             "hookline_owners_refused_total", "Calls that named an object which is not their tenant's."
         )()
@@ -198,6 +198,8 @@ class Plugin:
             kind = await self._read_upload(call, call.upload, route, found) or kind
         if call.model is not None and MADE_MODEL.fullmatch(call.model):
             found.models.add(call.model)
+        if route is None and call.endpoint not in QUICK:
+            found.models.update(filter(MADE_MODEL.fullmatch, unquote(call.path).split("/")))
         for name in found.models - self._configured:
             found.add(self._made_name(name))
         claims = makes_objects(call, route)
@@ -246,27 +248,28 @@ class Plugin:
         return place
 
     async def _find(self, call: Call, tenant: str, ids: Collection[str]) -> dict[str, Owner]:
-        """Owners by id; those of the tenant's own are remembered."""
-        found: dict[str, Owner] = {}
-        unknown: list[str] = []
-        for id in ids:
-            owner = self._own.get((tenant, id))
-            if owner is not None:
-                found[id] = owner
-            elif is_plain(id):
-                unknown.append(id)
-        if unknown:
-            for owner in (await call.wait(self._records.owners.find(unknown))).values():
-                if owner.provider:
-                    found[owner.object_id] = owner
-                    self._remember(tenant, owner)
-        return found
+        """Owners by id. While records are down, those that were found or made here before; raises Unavailable for any other."""
+        plain = [id for id in ids if is_plain(id)]
+        if not plain:
+            return {}
+        try:
+            found = await call.wait(self._records.owners.find(plain))
+        except Unavailable:
+            if any((tenant, id) not in self._own for id in plain):
+                raise
+            return {id: self._own[tenant, id] for id in plain}
+        for id in plain:
+            owner = found.get(id)
+            if owner is not None and owner.tenant == tenant:
+                self._remember(owner)
+            else:
+                self._own.pop((tenant, id), None)
+        return {id: owner for id, owner in found.items() if owner.provider}
 
-    def _remember(self, tenant: str, owner: Owner) -> None:
-        if owner.tenant == tenant:
-            if len(self._own) >= CACHED_MAX:
-                del self._own[next(iter(self._own))]
-            self._own[tenant, owner.object_id] = owner
+    def _remember(self, owner: Owner) -> None:
+        if len(self._own) >= CACHED_MAX:
+            del self._own[next(iter(self._own))]
+        self._own[owner.tenant, owner.object_id] = owner
 
     def _may_use_shared(self, call: Call, plan: Plan, id: str) -> bool:
         """Whether the operator lets everyone use this id, and the call changes nothing of it."""
@@ -350,7 +353,9 @@ class Plugin:
     async def _claim(self, call: Call, plan: Plan, ids: Iterable[str], made: str | None = None) -> None:
         """Record what is new among these ids. Raises Rejected where the one that was made belongs to another, or nothing can be recorded."""
         attempt = next((a for a in reversed(call.attempts) if not a.is_loser), None)
-        new = [id for id in dict.fromkeys(ids) if (plan.tenant, id) not in self._own and id not in plan.sent]
+        # What is read again was recorded when it was made; what is made anew may have the id of what was deleted.
+        known: Collection[tuple[str, str]] = self._own if call.method == "GET" else ()
+        new = [id for id in dict.fromkeys(ids) if (plan.tenant, id) not in known and id not in plan.sent]
         new = [id for id in new if is_plain(id) and self._shared.fullmatch(id) is None]
         if attempt is None or not new:
             return
@@ -364,7 +369,7 @@ class Plugin:
         for id in new:
             owner = kept.get(id)
             if owner is not None and owner.tenant == plan.tenant:
-                self._remember(plan.tenant, owner)
+                self._remember(owner)
             elif id == made:
                 self._host.log.error("call %s: provider %s answered with an id of another tenant", call.id, provider)
                 raise Rejected(UpstreamError("the provider answered with an object that is not yours", kind="garbage"))
