@@ -229,9 +229,18 @@ async def test_an_answer_that_our_cap_cut_is_not_kept(plugin, host, make_call, m
     assert bool(host.replies.entries) is is_kept
 
 
+async def test_an_answer_that_says_nothing_is_not_kept(plugin, host, make_call):
+    await ask(plugin, make_call(CHAT), b'{"id":"x","object":"chat.completion","choices":[]}')
+
+    assert host.replies.entries == {}
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
+        [b"data: [DONE]\n\n"],
+        [b": ping\n\ndata:[DONE]\n\n"],
+        [b": ping\n\n"],
         [b'event: response.failed\ndata: {"response":{"status":"failed"}}\n\n'],
         [b'event: error\ndata: {"code":"x"}\n\n'],
         [b'data: {}\n\ndata: {"er', b'ror":{"message":"overloaded"}}\n\ndata: [DONE]\n\n'],

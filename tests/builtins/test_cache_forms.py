@@ -165,6 +165,13 @@ def test_a_usage_that_the_stream_kept_to_itself_is_told():
     assert told["usage"] == USAGE
 
 
+def test_an_answer_whose_provider_tells_no_usage_has_both_forms_and_none_of_them_does():
+    told = orjson.loads(assemble("chat", b"".join([*STREAM, DONE]), None))
+
+    assert "usage" not in told
+    assert b"usage" not in b"".join(disassemble("chat", orjson.dumps(told), wants_usage=True))
+
+
 def test_what_the_first_one_paid_is_not_told():
     paid = USAGE_EVENT.replace(b'"total_tokens":15', b'"total_tokens":15,"cost_usd":0.5')
 
@@ -177,12 +184,12 @@ AUDIO = [chunk({"audio": {"id": "a", "data": "AA=="}}), chunk({}, finish="stop")
 @pytest.mark.parametrize(
     "events",
     [
-        [*STREAM, DONE],  # no usage is known
         [*STREAM[:-1], USAGE_EVENT, DONE],  # no finish_reason
         AUDIO,
         [chunk({"content": "a", "novel": "x"}), chunk({"novel": "y"}), chunk({}, finish="stop"), USAGE_EVENT],
         [chunk({"content": [{"type": "text"}]}), chunk({}, finish="stop"), USAGE_EVENT],
         [event([1])],
+        [b"data: {}, {}\n\n", *STREAM, USAGE_EVENT, DONE],  # two in one are not two
         [event({"choices": [3]})],
         [event({"choices": {"a": 1}})],
         [b"data: {not json\n\n"],
@@ -223,7 +230,12 @@ def test_the_usage_event_is_taken_out_and_the_rest_stays():
     nulls = [block.replace(b'"model":"m"', b'"model":"m","usage":null') for block in STREAM]
 
     assert without_usage(b"".join([*STREAM, USAGE_EVENT, DONE])) == b"".join([*STREAM, DONE])
+    spaced = [block.replace(b"}\n\n", b', "usage": null}\n\n') for block in STREAM]
+    last = [block.replace(b"}\n\n", b',"usage":null}\n\n') for block in STREAM]
+
     assert b"usage" not in without_usage(b"".join([*nulls, USAGE_EVENT, DONE]))
+    assert b"usage" not in without_usage(b"".join([*spaced, USAGE_EVENT, DONE]))
+    assert without_usage(b"".join([*last, USAGE_EVENT, DONE])) == b"".join([*STREAM, DONE])
 
 
 def test_the_usage_event_is_put_before_the_end():

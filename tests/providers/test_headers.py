@@ -21,7 +21,9 @@ def sent(headers: list[tuple[str, str]], replaced: tuple[str, ...] = ()) -> list
     return RequestHeaders(replaced).lines(CIMultiDict(headers)).split(b"\r\n")[:-1]
 
 
-@pytest.mark.parametrize("name", sorted({*HOP_BY_HOP.split(), *SECRETS.split(), *OURS.split(), *ANOTHER_REQUEST.split()}))
+@pytest.mark.parametrize(
+    "name", sorted({*HOP_BY_HOP.split(), *SECRETS.split(), *OURS.split(), *ANOTHER_REQUEST.split()})
+)
 @pytest.mark.parametrize("spell", [str, str.title, str.upper])
 def test_never_sent_upstream_however_it_is_spelled(name: str, spell: type) -> None:
     assert sent([(spell(name), "canary")]) == []
