@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from hookline import CACHE_STATUS, Principal, Rejected, Reply
@@ -188,6 +189,37 @@ def test_the_key_separates_everything_that_can_change_the_answer(make_call):
     ]
 
     assert len({(cache_key(call), form_of(call)) for call in calls}) == len(calls)
+
+
+@pytest.mark.parametrize(
+    ("body", "may_be_cached"),
+    [
+        (
+            b'{"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "a \\u00e9 \\ud83d\\ude00"}]}',
+            True,
+        ),
+        (b'{"model":"m","temperature":0,"messages":[{"role":"user","content":"one","content":"two"}]}', False),
+        (b'{"model":"m","temperature":0,"messages":[{"role":"user","content":"one","c\\u006fntent":"two"}]}', False),
+        (b'{"model":"m","temperature":0,"seed":18446744073709551617,"messages":[]}', False),
+        (
+            b'{"model":"m","temperature":0,"seed":18446744073709551615,"top_p":1.00000000000000000001,"messages":[]}',
+            True,
+        ),
+        (b'{"model":"m","temperature":0,"x":' + b"[" * 200 + b"]" * 200 + b"}", True),
+        (b'{"model":"m","temperature":0,"x":' + b"[" * 500 + b"]" * 500 + b"}", False),
+    ],
+)
+async def test_a_body_that_two_readers_could_take_for_two_questions_is_not_cached(
+    plugin, host, make_call, body, may_be_cached
+):
+    """Else whoever asks so leaves the answer to the first under the key of the second, for everybody."""
+    call = make_call(CHAT)
+    call.set_json(body, orjson.loads(body))
+
+    await ask(plugin, call)
+
+    assert bool(host.replies.entries) is may_be_cached
+    assert call[CACHE_STATUS] == ("miss" if may_be_cached else "bypass")
 
 
 async def test_another_tenant_never_sees_the_answer(plugin, make_call):

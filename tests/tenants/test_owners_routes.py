@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import openai
+import orjson
 import pytest
 
 from hookline import BadRequest, FormField
@@ -229,6 +230,19 @@ def test_a_plain_chat_is_not_read_twice(separators: tuple[str, str]) -> None:
     body = {"model": "m", "messages": messages}
 
     assert not may_name_any(body, json.dumps(body, separators=separators).encode(), "chat")
+
+
+@pytest.mark.parametrize("depth", [200, 300, 600])
+def test_a_body_that_is_deeper_than_orjson_writes_is_read(depth: int) -> None:
+    """Regression: beyond 254 levels every tenant could have a 500 and a traceback in the log."""
+    raw = b'{"x":%b%b%b}' % (b"[" * depth, b'{"file_id":"%b"}' % ID.encode(), b"]" * depth)
+    plain = b'{"x":%b%b}' % (b"[" * depth, b"]" * depth)
+    found = References()
+
+    assert may_name_any(orjson.loads(raw), raw, "chat")
+    assert not may_name_any(orjson.loads(plain), plain, "chat")
+    read_json(raw, found)
+    assert ID in found.named
 
 
 def test_items_that_are_sent_along_are_mentioned():

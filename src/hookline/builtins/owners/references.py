@@ -111,7 +111,14 @@ def may_name_any(payload: dict[str, Any], body: bytes, endpoint: str) -> bool:
     by the member, a search by the byte, and prompts are long.)"""
     if _has_reference_name(payload, endpoint):
         return True
-    return orjson.dumps(payload) != body and _may_hold_name(body, endpoint)
+    return not _makes_the_same(payload, body) and _may_hold_name(body, endpoint)
+
+
+def _makes_the_same(payload: dict[str, Any], body: bytes) -> bool:
+    try:
+        return orjson.dumps(payload) == body
+    except TypeError:  # orjson reads deeper ones than it writes
+        return False
 
 
 def _has_reference_name(payload: dict[str, Any], endpoint: str) -> bool:
