@@ -10,6 +10,8 @@ from typing import Any
 
 import openai
 
+from hookline.builtins import owners
+from hookline.stores.sqlite_owners import SqliteOwners
 from hookline.testing.upstream import json_reply
 
 USER: Any = [{"role": "user", "content": "hi"}]
@@ -200,6 +202,20 @@ async def test_while_records_are_down_nothing_is_made_or_shown_that_needs_them(s
     assert (await client.files.retrieve(known.id)).id == known.id, "what this process knows is served"
     assert len(upstream.requests) >= asked
     other.close()
+
+
+async def test_records_that_hang_do_not_hold_what_this_process_knows(serve, sdk, ask, monkeypatch) -> None:
+    proxy = await serve()
+    client = sdk(proxy, "acme")
+    file = await client.files.create(file=b"x", purpose="user_data")
+
+    async def hang(*args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(SqliteOwners, "find", hang)
+    monkeypatch.setattr(owners, "SEEN_WAIT_S", 0.01)
+
+    assert (await client.files.retrieve(file.id)).id == file.id
 
 
 async def test_an_object_that_comes_back_as_anothers_is_not_shown(serve, sdk, ask, upstream) -> None:

@@ -12,6 +12,7 @@ The rules
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -67,6 +68,8 @@ UNRECORDED_WORDS: Final = frozenset({"content", "results", "search"})
 """Below these lie the words of clients and models."""
 CACHED_MAX: Final = 10_000
 LINE_BYTES_MAX: Final = 32 << 20
+SEEN_WAIT_S: Final = 0.5
+"""So long records are waited for where memory can answer in their place."""
 
 
 class OwnersOptions(BaseModel):
@@ -252,12 +255,14 @@ class Plugin:
         plain = [id for id in ids if is_plain(id)]
         if not plain:
             return {}
+        is_seen = all((tenant, id) in self._own for id in plain)
         try:
-            found = await call.wait(self._records.owners.find(plain))
-        except Unavailable:
-            if any((tenant, id) not in self._own for id in plain):
+            async with asyncio.timeout(SEEN_WAIT_S if is_seen else None):
+                found = await call.wait(self._records.owners.find(plain))
+        except (Unavailable, TimeoutError):
+            if not is_seen:
                 raise
-            return {id: self._own[tenant, id] for id in plain}
+            return {id: self._own[tenant, id] for id in plain if (tenant, id) in self._own}
         for id in plain:
             owner = found.get(id)
             if owner is not None and owner.tenant == tenant:
