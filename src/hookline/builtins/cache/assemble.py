@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from hookline.builtins.cache.event_stream import Inexact, chunks_of
+from hookline.builtins.cache.event_stream import Inexact, chunks_of, joined_chunks_of
 
 Json = dict[str, Any]
 
@@ -36,7 +36,7 @@ def _assemble_choices(events: bytes, usage: Any, kind: str, add: Callable[[Json,
     top: Json = {}
     said: Json = {}
     choices: dict[int, Json] = {}
-    for chunk in chunks_of(events):
+    for chunk in joined_chunks_of(events):
         pieces, beside = chunk.pop("choices", None), chunk
         if beside != said:  # what stands beside the pieces is nearly always the same again
             said = beside
