@@ -392,12 +392,23 @@ async def test_invented_key_names_are_asked_for_seldom(make_kit, server, clock):
 
     for n in range(20):
         assert await status(kit, make_token(RSA["stranger"], kid=f"invented-{n}")) == 401
-    assert len(server.asked) == 1
+    assert len(server.asked) == 5
 
     clock.advance(10)
     for n in range(20):
         assert await status(kit, make_token(RSA["stranger"], kid=f"invented-{n}")) == 401
-    assert len(server.asked) == 2
+    assert len(server.asked) == 6
+
+
+async def test_an_invented_name_does_not_keep_a_new_key_waiting(make_kit, server):
+    kit = make_kit()
+    assert await status(kit, make_token()) == 200
+    assert await status(kit, make_token(RSA["stranger"], kid="invented")) == 401
+
+    server.keys = [jwk(RSA["two"], kid="two", use="sig", alg="RS256")]
+
+    assert await status(kit, make_token(RSA["two"], kid="two")) == 200
+    assert await status(kit, make_token()) == 401
 
 
 @pytest.mark.parametrize(
