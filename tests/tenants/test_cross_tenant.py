@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 import openai
+import pytest
+
+from hookline.testing.upstream import json_reply
 
 USER: Any = [{"role": "user", "content": "hi"}]
 
@@ -202,6 +205,28 @@ async def test_lists_show_only_ones_own(serve, sdk, upstream) -> None:
         assert (page.data, page.has_more) == ([], False)
     assert [model.id async for model in hostile.models.list()] == ["gpt-4o"]
     assert len([model async for model in owner.models.list()]) == 2
+
+
+@pytest.mark.parametrize("status", [200, 206, 300])
+@pytest.mark.parametrize(
+    "list_of",
+    [
+        lambda file: {"object": "list", "data": [file]},
+        lambda file: {"object": "list", "data": [], "files": [file]},
+        lambda file: {"object": "list", "data": [{"file": file}]},
+        lambda file: {"object": "list", "data": [], "by_id": {file["id"]: file}},
+        lambda file: [file],
+        lambda file: {"files": [file]},
+    ],
+)
+async def test_no_escape_by_a_list_of_another_shape(serve, sdk, ask, upstream, status, list_of) -> None:
+    proxy = await serve()
+    file = await sdk(proxy, "acme").files.create(file=b"x", purpose="user_data")
+    upstream.play(json_reply(list_of({"id": file.id}), status=status))
+
+    _, told = await ask(proxy, "globex", "GET", "/v1/files")
+
+    assert file.id not in json.dumps(told)
 
 
 async def test_pages_are_filled_from_behind_others_objects(serve, sdk, upstream) -> None:

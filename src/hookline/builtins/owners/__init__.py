@@ -172,7 +172,7 @@ class Plugin:
     @hookimpl
     async def edit_reply(self, call: Call, reply: Reply) -> Reply:
         plan = call.slots.get(PLAN)
-        if plan is None or reply.status >= 300 or call.is_dry_run or INNER in call.slots:
+        if plan is None or reply.status >= 400 or call.is_dry_run or INNER in call.slots:
             return reply
         try:
             await self._edit(call, reply, plan)
