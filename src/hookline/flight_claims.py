@@ -88,6 +88,11 @@ class Claims:
                 await asyncio.wait({showing})  # too long to be handed over whole; the claim leaves by itself
             else:
                 await store.release(key, claim, unless_wanted=False)
+        except (
+            Unavailable
+        ):  # said by the store's own client; the claim ends by itself, and who waits for it asks an upstream
+            if is_kept:
+                raise
         finally:
             if showing is not None:
                 showing.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from hookline import CACHE_STATUS, Principal, Rejected, Reply
@@ -190,6 +191,37 @@ def test_the_key_separates_everything_that_can_change_the_answer(make_call):
     assert len({(cache_key(call), form_of(call)) for call in calls}) == len(calls)
 
 
+@pytest.mark.parametrize(
+    ("body", "may_be_cached"),
+    [
+        (
+            b'{"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "a \\u00e9 \\ud83d\\ude00"}]}',
+            True,
+        ),
+        (b'{"model":"m","temperature":0,"messages":[{"role":"user","content":"one","content":"two"}]}', False),
+        (b'{"model":"m","temperature":0,"messages":[{"role":"user","content":"one","c\\u006fntent":"two"}]}', False),
+        (b'{"model":"m","temperature":0,"seed":18446744073709551617,"messages":[]}', False),
+        (
+            b'{"model":"m","temperature":0,"seed":18446744073709551615,"top_p":1.00000000000000000001,"messages":[]}',
+            True,
+        ),
+        (b'{"model":"m","temperature":0,"x":' + b"[" * 200 + b"]" * 200 + b"}", True),
+        (b'{"model":"m","temperature":0,"x":' + b"[" * 500 + b"]" * 500 + b"}", False),
+    ],
+)
+async def test_a_body_that_two_readers_could_take_for_two_questions_is_not_cached(
+    plugin, host, make_call, body, may_be_cached
+):
+    """Else whoever asks so leaves the answer to the first under the key of the second, for everybody."""
+    call = make_call(CHAT)
+    call.set_json(body, orjson.loads(body))
+
+    await ask(plugin, call)
+
+    assert bool(host.replies.entries) is may_be_cached
+    assert call[CACHE_STATUS] == ("miss" if may_be_cached else "bypass")
+
+
 async def test_another_tenant_never_sees_the_answer(plugin, make_call):
     await ask(plugin, make_call(CHAT, principal=Principal(tenant="acme")))
 
@@ -229,9 +261,18 @@ async def test_an_answer_that_our_cap_cut_is_not_kept(plugin, host, make_call, m
     assert bool(host.replies.entries) is is_kept
 
 
+async def test_an_answer_that_says_nothing_is_not_kept(plugin, host, make_call):
+    await ask(plugin, make_call(CHAT), b'{"id":"x","object":"chat.completion","choices":[]}')
+
+    assert host.replies.entries == {}
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
+        [b"data: [DONE]\n\n"],
+        [b": ping\n\ndata:[DONE]\n\n"],
+        [b": ping\n\n"],
         [b'event: response.failed\ndata: {"response":{"status":"failed"}}\n\n'],
         [b'event: error\ndata: {"code":"x"}\n\n'],
         [b'data: {}\n\ndata: {"er', b'ror":{"message":"overloaded"}}\n\ndata: [DONE]\n\n'],

@@ -14,7 +14,15 @@ from pydantic import TypeAdapter
 
 from hookline.builtins.cache.assemble import assemble
 from hookline.builtins.cache.disassemble import disassemble
-from hookline.builtins.cache.event_stream import DONE, Inexact, chunks_of, event, with_usage, without_usage
+from hookline.builtins.cache.event_stream import (
+    DONE,
+    Inexact,
+    chunks_of,
+    event,
+    with_joined_words,
+    with_usage,
+    without_usage,
+)
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 LOGPROB = {"token": "ho", "logprob": -0.1, "bytes": [104, 111], "top_logprobs": []}
@@ -165,6 +173,50 @@ def test_a_usage_that_the_stream_kept_to_itself_is_told():
     assert told["usage"] == USAGE
 
 
+def said(delta: bytes, *, role: bytes = b"", after: bytes = b"") -> bytes:
+    return b'data: {"id":"c","model":"m","choices":[{"index":0,"delta":{%b"content":"%b"},"finish_reason":null}]%b}\n\n' % (role, delta, after)  # fmt: skip
+
+
+WORDS_END = event({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}) + DONE
+
+
+@pytest.mark.parametrize(
+    ("events", "content", "runs"),
+    [
+        ([said(b"one"), said(b" two"), said(b"")], "one two", 1),
+        ([said(b"", role=b'"role":"assistant",'), said(b"a"), said(b"b")], "ab", 2),
+        ([said(rb"\"q\" \\"), said(rb"\n\u00e9"), said("\u00fc".encode())], '"q" \\\n\u00e9\u00fc', 1),
+        ([said(b"a"), b": ping\n\n", said(b"b"), said(b"c")], "abc", 2),
+        ([said(b"a", after=b',"usage":null'), said(b"b", after=b',"usage":null'), said(b"c")], "abc", 2),
+        ([said(b'a"},"logprobs":{"content":[1]},"x":{"y":"z'), said(b"b")], "ab", None),
+        ([said(b'a","refusal":"no'), said(b"b")], "ab", None),
+        ([said(b'a","content":"x'), said(b"b")], "xb", None),
+        ([event({"choices": [{"index": i % 2, "delta": {"content": str(i)}, "finish_reason": None}]}) for i in range(40)], None, None),
+    ],
+)  # fmt: skip
+def test_words_are_joined_before_they_are_read_and_say_the_same(events, content, runs):
+    joined = with_joined_words(b"".join(events))
+
+    told = orjson.loads(assemble("chat", b"".join(events) + WORDS_END, USAGE)) if content is not None else None
+
+    if told is not None:
+        assert told["choices"][0]["message"]["content"] == content
+    if runs is not None:
+        assert joined.count(b'"content"') == runs
+
+
+def test_half_a_letter_is_no_text():
+    with pytest.raises(Inexact):
+        assemble("chat", said(rb"\ud83d") + said(rb"x\ude00") + WORDS_END, USAGE)
+
+
+def test_an_answer_whose_provider_tells_no_usage_has_both_forms_and_none_of_them_does():
+    told = orjson.loads(assemble("chat", b"".join([*STREAM, DONE]), None))
+
+    assert "usage" not in told
+    assert b"usage" not in b"".join(disassemble("chat", orjson.dumps(told), wants_usage=True))
+
+
 def test_what_the_first_one_paid_is_not_told():
     paid = USAGE_EVENT.replace(b'"total_tokens":15', b'"total_tokens":15,"cost_usd":0.5')
 
@@ -177,12 +229,12 @@ AUDIO = [chunk({"audio": {"id": "a", "data": "AA=="}}), chunk({}, finish="stop")
 @pytest.mark.parametrize(
     "events",
     [
-        [*STREAM, DONE],  # no usage is known
         [*STREAM[:-1], USAGE_EVENT, DONE],  # no finish_reason
         AUDIO,
         [chunk({"content": "a", "novel": "x"}), chunk({"novel": "y"}), chunk({}, finish="stop"), USAGE_EVENT],
         [chunk({"content": [{"type": "text"}]}), chunk({}, finish="stop"), USAGE_EVENT],
         [event([1])],
+        [b"data: {}, {}\n\n", *STREAM, USAGE_EVENT, DONE],  # two in one are not two
         [event({"choices": [3]})],
         [event({"choices": {"a": 1}})],
         [b"data: {not json\n\n"],
@@ -223,7 +275,12 @@ def test_the_usage_event_is_taken_out_and_the_rest_stays():
     nulls = [block.replace(b'"model":"m"', b'"model":"m","usage":null') for block in STREAM]
 
     assert without_usage(b"".join([*STREAM, USAGE_EVENT, DONE])) == b"".join([*STREAM, DONE])
+    spaced = [block.replace(b"}\n\n", b', "usage": null}\n\n') for block in STREAM]
+    last = [block.replace(b"}\n\n", b',"usage":null}\n\n') for block in STREAM]
+
     assert b"usage" not in without_usage(b"".join([*nulls, USAGE_EVENT, DONE]))
+    assert b"usage" not in without_usage(b"".join([*spaced, USAGE_EVENT, DONE]))
+    assert without_usage(b"".join([*last, USAGE_EVENT, DONE])) == b"".join([*STREAM, DONE])
 
 
 def test_the_usage_event_is_put_before_the_end():

@@ -65,6 +65,7 @@ def test_what_the_command_line_prints(keys):
     ("arguments", "told"),
     [
         (["show", "nobody"], 'there is no key "nobody" in records; keys of proxy.toml are not kept there'),
+        (["revoke", "sk-hk-secret"], "a key is named by its id (key_...) or its name, never by its secret"),
         (["create", "x", "--requests-per-minute", "0", "--expires", "soon"], '"requests_per_minute": must be'),
         (["create", "x", "--budget", '{"dayly_usd": 1}'], 'unknown parameter; did you mean "daily_usd"?'),
         (["create", "x", "--budget", "5"], "must be a JSON object"),
@@ -82,6 +83,7 @@ def test_the_command_line_says_what_is_wrong(keys, arguments, told):
 
     assert done.exit_code == 1
     assert told in done.stderr
+    assert "sk-hk-" not in done.stderr
 
 
 def test_limits_by_model_are_set_and_changed_glob_by_glob(keys):

@@ -166,7 +166,14 @@ async def test_a_good_token_is_let_in_as_what_its_claims_say(make_kit):
 
     assert kit.plugin(Witness).seen == [
         Principal(
-            "corp:ann", "corp:ann", "acme", "ann", ("up/*",), Limits(7, 1_000, None), Budget(1_000_000_000), ("a", "b")
+            "corp:acme/ann",
+            "corp:acme/ann",
+            "acme",
+            "ann",
+            ("up/*",),
+            Limits(7, 1_000, None),
+            Budget(1_000_000_000),
+            ("a", "b"),
         )
     ]
 
@@ -291,6 +298,27 @@ async def test_a_token_without_a_tenant_takes_the_one_of_its_issuer(make_kit):
     assert (kit.plugin(Witness).seen[0].tenant, kit.plugin(Witness).seen[0].models) == ("staff", ("up/*",))
 
 
+async def test_users_of_one_name_in_two_tenants_are_two_payers(make_kit):
+    """Else one tenant draws on the budget of the other, and reads its spend in a refusal."""
+    kit = make_kit(claims={"tenant": "org"}, tenant="staff")
+    people: list[dict[str, str]] = [
+        {"org": "acme", "sub": "ann"},
+        {"org": "globex", "sub": "ann"},
+        {"org": "acme/ann", "sub": "ann"},
+        {"org": "acme", "sub": "ann/ann"},
+        {"org": "acme:ann", "sub": "x"},
+        {"sub": "ann"},
+        {"sub": "acme/ann"},
+        {"org": "acme", "sub": None},
+        {"sub": "acme"},
+    ]
+
+    for claims in people:
+        assert await status(kit, make_token(**claims)) == 200
+
+    assert len({principal.key_id for principal in kit.plugin(Witness).seen}) == len(people)
+
+
 async def test_keys_work_beside_tokens_and_the_door_is_closed(make_kit):
     kit = make_kit(keys=({"name": "ci", "key": "sk-ci.with.dots"},))
 
@@ -364,12 +392,23 @@ async def test_invented_key_names_are_asked_for_seldom(make_kit, server, clock):
 
     for n in range(20):
         assert await status(kit, make_token(RSA["stranger"], kid=f"invented-{n}")) == 401
-    assert len(server.asked) == 1
+    assert len(server.asked) == 5
 
     clock.advance(10)
     for n in range(20):
         assert await status(kit, make_token(RSA["stranger"], kid=f"invented-{n}")) == 401
-    assert len(server.asked) == 2
+    assert len(server.asked) == 6
+
+
+async def test_an_invented_name_does_not_keep_a_new_key_waiting(make_kit, server):
+    kit = make_kit()
+    assert await status(kit, make_token()) == 200
+    assert await status(kit, make_token(RSA["stranger"], kid="invented")) == 401
+
+    server.keys = [jwk(RSA["two"], kid="two", use="sig", alg="RS256")]
+
+    assert await status(kit, make_token(RSA["two"], kid="two")) == 200
+    assert await status(kit, make_token()) == 401
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hookline import (
     Reply,
     Skip,
     Slot,
+    Unavailable,
     UpstreamError,
     hookimpl,
 )
@@ -563,6 +564,26 @@ async def test_who_waits_while_a_second_flight_is_claimed_keeps_its_leader_going
 
     assert (await follower.done()).body == DELTA + STOP + DONE
     await leader.done()
+    await flights_of(kit).aclose()
+
+
+class LostStore(SlowStore):
+    """Goes away between a claim and its release."""
+
+    async def release(self, key, claim, *, unless_wanted):
+        raise Unavailable("the shared store is away")
+
+
+async def test_a_claim_that_can_not_be_given_up_is_no_error_of_the_call(caplog):
+    """Regression: while Redis was down, every call that led said so at ERROR, though claims end by themselves."""
+    clock = FakeClock()
+    stores = Stores(None, None, None, Flights(LostStore(clock), clock))
+    kit = PipelineKit(Sharing, providers=[ScriptedProvider(answer())], stores=stores, clock=clock)
+
+    assert (await start(kit, CHAT).done()).status == 200
+
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+    assert flights_of(kit).in_flight == 0
     await flights_of(kit).aclose()
 
 

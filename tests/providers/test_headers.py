@@ -14,12 +14,16 @@ HOP_BY_HOP = (
 SECRETS = "authorization proxy-authorization api-key x-api-key x-goog-api-key cookie openai-organization openai-project"
 OURS = "host content-length expect accept-encoding content-encoding idempotency-key x-hookline-cache x-hookline-explain"
 
+ANOTHER_REQUEST = "x-http-method-override x-http-method x-method-override x-original-url x-rewrite-url"
+
 
 def sent(headers: list[tuple[str, str]], replaced: tuple[str, ...] = ()) -> list[bytes]:
     return RequestHeaders(replaced).lines(CIMultiDict(headers)).split(b"\r\n")[:-1]
 
 
-@pytest.mark.parametrize("name", sorted({*HOP_BY_HOP.split(), *SECRETS.split(), *OURS.split()}))
+@pytest.mark.parametrize(
+    "name", sorted({*HOP_BY_HOP.split(), *SECRETS.split(), *OURS.split(), *ANOTHER_REQUEST.split()})
+)
 @pytest.mark.parametrize("spell", [str, str.title, str.upper])
 def test_never_sent_upstream_however_it_is_spelled(name: str, spell: type) -> None:
     assert sent([(spell(name), "canary")]) == []

@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 import openai
+import pytest
+
+from hookline.testing.upstream import json_reply
 
 USER: Any = [{"role": "user", "content": "hi"}]
 
@@ -204,6 +207,28 @@ async def test_lists_show_only_ones_own(serve, sdk, upstream) -> None:
     assert len([model async for model in owner.models.list()]) == 2
 
 
+@pytest.mark.parametrize("status", [200, 206, 300])
+@pytest.mark.parametrize(
+    "list_of",
+    [
+        lambda file: {"object": "list", "data": [file]},
+        lambda file: {"object": "list", "data": [], "files": [file]},
+        lambda file: {"object": "list", "data": [{"file": file}]},
+        lambda file: {"object": "list", "data": [], "by_id": {file["id"]: file}},
+        lambda file: [file],
+        lambda file: {"files": [file]},
+    ],
+)
+async def test_no_escape_by_a_list_of_another_shape(serve, sdk, ask, upstream, status, list_of) -> None:
+    proxy = await serve()
+    file = await sdk(proxy, "acme").files.create(file=b"x", purpose="user_data")
+    upstream.play(json_reply(list_of({"id": file.id}), status=status))
+
+    _, told = await ask(proxy, "globex", "GET", "/v1/files")
+
+    assert file.id not in json.dumps(told)
+
+
 async def test_pages_are_filled_from_behind_others_objects(serve, sdk, upstream) -> None:
     """250 of another tenant's files lie between one's own."""
     proxy = await serve()
@@ -242,7 +267,7 @@ async def test_no_escape_by_spelling(serve, sdk, ask, upstream) -> None:
         f"/v1/files/{file}%2fcontent", f"/v1/files/{mine}%2f{file}", f"/v1/files/{mine}/{file}", f"/v1/files/{file}%00", f"/v1/files/{file}%3f",
         f"/v1/files/{file.upper()}", f"/v1/files/%2566{file[1:]}", f"/v1/files?after={file}", f"/v1/files?after={encoded}", f"/v1/files?AFTER={file}",
         f"/v1/files?after={mine}&after={file}", f"/v1/files?after%5B%5D={file}", f"/v1/files/{mine}?file_id={file}", f"/v1/responses/{response}?stream=true",
-        f"/v1/vector_stores?x={file}", f"/v1/files/{file}%5c", f"/v1/models/ft:{file}", f"/v1/./%2e/files/{file}", f"/v1/x/%2e%2e/files/{file}",
+        f"/v1/files?limit=1;after={file}", f"/v1/engines/ft:{file}/completions", f"/v1/engines/%66t%3A{file}/completions", f"/v1/vector_stores?x={file}", f"/v1/files/{file}%5c", f"/v1/models/ft:{file}", f"/v1/./%2e/files/{file}", f"/v1/x/%2e%2e/files/{file}",
     ]  # fmt: skip
 
     for path in paths:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sqlite3
 from typing import Any
 
 import openai
 
+from hookline.builtins import owners
+from hookline.stores.sqlite_owners import SqliteOwners
 from hookline.testing.upstream import json_reply
 
 USER: Any = [{"role": "user", "content": "hi"}]
@@ -83,6 +86,26 @@ async def test_an_owner_outlives_the_process_and_a_deleted_object_is_forgotten(s
     assert (await sdk(second, "acme").files.delete(file.id)).deleted
     assert rows(second.folder) == []
     assert await status_of(sdk(second, "acme").files.retrieve(file.id)) == 404
+
+
+async def test_an_id_that_one_process_deleted_and_another_tenant_got_is_not_the_first_ones_anywhere(
+    serve, sdk, upstream
+) -> None:
+    """A provider, or a test's, may give an id again: no process goes by what it knew of it."""
+    records = f'[state]\nrecords = "sqlite:///{(await serve()).folder}/hookline.db"\n'
+    one, two = await serve(records, folder="one"), await serve(records, folder="two")
+    file = (await sdk(one, "acme").files.create(file=b"x", purpose="user_data")).id
+    assert (await sdk(two, "acme").files.retrieve(file)).id == file
+
+    await sdk(one, "acme").files.delete(file)
+    upstream._numbers = itertools.count(1)
+    assert (await sdk(one, "globex").files.create(file=b"y", purpose="user_data")).id == file
+
+    assert await status_of(sdk(two, "acme").files.retrieve(file)) == 404
+    assert (await sdk(two, "globex").files.delete(file)).id == file
+    upstream._numbers = itertools.count(1)
+    assert (await sdk(one, "globex").files.create(file=b"z", purpose="user_data")).id == file
+    assert (await sdk(two, "globex").files.retrieve(file)).id == file
 
 
 async def status_of(asked: Any) -> int:
@@ -179,6 +202,20 @@ async def test_while_records_are_down_nothing_is_made_or_shown_that_needs_them(s
     assert (await client.files.retrieve(known.id)).id == known.id, "what this process knows is served"
     assert len(upstream.requests) >= asked
     other.close()
+
+
+async def test_records_that_hang_do_not_hold_what_this_process_knows(serve, sdk, ask, monkeypatch) -> None:
+    proxy = await serve()
+    client = sdk(proxy, "acme")
+    file = await client.files.create(file=b"x", purpose="user_data")
+
+    async def hang(*args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(SqliteOwners, "find", hang)
+    monkeypatch.setattr(owners, "SEEN_WAIT_S", 0.01)
+
+    assert (await client.files.retrieve(file.id)).id == file.id
 
 
 async def test_an_object_that_comes_back_as_anothers_is_not_shown(serve, sdk, ask, upstream) -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import openai
+import orjson
 import pytest
 
 from hookline import BadRequest, FormField
@@ -231,6 +232,19 @@ def test_a_plain_chat_is_not_read_twice(separators: tuple[str, str]) -> None:
     assert not may_name_any(body, json.dumps(body, separators=separators).encode(), "chat")
 
 
+@pytest.mark.parametrize("depth", [200, 300, 600])
+def test_a_body_that_is_deeper_than_orjson_writes_is_read(depth: int) -> None:
+    """Regression: beyond 254 levels every tenant could have a 500 and a traceback in the log."""
+    raw = b'{"x":%b%b%b}' % (b"[" * depth, b'{"file_id":"%b"}' % ID.encode(), b"]" * depth)
+    plain = b'{"x":%b%b}' % (b"[" * depth, b"]" * depth)
+    found = References()
+
+    assert may_name_any(orjson.loads(raw), raw, "chat")
+    assert not may_name_any(orjson.loads(plain), plain, "chat")
+    read_json(raw, found)
+    assert ID in found.named
+
+
 def test_items_that_are_sent_along_are_mentioned():
     found = References()
 
@@ -265,6 +279,24 @@ def test_what_is_in_a_file_is_no_field():
     read_fields([FormField("file", json.dumps({"file_id": ID}).encode(), True, is_file=True)], found)
 
     assert not found.named
+
+
+@pytest.mark.parametrize("name", ["ft:m:x::y", "FT:m:x::y", " Ft:m:x::y", "up/fT:m:x::y "])
+def test_a_model_that_was_made_is_one_in_any_spelling(name: str) -> None:
+    found = References()
+
+    read_json(json.dumps({"grader": {"model": name}}).encode(), found)
+
+    assert found.models == {name}
+
+
+def test_a_file_that_stands_for_a_variable_of_a_prompt_is_a_reference_whatever_its_id_looks_like():
+    found = References()
+    variables = {"doc": {"type": "input_file", "file_id": "file-abc"}, "file_id": "words", "ticket": {"file_id": "x"}}
+
+    read_json(json.dumps({"prompt": {"id": "pmpt_1", "variables": variables}}).encode(), found)
+
+    assert set(found.named) == {"pmpt_1", "file-abc", "x"}
 
 
 def test_queries_name_objects():

@@ -6,6 +6,7 @@ Idea: whether a header passes depends on its name alone, and clients send the sa
 Rules
 - Hop-by-hop headers end here in both directions, and so does what `Connection` names.
 - Nothing that says who the client is to *us* (keys, cookies, organisation) is told to an upstream.
+- No header says that the request is another one than the gateway checked (a method or path to take in place of its own).
 - Framing, `Host`, `Expect` and codings belong to each connection: the body goes on plain, and the upstream is asked for `identity`."""
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ NEVER_SENT_UPSTREAM = HOP_BY_HOP | {
     "host", "content-length", "expect", "accept-encoding", "content-encoding",
     "authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie", "openai-organization", "openai-project",
     "idempotency-key",
+    "x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url",
 }  # fmt: skip
 """Beside these: everything that begins with `x-hookline-` or `proxy-`."""
 

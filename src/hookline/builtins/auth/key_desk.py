@@ -109,6 +109,8 @@ class KeyDesk:
         return told
 
     def _existing(self, id: str, key: StoredKey | None) -> StoredKey:
+        if key is None and id.startswith(SECRET_PREFIX):  # it would stand in a terminal's or a proxy's log
+            raise NotFound("a key is named by its id (key_...) or its name, never by its secret")
         if key is None:
             raise NotFound(f'there is no key "{id[:100]}" in records; keys of proxy.toml are not kept there')
         return key

@@ -1,8 +1,8 @@
 """The public keys of one issuer (JWKS).
 
 Lives here: fetching them, keeping them, finding one for a token. Elsewhere: what a token must say (tokens.py), options (options.py).
-Idea: keys are fetched every `refresh_s` by a task, and at once where a token names one that is not here, but that at most every UNKNOWN_EVERY_S, for
-anybody can invent names. What was fetched last stays while the issuer can't be reached."""
+Idea: keys are fetched every `refresh_s` by a task, and at once where a token names one that is not here, but that at most UNKNOWN_AT_ONCE times and then every
+UNKNOWN_EVERY_S, for anybody can invent names, and an invented one must not keep a new key waiting. What was fetched last stays while the issuer can't be reached."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hookline.builtins.auth.credentials import cannot_tell
 from hookline.builtins.auth.options import IssuerTable, is_safe_url
 
 UNKNOWN_EVERY_S = 10.0
+UNKNOWN_AT_ONCE = 5
 RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
 BYTES_MAX = 512 * 1024
 KEYS_MAX = 100
@@ -57,7 +58,8 @@ class KeySet:
         self._keys: tuple[PublicKey, ...] | None = None
         self._problem: str | None = "its keys were not fetched yet"
         self._fetching: asyncio.Task[None] | None = None
-        self._asked_at = -inf
+        self._asked_until = -inf
+        """When all that was asked for unknown names is paid off, at one question per UNKNOWN_EVERY_S."""
         self.version = 0
         """Grows when keys have come or gone."""
 
@@ -66,8 +68,10 @@ class KeySet:
         if (found := self._find(kid, algorithm)) is not None:
             return found
         now = self._host.clock.monotonic()
-        if self._fetching is not None or now - self._asked_at >= UNKNOWN_EVERY_S:
-            self._asked_at = now
+        asked_until = max(self._asked_until, now) + UNKNOWN_EVERY_S
+        if self._fetching is not None or asked_until <= now + UNKNOWN_AT_ONCE * UNKNOWN_EVERY_S:
+            if self._fetching is None:
+                self._asked_until = asked_until
             await self._fetch_once()
             if (found := self._find(kid, algorithm)) is not None:
                 return found

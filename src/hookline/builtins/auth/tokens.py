@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from hookline import Host, Limits, Principal, Rejected, StartupError
 from hookline.builtins.auth.credentials import bad_token
@@ -21,6 +22,8 @@ TOKEN_CHARS_MAX = 16_384
 TOKENS_MAX = 10_000
 TEXT_MAX = 200
 LIST_MAX = 100
+_PLAIN_IN_NAMES = "@:|+ "
+"""Issuers write these into subjects; what is left as it is reads better in logs."""
 
 
 class _Known(NamedTuple):
@@ -147,7 +150,10 @@ def principal_of(claims: Mapping[str, Any], issuer: IssuerTable) -> Principal:
     limits = issuer.model_dump()
     for name, claim in names.limits.items():
         limits[name] = _count(claims, claim) or limits[name]
-    key = issuer.name if subject is None else f"{issuer.name}:{subject}"
+    # A user belongs to a tenant, so two tenants' "ann" are two keys; quoted, so that neither can be made to mean the other.
+    whose = "" if tenant is None else f"{quote(tenant, safe=_PLAIN_IN_NAMES)}/"
+    who = whose + quote(subject or "", safe=_PLAIN_IN_NAMES)
+    key = f"{issuer.name}:{who}" if who else issuer.name
     return Principal(
         key_id=key,
         key_name=key,

@@ -36,7 +36,7 @@ from hookline.builtins.cache import embeddings
 from hookline.builtins.cache.echo import echo_of, form_in_flight
 from hookline.builtins.cache.entry import Entry, body_for, form_of_reply, judge, read_entry, usage_object
 from hookline.builtins.cache.event_stream import Inexact
-from hookline.builtins.cache.key import Form, cache_key, form_of, item_keys
+from hookline.builtins.cache.key import Form, cache_key, form_of, is_read_alike, item_keys
 from hookline.builtins.cache.meaning import Meanings
 from hookline.builtins.cache.options import CacheOptions
 from hookline.builtins.cache.purge import Purge, tags_of
@@ -117,7 +117,7 @@ class Plugin:
     async def lookup(self, call: Call) -> Reply | Lead | None:
         options: CacheOptions = self._options_by_model.get(call.model or "", self._options)
         wishes = read_wishes(call, options)
-        if not wishes.may_store:
+        if not wishes.may_store or not is_read_alike(call):
             call[CACHE_STATUS] = "bypass"
             if "only-if-cached" in call.headers.get("cache-control", "").lower():
                 raise Rejected(_not_cached("this call can't be cached"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from hookline.builtins.cache.event_stream import Inexact, chunks_of
+from hookline.builtins.cache.event_stream import Inexact, chunks_of, joined_chunks_of
 
 Json = dict[str, Any]
 
@@ -34,25 +34,31 @@ def assemble(endpoint: str, events: bytes, usage: Any) -> bytes:
 
 def _assemble_choices(events: bytes, usage: Any, kind: str, add: Callable[[Json, Json], None]) -> Json:
     top: Json = {}
+    said: Json = {}
     choices: dict[int, Json] = {}
-    for chunk in chunks_of(events):
-        usage = chunk.get("usage") or usage
-        for name, value in chunk.items():
-            if name in ("id", "model", "created"):  # some send them empty at first
-                top[name] = top.get(name) or value
-            elif name not in NOT_IN_REPLY and value is not None:
-                _keep(top, name, value)
-        for piece in chunk.get("choices") or ():
+    for chunk in joined_chunks_of(events):
+        pieces, beside = chunk.pop("choices", None), chunk
+        if beside != said:  # what stands beside the pieces is nearly always the same again
+            said = beside
+            usage = beside.get("usage") or usage
+            for name, value in beside.items():
+                if name in ("id", "model", "created"):  # some send them empty at first
+                    top[name] = top.get(name) or value
+                elif name not in NOT_IN_REPLY and value is not None:
+                    _keep(top, name, value)
+        for piece in pieces or ():
             index = piece.get("index") or 0
             choice = choices.get(index)
             if choice is None:
                 choice = choices[index] = {"index": index}
             add(choice, piece)
-    if not choices or not usage or any(choice.get("finish_reason") is None for choice in choices.values()):
+    if not choices or any(choice.get("finish_reason") is None for choice in choices.values()):
         raise Inexact
     first = {"id": top.pop("id", None), "object": kind}
-    told = {name: value for name, value in usage.items() if name != "cost_usd"}  # what the first one paid
-    return {**first, **top, "choices": [_closed(choices[i]) for i in sorted(choices)], "usage": told}
+    told: Json = {**first, **top, "choices": [_closed(choices[i]) for i in sorted(choices)]}
+    if usage:  # else its provider was asked for it, and does not tell
+        told["usage"] = {name: value for name, value in usage.items() if name != "cost_usd"}  # what the first one paid
+    return told
 
 
 def _add_chat(choice: Json, piece: Json) -> None:
@@ -60,11 +66,13 @@ def _add_chat(choice: Json, piece: Json) -> None:
     for name, value in piece.items():
         if name == "delta":
             for member, said in (value or {}).items():
-                if said is not None:
+                if member == "content" and type(said) is str and type(message["content"]) is list:
+                    message["content"].append(said)
+                elif said is not None:
                     _add_said(message, member, said)
                 elif member != "content":
                     message.setdefault(member, None)
-        elif name != "index":
+        elif name != "index" and (value is not None or name not in choice):
             _add_beside(choice, name, value)
 
 

@@ -39,7 +39,7 @@ def _completion(reply: Json, wants_usage: bool, piece_chars: int | None) -> Iter
 
 def _choices(reply: Json, kind: str, wants_usage: bool, pieces: Callable[[Json], Iterator[Json]]) -> Iterator[bytes]:
     usage, choices = reply.get("usage"), reply["choices"]
-    if not choices or (wants_usage and usage is None):
+    if not choices:
         raise Inexact
     others = {name: value for name, value in reply.items() if name not in ("object", "choices", "usage")}
     every = {name: value for name, value in others.items() if not isinstance(value, dict | list)}
@@ -51,7 +51,7 @@ def _choices(reply: Json, kind: str, wants_usage: bool, pieces: Callable[[Json],
         for piece in pieces(choice):
             yield event({**head, **once, "choices": [{"index": choice["index"], **piece}]})
             once = {}
-    if wants_usage:
+    if wants_usage and usage is not None:
         yield event({**head, "choices": [], "usage": usage})
     yield DONE
 

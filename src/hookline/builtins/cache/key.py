@@ -7,6 +7,7 @@ Idea: one key for all forms of an answer. Who must tell forms apart takes both."
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -29,6 +30,23 @@ def form_of(call: Call) -> Form:
     if not call.is_stream or call.endpoint not in ("chat", "completions", "responses"):
         return "json"
     return "events+usage" if call.endpoint != "responses" and call.chat.wants_usage else "events"
+
+
+def is_read_alike(call: Call) -> bool:
+    """Whether the upstream reads in the body what stands in the key: no member twice at any depth (its first may count there), no number that we know
+    only roughly. Else who asks so could leave another question's answer under a key."""
+    payload, body = call.payload, call.body
+    try:
+        return orjson.dumps(payload) == body or bool(json.loads(body, object_pairs_hook=_without_repeats) == payload)
+    except (ValueError, TypeError, RecursionError):  # orjson writes less deep ones than it reads
+        return False
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a member stands twice")
+    return made
 
 
 def cache_key(

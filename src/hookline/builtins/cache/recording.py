@@ -4,7 +4,7 @@ Lives here: reading along with a reply, and whether it is an answer at all. Else
 Idea: the reply is judged when all of it is there.
 
 The rules
-- Only complete replies of an upstream with status 200, that are what they should be: JSON without an error in it, or a whole stream.
+- Only complete replies of an upstream with status 200, that are what they should be: JSON without an error in it, or a whole stream, and that say something.
 - Not one that our own output cap cut: another call may have another cap."""
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Recording:
     def may_be_kept(self, attempts: Sequence[Attempt]) -> bool:
         """Whether there is an answer for everybody."""
         body = self.body
-        if body is None or has_failed(body):
+        if body is None or has_failed(body) or (self.is_stream and is_empty(body)):
             return False
         return not (is_cut(body) and any(attempt.output_cap is not None for attempt in attempts))
 
@@ -86,7 +86,15 @@ def is_answer(reply: Reply) -> bool:
     if not isinstance(reply.body, bytes):
         return reply.is_event_stream
     told = reply.json()
-    return told is not None and not (isinstance(told, dict) and told.get("error") is not None)
+    if not isinstance(told, dict):
+        return told is not None
+    return told.get("error") is None and told.get("choices") != []
+
+
+def is_empty(events: bytes) -> bool:
+    """Whether a stream ends before it has said anything."""
+    start = events.find(b"data:")
+    return start < 0 or events.startswith((b" [DONE]", b"[DONE]"), start + 5)
 
 
 def is_cut(body: bytes) -> bool:

@@ -12,13 +12,14 @@ The rules
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -67,6 +68,8 @@ UNRECORDED_WORDS: Final = frozenset({"content", "results", "search"})
 """Below these lie the words of clients and models."""
 CACHED_MAX: Final = 10_000
 LINE_BYTES_MAX: Final = 32 << 20
+SEEN_WAIT_S: Final = 0.5
+"""So long records are waited for where memory can answer in their place."""
 
 
 class OwnersOptions(BaseModel):
@@ -123,7 +126,7 @@ class Plugin:
         self._providers = frozenset(host.settings.get("providers", ()))
         self._tenancy = Tenancy(host, host.settings.get("key_tenants", ()), is_always_shared=options.when == "always")
         self._own: dict[tuple[str, str], Owner] = {}
-        """Found or recorded before, by tenant and id; ids of others are asked for each time, so that they cost what unknown ones do."""
+        """Found or recorded before, by tenant and id: for the time that records are down. What is deleted by one process is gone for all of them at once."""
         self.refused = host.metrics.counter(
             "hookline_owners_refused_total", "Calls that named an object which is not their tenant's."
         )()
@@ -169,7 +172,7 @@ class Plugin:
     @hookimpl
     async def edit_reply(self, call: Call, reply: Reply) -> Reply:
         plan = call.slots.get(PLAN)
-        if plan is None or reply.status >= 300 or call.is_dry_run or INNER in call.slots:
+        if plan is None or reply.status >= 400 or call.is_dry_run or INNER in call.slots:
             return reply
         try:
             await self._edit(call, reply, plan)
@@ -198,6 +201,8 @@ class Plugin:
             kind = await self._read_upload(call, call.upload, route, found) or kind
         if call.model is not None and MADE_MODEL.fullmatch(call.model):
             found.models.add(call.model)
+        if route is None and call.endpoint not in QUICK:
+            found.models.update(filter(MADE_MODEL.fullmatch, unquote(call.path).split("/")))
         for name in found.models - self._configured:
             found.add(self._made_name(name))
         claims = makes_objects(call, route)
@@ -246,27 +251,30 @@ class Plugin:
         return place
 
     async def _find(self, call: Call, tenant: str, ids: Collection[str]) -> dict[str, Owner]:
-        """Owners by id; those of the tenant's own are remembered."""
-        found: dict[str, Owner] = {}
-        unknown: list[str] = []
-        for id in ids:
-            owner = self._own.get((tenant, id))
-            if owner is not None:
-                found[id] = owner
-            elif is_plain(id):
-                unknown.append(id)
-        if unknown:
-            for owner in (await call.wait(self._records.owners.find(unknown))).values():
-                if owner.provider:
-                    found[owner.object_id] = owner
-                    self._remember(tenant, owner)
-        return found
+        """Owners by id. While records are down, those that were found or made here before; raises Unavailable for any other."""
+        plain = [id for id in ids if is_plain(id)]
+        if not plain:
+            return {}
+        is_seen = all((tenant, id) in self._own for id in plain)
+        try:
+            async with asyncio.timeout(SEEN_WAIT_S if is_seen else None):
+                found = await call.wait(self._records.owners.find(plain))
+        except (Unavailable, TimeoutError):
+            if not is_seen:
+                raise
+            return {id: self._own[tenant, id] for id in plain if (tenant, id) in self._own}
+        for id in plain:
+            owner = found.get(id)
+            if owner is not None and owner.tenant == tenant:
+                self._remember(owner)
+            else:
+                self._own.pop((tenant, id), None)
+        return {id: owner for id, owner in found.items() if owner.provider}
 
-    def _remember(self, tenant: str, owner: Owner) -> None:
-        if owner.tenant == tenant:
-            if len(self._own) >= CACHED_MAX:
-                del self._own[next(iter(self._own))]
-            self._own[tenant, owner.object_id] = owner
+    def _remember(self, owner: Owner) -> None:
+        if len(self._own) >= CACHED_MAX:
+            del self._own[next(iter(self._own))]
+        self._own[owner.tenant, owner.object_id] = owner
 
     def _may_use_shared(self, call: Call, plan: Plan, id: str) -> bool:
         """Whether the operator lets everyone use this id, and the call changes nothing of it."""
@@ -350,7 +358,9 @@ class Plugin:
     async def _claim(self, call: Call, plan: Plan, ids: Iterable[str], made: str | None = None) -> None:
         """Record what is new among these ids. Raises Rejected where the one that was made belongs to another, or nothing can be recorded."""
         attempt = next((a for a in reversed(call.attempts) if not a.is_loser), None)
-        new = [id for id in dict.fromkeys(ids) if (plan.tenant, id) not in self._own and id not in plan.sent]
+        # What is read again was recorded when it was made; what is made anew may have the id of what was deleted.
+        known: Collection[tuple[str, str]] = self._own if call.method == "GET" else ()
+        new = [id for id in dict.fromkeys(ids) if (plan.tenant, id) not in known and id not in plan.sent]
         new = [id for id in new if is_plain(id) and self._shared.fullmatch(id) is None]
         if attempt is None or not new:
             return
@@ -364,7 +374,7 @@ class Plugin:
         for id in new:
             owner = kept.get(id)
             if owner is not None and owner.tenant == plan.tenant:
-                self._remember(plan.tenant, owner)
+                self._remember(owner)
             elif id == made:
                 self._host.log.error("call %s: provider %s answered with an id of another tenant", call.id, provider)
                 raise Rejected(UpstreamError("the provider answered with an object that is not yours", kind="garbage"))

@@ -45,7 +45,9 @@ async def cut_to_own(call: Call, reply: Reply, *, host: Host, keep: Keep, pages_
         own += await _own(data, keep)
         has_more, cursor = more.get("has_more") is True, _id_of(data[-1])
     shown = own[:wanted]
-    told: dict[str, Any] = {**page, "data": shown}
+    # Objects under another name than `data` are as much everybody's.
+    told: dict[str, Any] = {name: value for name, value in page.items() if not isinstance(value, dict | list)}
+    told["data"] = shown
     if "has_more" in page:
         told["has_more"] = has_more or len(own) > wanted
     if "first_id" in page:

@@ -52,8 +52,8 @@ SHAPE: Final = re.compile(
     r"[-_](?=[A-Za-z_-]*[0-9])[A-Za-z0-9][A-Za-z0-9_-]{5,200}"
 )
 """What ids look like."""
-MADE_MODEL: Final = re.compile(r"(?:[^/\s]{1,100}/)?ft:\S{1,300}")
-"""A model that a tenant has made, perhaps behind its provider's name."""
+MADE_MODEL: Final = re.compile(r"\s*(?:[^/\s]{1,100}/)?ft:\S{1,300}\s*", re.IGNORECASE)
+"""A model that a tenant has made, perhaps behind its provider's name; in any spelling that a lenient server would take for it."""
 OF_A_CALL: Final = ("call_", "toolu_")
 """How ids of tool calls begin, which name nothing that is kept."""
 PLAIN: Final = frozenset(
@@ -111,7 +111,14 @@ def may_name_any(payload: dict[str, Any], body: bytes, endpoint: str) -> bool:
     by the member, a search by the byte, and prompts are long.)"""
     if _has_reference_name(payload, endpoint):
         return True
-    return orjson.dumps(payload) != body and _may_hold_name(body, endpoint)
+    return not _makes_the_same(payload, body) and _may_hold_name(body, endpoint)
+
+
+def _makes_the_same(payload: dict[str, Any], body: bytes) -> bool:
+    try:
+        return orjson.dumps(payload) == body
+    except TypeError:  # orjson reads deeper ones than it writes
+        return False
 
 
 def _has_reference_name(payload: dict[str, Any], endpoint: str) -> bool:
@@ -162,8 +169,10 @@ def read_json(body: bytes, found: References) -> None:
                 low = inner_name.casefold()
                 is_judged = low == "id" and isinstance(inner, str) and not is_data  # by _read_id
                 if low not in OF_THE_CLIENT and not is_judged:
-                    # An object as `input` is what a model wrote for a tool.
-                    waiting.append((low, inner, is_data or low in DATA or (low == "input" and type(inner) is _Pairs)))
+                    is_object = type(inner) is _Pairs
+                    # An object as `input` is what a model wrote for a tool; one that stands for a variable of a prompt is a piece of content.
+                    is_inner_data = is_data and not (is_object and name == "variables")
+                    waiting.append((low, inner, is_inner_data or low in DATA or (low == "input" and is_object)))
         elif isinstance(value, list):
             waiting += [(name, inner, is_data) for inner in value]
         elif isinstance(value, str) and value:
@@ -186,8 +195,8 @@ def is_reference_name(name: str) -> bool:
 
 
 def read_query(query: str, found: References) -> None:
-    """What a query names."""
-    for name, value in parse_qsl(query, keep_blank_values=True):
+    """What a query names; some servers take `;` for `&`."""
+    for name, value in parse_qsl(query, keep_blank_values=True) + parse_qsl(query.partition(";")[2], separator=";"):
         if value:
             read_member(_last_part(name), value, found)
 
