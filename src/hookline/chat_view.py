@@ -15,10 +15,13 @@ _MULTIPLIERS = frozenset({"n", "best_of", "prompt"})
 class ChatView:
     """Reads of a chat, completions or responses payload that never raise on odd shapes."""
 
-    __slots__ = ("_payload",)
+    __slots__ = ("_is_frozen", "_limit", "_payload")
 
-    def __init__(self, payload: Mapping[str, Any]) -> None:
+    def __init__(self, payload: Mapping[str, Any], *, is_frozen: bool = False) -> None:
         self._payload = payload
+        self._is_frozen = is_frozen
+        self._limit: int | None = -1
+        """What a frozen payload has for `max_output_tokens`; negative: nobody has asked yet."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -34,12 +37,18 @@ class ChatView:
     def max_output_tokens(self) -> int | None:
         """The client's own completion limit. Of several names the largest: which one counts is the upstream's choice. A negative one is none: some
         servers write on and on for -1."""
+        known = self._limit
+        if known is None or known >= 0:
+            return known
         payload, largest = self._payload, -1
-        for name in _LIMITS.intersection(payload):  # asked several times a call: no comprehension, no max()
+        for name in _LIMITS.intersection(payload):
             limit = payload[name]
             if type(limit) is int and limit > largest:
                 largest = limit
-        return None if largest < 0 else largest
+        found = None if largest < 0 else largest
+        if self._is_frozen:  # asked several times a call
+            self._limit = found
+        return found
 
     @property
     def choices(self) -> int:
