@@ -200,6 +200,9 @@ class Flights:
                 if len(self._open) >= OPEN_MAX:
                     self._sweep()
                 flight = self._open[key] = Flight(key, rules, form=form, note=note)
+                if self._claims is None and not rules.keep_s and not note:  # nobody else has to be asked
+                    flight.audience = _merged(flight.audience, call)
+                    return Lead(self, flight)
                 if (
                     found := await self._ask(flight, None if has_waited else look, is_local=reserve is not None)
                 ) is not None:
