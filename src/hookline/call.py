@@ -164,8 +164,8 @@ class Call:
         """Typed view of a chat-like payload; safe on any JSON."""
         view = self._chat
         if view is None:
-            view = ChatView(self.payload or {}, is_frozen=self._is_frozen)
-            if self._is_frozen:
+            view = ChatView(self.payload or {})
+            if self._is_frozen:  # before, it may be edited yet
                 self._chat = view
         return view
 

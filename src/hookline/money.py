@@ -58,11 +58,15 @@ class Price:
     """Who says so: "proxy.toml", or the built-in table and its day."""
     version: str = field(default="", init=False, compare=False)
     """A short hash of numbers and source, kept with every ledger row."""
+    _dearest_input_picousd: int = field(default=0, init=False, compare=False)
+    """An input token at most: plain, from the provider's cache, or written to it."""
 
     def __post_init__(self) -> None:
         numbers = (*(getattr(self, name) for name in _NUMBERS), self.source)
         version = hashlib.blake2b(repr(numbers).encode(), digest_size=6).hexdigest()
         object.__setattr__(self, "version", version)
+        dearest = max(self.input_picousd, self.cached_picousd or 0, self.cache_write_picousd or 0)
+        object.__setattr__(self, "_dearest_input_picousd", dearest)
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known, audio as text."""
@@ -93,10 +97,14 @@ class Price:
 
     def bound_nanousd(self, input_tokens: int, output_tokens: int, *, has_audio: bool = False) -> int:
         """The most that at most this many tokens can cost, whichever of them are cached, written to a cache or audio, and whichever tier they reach."""
-        dearest_input, dearest_output, call_nanousd = _dearest_input(self), self.output_picousd, self.call_nanousd
+        dearest_input, dearest_output, call_nanousd = (
+            self._dearest_input_picousd,
+            self.output_picousd,
+            self.call_nanousd,
+        )
         for above_tokens, price in self.tiers:
             if input_tokens > above_tokens:
-                dearest_input = max(dearest_input, _dearest_input(price))
+                dearest_input = max(dearest_input, price._dearest_input_picousd)
                 dearest_output = max(dearest_output, price.output_picousd)
                 call_nanousd = max(call_nanousd, price.call_nanousd)
         if has_audio:
@@ -128,11 +136,6 @@ _NUMBERS = (
     "input_picousd", "output_picousd", "cached_picousd", "cache_write_picousd", "call_nanousd", "tiers",
     "audio_input_picousd", "audio_output_picousd", "tools",
 )  # fmt: skip
-
-
-def _dearest_input(price: Price) -> int:
-    """An input token at most: plain, from the provider's cache, or written to it."""
-    return max(price.input_picousd, price.cached_picousd or 0, price.cache_write_picousd or 0)
 
 
 def to_nanousd(usd: float | str | Decimal) -> int:

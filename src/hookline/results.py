@@ -21,7 +21,7 @@ _new = tuple.__new__
 
 def end_of(call: Call, attempt: Attempt, outcome: Outcome) -> Result:
     """The attempt's end. What an upstream refused, redirected or never received costs nothing; where usage or price is missing, the cost is unknown."""
-    usage, price, error = attempt.usage, attempt.deployment.price, attempt.error
+    usage, price, error = attempt.usage, attempt.target.deployment.price, attempt.error
     cost: int | None = None
     if usage is not None and price is not None:
         cost = price.cost_nanousd(usage)
