@@ -70,7 +70,9 @@ class Price:
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known, audio as text."""
-        inputs, outputs, cached, written, _, _, *apart = usage  # an attribute of a tuple is looked up for ten times as long
+        inputs, outputs, cached, written, _, _, *apart = (
+            usage  # an attribute of a tuple is looked up for ten times as long
+        )
         for above_tokens, price in reversed(self.tiers):
             if inputs > above_tokens:
                 return price.cost_nanousd(usage)

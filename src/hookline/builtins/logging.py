@@ -222,7 +222,7 @@ class LineSink:
 
     def write(self, line: bytes) -> None:
         """Queue one line (with its newline), or drop it."""
-        if self.waiting_bytes + len(line) > self._max_buffer_bytes:
+        if self._lines_bytes + self._queued_bytes - self._done_bytes + len(line) > self._max_buffer_bytes:
             self._lost_lines += 1
             self._on_drop(1)
             return

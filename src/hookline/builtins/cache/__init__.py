@@ -318,22 +318,25 @@ class Plugin:
     def _keep(self, call: Call, question: Question, recording: Recording, result: Result) -> None:
         body, options, now = recording.body, question.options, self._clock.time()
         assert body is not None
-        values: Sequence[bytes] | None
+        tags = tags_of(None if options.scope == "shared" else call.principal.tenant, question.model)
+        longest = options.max_entry_bytes + 4096
         if question.inputs is not None:
             reply = Reply(200, {}, body).json()
             values = embeddings.split(reply, question.inputs, recording.content_type, now)
             if values is None:
                 return
+            small = {k: v for k, v in zip(question.keys, values, strict=True) if len(v) <= longest}
+            pending = self._replies.put_many(small, ttl_s=options.kept_s, tags=tags)
         else:
             form = form_of_reply(call, is_stream=recording.is_stream, form=question.form)
             marks = recording.marks
             if options.replay == "first_pace" and not recording.is_stream:
                 marks = [(round((self._clock.monotonic() - call.started_at) * 1000), len(body))]
             usage = usage_object(call.endpoint, result.usage) if form == "events" and result is not None else None
-            values = (Entry(recording.content_type, form, body, now, usage, marks, echo_of(call)).to_bytes(),)
-        tags = tags_of(None if options.scope == "shared" else call.principal.tenant, question.model)
-        small = {k: v for k, v in zip(question.keys, values, strict=True) if len(v) <= options.max_entry_bytes + 4096}
-        pending = self._replies.put_many(small, ttl_s=options.kept_s, tags=tags)
+            value = Entry(recording.content_type, form, body, now, usage, marks, echo_of(call)).to_bytes()
+            if len(value) > longest:
+                return
+            pending = self._replies.put(question.key, value, ttl_s=options.kept_s, tags=tags)
         if pending is not None:
             self._host.spawn("store", _wait_for(pending))
 
