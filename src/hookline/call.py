@@ -162,9 +162,12 @@ class Call:
     @property
     def chat(self) -> ChatView:
         """Typed view of a chat-like payload; safe on any JSON."""
-        if self._chat is None:
-            self._chat = ChatView(self.payload or {})
-        return self._chat
+        view = self._chat
+        if view is None:
+            view = ChatView(self.payload or {})
+            if self._is_frozen:  # before, it may be edited yet
+                self._chat = view
+        return view
 
     def note(self, plugin: str, verdict: str, text: str) -> None:
         """Leave a reason (bounded; nothing happens unless the call is explained or traced)."""

@@ -15,10 +15,16 @@ _MULTIPLIERS = frozenset({"n", "best_of", "prompt"})
 class ChatView:
     """Reads of a chat, completions or responses payload that never raise on odd shapes."""
 
-    __slots__ = ("_payload",)
+    __slots__ = ("_payload", "choices", "max_output_tokens")
 
     def __init__(self, payload: Mapping[str, Any]) -> None:
         self._payload = payload
+        # Read at once: they are asked for several times a call, and a property costs five times as much as an attribute.
+        self.max_output_tokens = _limit_of(payload)
+        """The client's own completion limit. Of several names the largest: which one counts is the upstream's choice. A negative one is none: some
+        servers write on and on for -1."""
+        self.choices = _choices_of(payload)
+        """How many answers may be made: `n` times `best_of`, for each prompt of a list; at least 1."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -31,31 +37,27 @@ class ChatView:
         return [t for t in value if isinstance(t, dict)] if isinstance(value, list) else []
 
     @property
-    def max_output_tokens(self) -> int | None:
-        """The client's own completion limit. Of several names the largest: which one counts is the upstream's choice. A negative one is none: some
-        servers write on and on for -1."""
-        payload, largest = self._payload, -1
-        for name in _LIMITS.intersection(payload):  # asked several times a call: no comprehension, no max()
-            limit = payload[name]
-            if type(limit) is int and limit > largest:
-                largest = limit
-        return None if largest < 0 else largest
-
-    @property
-    def choices(self) -> int:
-        """How many answers may be made: `n` times `best_of`, for each prompt of a list; at least 1."""
-        payload = self._payload
-        if _MULTIPLIERS.isdisjoint(payload):
-            return 1
-        prompt = payload.get("prompt")
-        prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
-        for count in (payload.get("n"), payload.get("best_of")):
-            if type(count) is int and count > 1:
-                prompts *= count
-        return prompts
-
-    @property
     def wants_usage(self) -> bool:
         """The client asked for the usage event of a stream."""
         options = self._payload.get("stream_options")
         return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _limit_of(payload: Mapping[str, Any]) -> int | None:
+    largest = -1
+    for name in _LIMITS.intersection(payload):
+        limit = payload[name]
+        if type(limit) is int and limit > largest:
+            largest = limit
+    return None if largest < 0 else largest
+
+
+def _choices_of(payload: Mapping[str, Any]) -> int:
+    if _MULTIPLIERS.isdisjoint(payload):
+        return 1
+    prompt = payload.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    for count in (payload.get("n"), payload.get("best_of")):
+        if type(count) is int and count > 1:
+            prompts *= count
+    return prompts

@@ -122,8 +122,8 @@ class Flight:
     """One reply in the making; plugins see it as `Lead`, or as the Reply of a follower."""
 
     __slots__ = (
-        "attempt", "audience", "changed", "claim", "closed", "error", "form", "has_begun", "has_ended", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "placed",
-        "rules", "status", "tape",
+        "_tape", "attempt", "audience", "body", "changed", "claim", "closed", "error", "form", "has_begun", "has_ended", "headers", "is_vacant", "is_whole", "kept_at", "key", "note", "placed",
+        "rules", "status",
     )  # fmt: skip
 
     def __init__(self, key: bytes, rules: FlightRules, *, form: str, note: bytes) -> None:
@@ -131,9 +131,10 @@ class Flight:
         self.form = form
         self.note = note
         self.rules = rules
-        self.tape = Tape(rules.max_bytes)
         self.audience = Audience()
-        self.audience.tapes.append(self.tape)
+        self.body: bytes | None = None
+        """A reply that was whole when it began: nobody has to read along, and most are never asked for again."""
+        self._tape: Tape | None = None
         self.attempt: Attempt | None = None
         """Whose answer it is, where followers are to pay for it."""
         self.claim: bytes | None = None
@@ -155,16 +156,41 @@ class Flight:
         self.has_ended = False
         """Its leader's call has."""
 
+    @property
+    def tape(self) -> Tape:
+        """What is read along; made for the first who asks."""
+        tape = self._tape
+        if tape is None:
+            tape = self._tape = Tape(self.rules.max_bytes)
+            self.audience.tapes.append(tape)
+            if self.body is not None:
+                self._play(tape, self.body)
+        return tape
+
+    def has_whole_body(self, max_bytes: int) -> bool:
+        """All of the reply is there, and it is no longer than that."""
+        if self.body is not None:
+            return len(self.body) <= max_bytes
+        tape = self._tape
+        return tape is not None and bool(
+            self.has_begun and tape.is_complete and tape.is_whole and tape.size_bytes <= max_bytes
+        )
+
     def begin(self, status: int, headers: Mapping[str, str], body: bytes | None = None) -> None:
         """The first byte is there; `body` if all of them are."""
         self.status, self.has_begun = status, True
         self.headers = {name: headers[name] for name in KEPT_HEADERS if name in headers}
         if body is not None:
             self.is_whole = True
-            self.tape.max_bytes = max(self.tape.max_bytes, len(body))  # it is here, and those who wait for it get it
-            self.tape.feed(body)
-            self.tape.end(True)
+            self.body = body
+            if self._tape is not None:
+                self._play(self._tape, body)
         self.changed.set()
+
+    def _play(self, tape: Tape, body: bytes) -> None:
+        tape.max_bytes = max(tape.max_bytes, len(body))  # it is here, and those who wait for it get it
+        tape.feed(body)
+        tape.end(True)
 
     def vacate(self) -> None:
         """Nothing comes of it; whoever waits looks again."""

@@ -80,7 +80,8 @@ class Lead:
         """The call has ended: whoever still waits is told what comes of it."""
         flight, candidate = self.flight, self._candidate
         if flight.has_begun:
-            flight.tape.end(False)  # a body that nobody has read to its end
+            if flight.body is None:
+                flight.tape.end(False)  # a body that nobody has read to its end
         elif candidate is not None and flight.rules.is_shared(result, candidate.status):
             assert isinstance(candidate.body, bytes)
             flight.begin(candidate.status, candidate.headers, candidate.body)
@@ -200,6 +201,9 @@ class Flights:
                 if len(self._open) >= OPEN_MAX:
                     self._sweep()
                 flight = self._open[key] = Flight(key, rules, form=form, note=note)
+                if self._claims is None and not rules.keep_s and not note:  # nobody else has to be asked
+                    flight.audience = _merged(flight.audience, call)
+                    return Lead(self, flight)
                 if (
                     found := await self._ask(flight, None if has_waited else look, is_local=reserve is not None)
                 ) is not None:
@@ -230,13 +234,12 @@ class Flights:
         """What is left to do when a leader's call has ended; the flight has its end."""
         flight, rules = lead.flight, lead.flight.rules
         flight.has_ended = True
-        tape = flight.tape
-        has_body = bool(flight.has_begun and tape.is_complete and tape.is_whole and tape.size_bytes <= rules.max_bytes)
-        is_kept = has_body and rules.is_kept(result, flight.status)
+        has_body = flight.has_whole_body(rules.max_bytes)
+        is_kept = has_body and rules.keep_s > 0 and rules.is_kept(result, flight.status)
         if not is_kept and (rules.keep_s > 0 or not has_body or flight.status >= 400):
             lead.close()
         # Joined only where somebody keeps it, or may hand it to another process.
-        body = tape.whole() if has_body and (is_kept or flight.claim is not None) else None
+        body = flight.tape.whole() if has_body and (is_kept or flight.claim is not None) else None
         if flight.claim is not None:
             assert self._claims is not None
             return self._claims.end(flight, body, is_kept, self.forget)

@@ -58,29 +58,34 @@ class Price:
     """Who says so: "proxy.toml", or the built-in table and its day."""
     version: str = field(default="", init=False, compare=False)
     """A short hash of numbers and source, kept with every ledger row."""
+    _dearest_input_picousd: int = field(default=0, init=False, compare=False)
+    """An input token at most: plain, from the provider's cache, or written to it."""
 
     def __post_init__(self) -> None:
         numbers = (*(getattr(self, name) for name in _NUMBERS), self.source)
         version = hashlib.blake2b(repr(numbers).encode(), digest_size=6).hexdigest()
         object.__setattr__(self, "version", version)
+        dearest = max(self.input_picousd, self.cached_picousd or 0, self.cache_write_picousd or 0)
+        object.__setattr__(self, "_dearest_input_picousd", dearest)
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Nano-dollars for `usage`, rounded up. Cached and cache-write tokens cost as input where no own price is known, audio as text."""
-        for above_tokens, price in reversed(self.tiers):
-            if usage.input_tokens > above_tokens:
-                return price.cost_nanousd(usage)
-        cached = self.input_picousd if self.cached_picousd is None else self.cached_picousd
-        written = self.input_picousd if self.cache_write_picousd is None else self.cache_write_picousd
-        plain_tokens = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
-        if plain_tokens < 0:  # said by who counts them apart
-            plain_tokens = usage.input_tokens
-        pico = (
-            plain_tokens * self.input_picousd
-            + usage.cached_tokens * cached
-            + usage.cache_write_tokens * written
-            + usage.output_tokens * self.output_picousd
+        inputs, outputs, cached, written, _, _, *apart = (
+            usage  # an attribute of a tuple is looked up for ten times as long
         )
-        if usage[_APART:] != _NOTHING_APART:
+        for above_tokens, price in reversed(self.tiers):
+            if inputs > above_tokens:
+                return price.cost_nanousd(usage)
+        of_input = self.input_picousd
+        pico = outputs * self.output_picousd
+        if not cached and not written:
+            pico += inputs * of_input
+        else:
+            plain_tokens = inputs - cached - written
+            pico += (inputs if plain_tokens < 0 else plain_tokens) * of_input  # below 0: said by who counts them apart
+            pico += cached * (of_input if self.cached_picousd is None else self.cached_picousd)
+            pico += written * (of_input if self.cache_write_picousd is None else self.cache_write_picousd)
+        if apart != _NOTHING_APART:
             return self._with_what_is_apart(usage, pico)
         return -(-pico // PICO_PER_NANO) + self.call_nanousd
 
@@ -95,10 +100,14 @@ class Price:
 
     def bound_nanousd(self, input_tokens: int, output_tokens: int, *, has_audio: bool = False) -> int:
         """The most that at most this many tokens can cost, whichever of them are cached, written to a cache or audio, and whichever tier they reach."""
-        dearest_input, dearest_output, call_nanousd = _dearest_input(self), self.output_picousd, self.call_nanousd
+        dearest_input, dearest_output, call_nanousd = (
+            self._dearest_input_picousd,
+            self.output_picousd,
+            self.call_nanousd,
+        )
         for above_tokens, price in self.tiers:
             if input_tokens > above_tokens:
-                dearest_input = max(dearest_input, _dearest_input(price))
+                dearest_input = max(dearest_input, price._dearest_input_picousd)
                 dearest_output = max(dearest_output, price.output_picousd)
                 call_nanousd = max(call_nanousd, price.call_nanousd)
         if has_audio:
@@ -125,17 +134,11 @@ class Price:
         return bool(self.input_picousd or self.output_picousd)
 
 
-_APART = Usage._fields.index("audio_input_tokens")
-_NOTHING_APART = Usage()[_APART:]
+_NOTHING_APART = [*Usage()[Usage._fields.index("audio_input_tokens") :]]
 _NUMBERS = (
     "input_picousd", "output_picousd", "cached_picousd", "cache_write_picousd", "call_nanousd", "tiers",
     "audio_input_picousd", "audio_output_picousd", "tools",
 )  # fmt: skip
-
-
-def _dearest_input(price: Price) -> int:
-    """An input token at most: plain, from the provider's cache, or written to it."""
-    return max(price.input_picousd, price.cached_picousd or 0, price.cache_write_picousd or 0)
 
 
 def to_nanousd(usd: float | str | Decimal) -> int:
@@ -145,6 +148,8 @@ def to_nanousd(usd: float | str | Decimal) -> int:
 
 def format_usd(nanousd: int) -> str:
     """Nano-dollars as USD for people: at least two decimals, no trailing zeros beyond them (`12.00`, `0.0000002`)."""
-    sign, whole, rest = "-" if nanousd < 0 else "", abs(nanousd) // NANO_PER_USD, abs(nanousd) % NANO_PER_USD
-    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
-    return f"{sign}{whole}.{decimals}"
+    if nanousd < 0:
+        return "-" + format_usd(-nanousd)
+    whole, rest = divmod(nanousd, NANO_PER_USD)
+    cents, finer = divmod(rest, NANO_PER_USD // 100)
+    return f"{whole}.{rest:09d}".rstrip("0") if finer else f"{whole}.{cents:02d}"

@@ -15,10 +15,13 @@ from hookline.flight import SHARE
 from hookline.free_routes import is_free
 from hookline.money import Usage
 
+_new = tuple.__new__
+"""Half the cost of a NamedTuple's own constructor."""
+
 
 def end_of(call: Call, attempt: Attempt, outcome: Outcome) -> Result:
     """The attempt's end. What an upstream refused, redirected or never received costs nothing; where usage or price is missing, the cost is unknown."""
-    usage, price, error = attempt.usage, attempt.deployment.price, attempt.error
+    usage, price, error = attempt.usage, attempt.target.deployment.price, attempt.error
     cost: int | None = None
     if usage is not None and price is not None:
         cost = price.cost_nanousd(usage)
@@ -31,26 +34,18 @@ def end_of(call: Call, attempt: Attempt, outcome: Outcome) -> Result:
             is_nothing = outcome == "upstream_error" and not is_sent
         if is_nothing or is_free(call.method, call.path):
             cost = 0
-    return Result(
-        outcome,
-        "upstream",
-        attempt,
-        attempt.status,
-        usage,
-        cost,
-        cost is None if usage is None else usage.is_estimated,
-        error,
-        attempt.ended_at or 0.0,
-        attempt.first_byte_at,
-    )
+    is_estimated = cost is None if usage is None else usage.is_estimated
+    ended_at, first_byte_at = attempt.ended_at or 0.0, attempt.first_byte_at
+    values = (outcome, "upstream", attempt, attempt.status, usage, cost, is_estimated, error, ended_at, first_byte_at)
+    return _new(Result, values)
 
 
 def cost_of(end: Result) -> tuple[int | None, bool]:
     """(nano-dollars, whether that is an estimate) of an attempt's end: what was charged for it, else what the core knows."""
-    attempt = end.attempt
+    _, _, attempt, _, _, cost, is_estimated, *_ = end
     if attempt is not None and attempt.charged_nanousd is not None:
         return attempt.charged_nanousd, attempt.is_charge_estimated
-    return end.cost_nanousd, end.is_estimated
+    return cost, is_estimated
 
 
 def sum_of(ends: Sequence[Result]) -> Usage | None:

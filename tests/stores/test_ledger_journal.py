@@ -88,6 +88,42 @@ def test_rows_that_are_too_many_for_memory_are_read_from_the_files(monkeypatch, 
     assert journal.waiting_bytes == 0
 
 
+def fill(journal):
+    """How many rows there is room for."""
+    for number in range(1_000):
+        try:
+            journal.book(entry(id=f"{id(journal)}.{number}"))
+        except Full:
+            return number
+    pytest.fail("it is never full")
+
+
+def test_room_is_counted_over_all_segments_and_comes_back_when_they_are_done(monkeypatch, open_journal):
+    monkeypatch.setattr(ledger_journal, "SEGMENT_BYTES", 500)
+    journal = open_journal(max_bytes=4000)
+
+    first = fill(journal)
+    assert 3000 < journal.waiting_bytes <= 4000
+    assert len(read_all(journal)) == first
+
+    assert abs(fill(journal) - first) <= 1
+    assert 3000 < journal.waiting_bytes <= 4000
+
+
+def test_what_was_taken_over_takes_room(monkeypatch, open_journal, die):
+    monkeypatch.setattr(ledger_journal, "SEGMENT_BYTES", 500)
+    dead, journal = open_journal(max_bytes=2000), open_journal(max_bytes=4000)
+    of_the_dead = fill(dead)
+    die(dead)
+    assert journal.adopt() == 1
+
+    beside_it = fill(journal)
+    assert 3000 < journal.waiting_bytes <= 4000
+
+    assert len(read_all(journal)) == of_the_dead + beside_it
+    assert fill(journal) > beside_it
+
+
 def test_the_files_of_a_living_process_are_left_to_it(open_journal, die):
     first, second = open_journal(), open_journal()
     first.book(entry(id="a"))

@@ -103,31 +103,31 @@ class Plugin:
 
 def describe(call: Call, result: Result, time_text: str) -> dict[str, Any]:
     """What a line says. `time` is when the call began; `cost_usd` is exact, and null where no price is known."""
-    principal, usage, attempt, error = call.principal, result.usage, result.attempt, result.error
-    started_at, first_byte_at, cost = call.started_at, result.first_byte_at, result.cost_nanousd
-    model = call.model
+    outcome, source, attempt, status, usage, cost, is_estimated, error, ended_at, first_byte_at = result
+    inputs, outputs, cached = usage[:3] if usage is not None else (None, None, None)
+    principal, started_at, model = call.principal, call.started_at, call.model
     record: dict[str, Any] = {
         "time": time_text,
         "id": call.id,
         "endpoint": call.endpoint,
         "model": model if model is None or len(model) <= TEXT_MAX_CHARS else model[:TEXT_MAX_CHARS],
-        "deployment": attempt.deployment.id if attempt is not None else None,
-        "status": result.status,
-        "outcome": result.outcome,
-        "source": result.source,
+        "deployment": attempt.target.deployment.id if attempt is not None else None,
+        "status": status,
+        "outcome": outcome,
+        "source": source,
         "stream": call.is_stream,
-        "latency_ms": to_ms(result.ended_at - started_at),
+        "latency_ms": to_ms(ended_at - started_at),
         "ttft_ms": to_ms(first_byte_at - started_at) if first_byte_at is not None else None,
-        "input_tokens": usage.input_tokens if usage is not None else None,
-        "output_tokens": usage.output_tokens if usage is not None else None,
-        "cached_tokens": usage.cached_tokens if usage is not None else None,
+        "input_tokens": inputs,
+        "output_tokens": outputs,
+        "cached_tokens": cached,
         "cost_usd": exact_usd(cost) if cost is not None else None,
-        "estimated": result.is_estimated,
+        "estimated": is_estimated,
         "cache": call.slots.get(CACHE_STATUS),
         "key": principal.key_name,
         "tenant": principal.tenant,
         "user": principal.user,
-        "attempts": [describe_attempt(a) for a in call.attempts],
+        "attempts": [*map(describe_attempt, call.attempts)],
     }
     if (end_user := call.slots.get(END_USER)) is not None:
         record["end_user"] = end_user
@@ -222,7 +222,7 @@ class LineSink:
 
     def write(self, line: bytes) -> None:
         """Queue one line (with its newline), or drop it."""
-        if self.waiting_bytes + len(line) > self._max_buffer_bytes:
+        if self._lines_bytes + self._queued_bytes - self._done_bytes + len(line) > self._max_buffer_bytes:
             self._lost_lines += 1
             self._on_drop(1)
             return

@@ -69,19 +69,20 @@ class Plugin:
 
     @hookimpl
     def call_ended(self, call: Call, result: Result) -> None:
-        attempt, usage, cost_nanousd = result.attempt, result.usage, result.cost_nanousd
+        outcome, _, attempt, _, usage, cost_nanousd, _, _, ended_at, first_byte_at = result
         provider = attempt.target.deployment.provider if attempt is not None else "none"
         children = self._children.get((call.model, provider)) or self._find_children(call, attempt, provider)
-        if result.outcome == "ok":
+        if outcome == "ok":
             children.succeeded()
         else:
             children.failed()
-        children.duration_s(result.ended_at - call.started_at)
-        if result.first_byte_at is not None:
-            children.ttft_s(result.first_byte_at - call.started_at)
+        children.duration_s(ended_at - call.started_at)
+        if first_byte_at is not None:
+            children.ttft_s(first_byte_at - call.started_at)
         if usage is not None:
-            children.prompt_tokens(usage.input_tokens)
-            children.completion_tokens(usage.output_tokens)
+            inputs, outputs = usage[:2]
+            children.prompt_tokens(inputs)
+            children.completion_tokens(outputs)
         if cost_nanousd:
             children.cost_usd(cost_nanousd / NANO_PER_USD)
         cache_status = call.slots.get(CACHE_STATUS)

@@ -100,6 +100,8 @@ class LedgerJournal:
         self._segments = self._own.segments
         self._active = self._open_segment()
         self._segments.append(self._active)
+        # At most so much waits beside the active segment: what did when it was begun, and what was taken over. One writer each, the appending and the reading thread.
+        self._former_bytes = self._adopted_bytes = 0
         self._open: dict[str, tuple[Segment, bytes]] = {}
         self._recent: deque[tuple[Segment, int, LedgerEntry]] = deque()
         self._is_recent_whole = True
@@ -114,8 +116,7 @@ class LedgerJournal:
 
     @property
     def waiting_bytes(self) -> int:
-        adopted = (segment for journal in self._adopted for segment in journal.segments)
-        return sum(segment.size - segment.done for segment in (*adopted, *self._segments))
+        return _waiting([*(segment for journal in self._adopted for segment in journal.segments), *self._segments])
 
     @property
     def is_nearly_full(self) -> bool:
@@ -164,10 +165,8 @@ class LedgerJournal:
 
     def _waits_for(self, room_bytes: float) -> bool:
         """Whether more than that waits."""
-        active = self._active
-        if self._segments[0] is active and not self._adopted:
-            return active.size - active.done > room_bytes
-        return self.waiting_bytes > room_bytes
+        most = self._former_bytes + self._adopted_bytes + self._active.size
+        return most > room_bytes and self.waiting_bytes > room_bytes
 
     def _append(self, line: bytes, row: LedgerEntry | None = None) -> Segment:
         active = self._active
@@ -187,6 +186,7 @@ class LedgerJournal:
             self._active = self._open_segment()
             self._segments.append(self._active)
             former.is_active = False
+            self._former_bytes = _waiting(self._segments)  # the new one is empty
             if len(self._segments) > SEGMENTS_KEPT:
                 self._carry_over()
         except OSError as error:
@@ -247,6 +247,7 @@ class LedgerJournal:
                 continue
             if journal is not None:
                 self._adopted.append(journal)
+                self._adopted_bytes += _waiting(journal.segments)
         return len(self._adopted) - before
 
     @property
@@ -379,6 +380,7 @@ class LedgerJournal:
         self._lock_path(journal.name).unlink(missing_ok=True)
         os.close(journal.lock_fd)
         self._adopted = [other for other in self._adopted if other is not journal]
+        self._adopted_bytes = _waiting([segment for other in self._adopted for segment in other.segments])
 
     def _make_lock(self) -> int:
         """Locked before it has the name by which others find it."""
@@ -423,3 +425,7 @@ class LedgerJournal:
                 if segment.synced < (size := segment.size):
                     os.fdatasync(segment.fd)
                     segment.synced = size
+
+
+def _waiting(segments: Sequence[Segment]) -> int:
+    return sum(segment.size - segment.done for segment in tuple(segments))

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from hookline.builtins.budget import Plugin
 
 NO_USAGE = Usage()
+_new = tuple.__new__
+"""Half the cost of a NamedTuple's own constructor."""
 ADJUST_EXPIRES_S = 60.0
 
 
@@ -49,24 +51,19 @@ class Payment:
         """When it was admitted (Unix seconds): the windows it pays in are those of that moment, and so is its row."""
 
     def settle(self, result: Result) -> Awaitable[None] | None:
-        plugin, price = self._plugin, self.deployment.price
-        usage = result.usage
-        if (
-            price is not None and usage is not None and not usage.is_estimated and not usage.tool_calls
-        ):  # nearly every attempt
-            cost, is_estimated = result.cost_nanousd, False
-        else:
+        plugin = self._plugin
+        outcome, _, attempt, _, usage, cost, is_estimated, *_ = result
+        if self.deployment.price is None or usage is None or is_estimated or usage.tool_calls:
             cost, is_estimated = self._charge(result)
-        attempt = result.attempt
         if attempt is not None:
             attempt.charged_nanousd, attempt.is_charge_estimated = cost, is_estimated
-        if cost != 0 or result.outcome == "ok":
-            row = self.row(result.outcome, usage or NO_USAGE, cost, is_estimated)
+        if cost != 0 or outcome == "ok":
+            row = self.row(outcome, usage or NO_USAGE, cost, is_estimated)
             if self.plan.edition == plugin.open.edition or not (late := plugin.open.missing(self.plan, self.at)):
                 plugin.records.book(row)
             else:
                 plugin.book_and_adjust(row, late)
-            if is_estimated and result.outcome == "ok":
+            if is_estimated and outcome == "ok":
                 plugin.late.expect(self, result, row)
         else:
             plugin.records.withdraw(self.name)
@@ -82,9 +79,10 @@ class Payment:
 
     def row(self, outcome: str, usage: Usage, cost: int | None, is_estimated: bool) -> LedgerEntry:
         """The ledger row."""
-        call, price = self.call, self.deployment.price
-        principal = call.principal
-        return LedgerEntry(
+        call, deployment = self.call, self.deployment
+        principal, price, tags = call.principal, deployment.price, call.tags
+        inputs, outputs, cached = usage[:3]
+        values = (
             self.name,
             call.id,
             self.at,
@@ -92,19 +90,20 @@ class Payment:
             principal.key_id,
             principal.user,
             call.model or "",
-            self.deployment.id,
+            deployment.id,
             call.endpoint,
             outcome,
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cached_tokens,
+            inputs,
+            outputs,
+            cached,
             cost,
             is_estimated,
             self.plan.payers,
             None if price is None else price.version,
             None,
-            (*principal.tags, *call.tags),
+            (*principal.tags, *tags) if tags else principal.tags,
         )
+        return _new(LedgerEntry, values)
 
     def _charge(self, result: Result) -> Charge:
         bound = self.bound

@@ -55,11 +55,10 @@ def bound_of(call: Call, deployment: Deployment, measured: InputBound, cap_token
     price = deployment.price
     if price is None:
         return Bound(measured.tokens, 0, 0, 0, True)
-    input_tokens, context = measured.tokens, deployment.context_tokens
-    if context is not None:
-        window = context * measured.inputs
-        if input_tokens > window or measured.open_field is not None:
-            input_tokens = window
+    input_tokens, open_field, inputs, has_audio = measured
+    context = deployment.context_tokens
+    if context is not None and (open_field is not None or input_tokens > context * inputs):
+        input_tokens = context * inputs
     tool_nanousd = 0
     payload = call.payload
     if payload is not None and "tools" in payload and (tools := hosted_tools(payload)):
@@ -71,7 +70,7 @@ def bound_of(call: Call, deployment: Deployment, measured: InputBound, cap_token
         cap_tokens = model_max_tokens or context or cap_tokens
         is_capped = model_max_tokens is not None or call.chat.max_output_tokens is not None
     output_tokens = bound_output(call, default_tokens=cap_tokens, model_max_tokens=model_max_tokens)
-    amount = price.bound_nanousd(input_tokens, output_tokens, has_audio=measured.has_audio) + tool_nanousd
+    amount = price.bound_nanousd(input_tokens, output_tokens, has_audio=has_audio) + tool_nanousd
     if amount > AMOUNT_MAX:
         amount = AMOUNT_MAX
     return _new(Bound, (input_tokens, output_tokens, tool_nanousd, amount, is_capped))
@@ -98,14 +97,14 @@ def find_unbounded(call: Call, deployment: Deployment, measured: InputBound) -> 
         return BadRequest(message, code="unpriced_route")
     if not price.has_token_price:
         return None
-    if measured.has_audio and price.audio_input_picousd is None and price.audio_output_picousd is None:
+    _, field, _, has_audio = measured
+    if has_audio and price.audio_input_picousd is None and price.audio_output_picousd is None:
         line = f'[prices."{deployment.model}"]'
         return _unpriced(
             "audio",
             f"what audio tokens of {deployment.id} cost is not known",
             f"add audio_input and audio_output to {line}",
         )
-    field = measured.open_field
     if field is not None and deployment.context_tokens is None:
         return BadRequest(
             f'"{field}" has no bound within the request, and the context window of {deployment.id} is not known, so nothing bounds the cost; '

@@ -12,7 +12,9 @@ its end is waited for, and what was kept of it is told in this call's form."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from hookline import (
     CACHE_STATUS,
@@ -59,7 +61,8 @@ class NotCached(ApiError):
     status, type = 504, "invalid_request_error"
 
 
-class Question(NamedTuple):
+@dataclass(slots=True)
+class Question:
     """What one call asks of the cache. `inputs`: of an embeddings call, each with its key in `keys`; else there is one key."""
 
     key: bytes
@@ -102,6 +105,8 @@ class Plugin:
         self._meanings = Meanings(host)
         self._refresher = Refresher(host)
         self._assembled: dict[tuple[bytes, float, int], bytes] = {}
+        self._flight_rules: dict[int, FlightRules] = {}
+        """By the largest entry, which may differ per model."""
 
     @hookimpl
     def register_routes(self, add: AddRoute) -> None:
@@ -117,7 +122,8 @@ class Plugin:
     async def lookup(self, call: Call) -> Reply | Lead | None:
         options: CacheOptions = self._options_by_model.get(call.model or "", self._options)
         wishes = read_wishes(call, options)
-        if not wishes.may_store or not is_read_alike(call):
+        may_serve, may_store, max_age_s, _, must_hit = wishes
+        if not may_store or not is_read_alike(call):
             call[CACHE_STATUS] = "bypass"
             if "only-if-cached" in call.headers.get("cache-control", "").lower():
                 raise Rejected(_not_cached("this call can't be cached"))
@@ -128,9 +134,9 @@ class Plugin:
         if expected is not None and expected != question.key:
             self._host.log.warning('cache: "%s" is not asked anew: its request is edited anew each time', call.model)
             raise Rejected(BadRequest("not the request whose answer is to be asked anew"))
-        may_join = options.coalesce and wishes.may_serve and wishes.max_age_s != 0 and not call.is_dry_run
+        may_join = options.coalesce and may_serve and max_age_s != 0 and not call.is_dry_run
         # Where other processes may lead, looking and claiming go one way together.
-        if wishes.may_serve and not (may_join and self._flights.is_shared and not wishes.must_hit):
+        if may_serve and not (may_join and self._flights.is_shared and not must_hit):
             try:
                 reply = await self._find(call, question)
             except Unavailable:
@@ -138,7 +144,7 @@ class Plugin:
                 return None
             if reply is not None:
                 return reply
-        if wishes.must_hit:
+        if must_hit:
             raise Rejected(_not_cached("no answer is cached"))
         call[CACHE_STATUS] = "miss"
         if not may_join:
@@ -185,15 +191,12 @@ class Plugin:
 
     def _ask(self, call: Call, options: CacheOptions, wishes: Wishes) -> Question:
         name, meaning = self._meanings.find(call.model or "")
-        about: dict[str, Any] = {
-            "is_shared": options.scope == "shared",
-            "model": name,
-            "meaning": meaning,
-            "headers": options.headers_in_key,
-        }
-        key = cache_key(call, **about)
+        is_shared, headers = options.scope == "shared", options.headers_in_key
+        key = cache_key(call, is_shared=is_shared, model=name, meaning=meaning, headers=headers)
         inputs = embeddings.inputs_of(call)
-        keys = [key] if inputs is None else item_keys(call, inputs, **about)
+        keys = [key]
+        if inputs is not None:
+            keys = item_keys(call, inputs, is_shared=is_shared, model=name, meaning=meaning, headers=headers)
         return Question(key, keys, inputs, form_of(call), name, options, wishes)
 
     async def _find(self, call: Call, question: Question) -> Reply | None:
@@ -282,7 +285,7 @@ class Plugin:
     async def _board(self, call: Call, question: Question) -> Reply | Lead | None:
         """Lead all calls like this one, or get the reply of who does."""
         options = question.options
-        rules = FlightRules("cache", "coalesced", options.max_entry_bytes)
+        rules = self._flight_rules.get(options.max_entry_bytes) or self._make_flight_rules(options.max_entry_bytes)
         reserve = self._host.offers.get(RESERVE_FOR_FOLLOWER) if options.coalesce_pay == "each" else None
         try:
             found = await self._flights.board(
@@ -290,7 +293,7 @@ class Plugin:
                 question.key,
                 rules,
                 form=form_in_flight(call, question.form),
-                look=lambda: self._find(call, question),
+                look=partial(self._find, call, question),
                 reserve=reserve,
             )
         except ApiError as error:
@@ -308,25 +311,32 @@ class Plugin:
                 found.headers["age"] = "0"
         return found
 
+    def _make_flight_rules(self, max_entry_bytes: int) -> FlightRules:
+        rules = self._flight_rules[max_entry_bytes] = FlightRules("cache", "coalesced", max_entry_bytes)
+        return rules
+
     def _keep(self, call: Call, question: Question, recording: Recording, result: Result) -> None:
         body, options, now = recording.body, question.options, self._clock.time()
         assert body is not None
-        values: Sequence[bytes] | None
+        tags = tags_of(None if options.scope == "shared" else call.principal.tenant, question.model)
+        longest = options.max_entry_bytes + 4096
         if question.inputs is not None:
             reply = Reply(200, {}, body).json()
             values = embeddings.split(reply, question.inputs, recording.content_type, now)
             if values is None:
                 return
+            small = {k: v for k, v in zip(question.keys, values, strict=True) if len(v) <= longest}
+            pending = self._replies.put_many(small, ttl_s=options.kept_s, tags=tags)
         else:
             form = form_of_reply(call, is_stream=recording.is_stream, form=question.form)
             marks = recording.marks
             if options.replay == "first_pace" and not recording.is_stream:
                 marks = [(round((self._clock.monotonic() - call.started_at) * 1000), len(body))]
             usage = usage_object(call.endpoint, result.usage) if form == "events" and result is not None else None
-            values = [Entry(recording.content_type, form, body, now, usage, marks, echo_of(call)).to_bytes()]
-        tags = tags_of(None if options.scope == "shared" else call.principal.tenant, question.model)
-        small = {k: v for k, v in zip(question.keys, values, strict=True) if len(v) <= options.max_entry_bytes + 4096}
-        pending = self._replies.put_many(small, ttl_s=options.kept_s, tags=tags)
+            value = Entry(recording.content_type, form, body, now, usage, marks, echo_of(call)).to_bytes()
+            if len(value) > longest:
+                return
+            pending = self._replies.put(question.key, value, ttl_s=options.kept_s, tags=tags)
         if pending is not None:
             self._host.spawn("store", _wait_for(pending))
 

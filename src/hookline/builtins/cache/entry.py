@@ -45,16 +45,15 @@ class Entry(NamedTuple):
     """What the reply repeats of its request, though it is not in the key."""
 
     def to_bytes(self) -> bytes:
-        told: dict[str, Any] = {
-            "version": ENTRY_VERSION,
-            "type": self.content_type,
-            "form": self.form,
-            "at": self.stored_at,
-        }
-        for name in ("usage", "marks", "echo"):
-            if value := getattr(self, name):
-                told[name] = value
-        return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE) + self.body
+        content_type, form, body, stored_at, usage, marks, echo = self
+        told: dict[str, Any] = {"version": ENTRY_VERSION, "type": content_type, "form": form, "at": stored_at}
+        if usage:
+            told["usage"] = usage
+        if marks:
+            told["marks"] = marks
+        if echo:
+            told["echo"] = echo
+        return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE) + body
 
 
 def read_entry(kept: bytes) -> Entry | None:

@@ -5,6 +5,7 @@ Idea: one model checks both tables."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,7 +45,7 @@ class CacheOptions(BaseModel):
         "leader", description='Who pays for it; "each": every follower, too, in its own budgets, before it may join.'
     )
 
-    @property
+    @cached_property
     def kept_s(self) -> float:
         """How long an entry may be of use."""
         return self.ttl_s + max(self.stale_s, self.stale_if_error_s)

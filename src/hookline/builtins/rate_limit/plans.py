@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -53,7 +54,8 @@ class Shown(NamedTuple):
     reset: str
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Plan:
     """The ceilings of one principal and model: parallel tuples."""
 
     takes: tuple[Take, ...]
