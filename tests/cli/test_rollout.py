@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from openai import OpenAI
-from tests.cli.test_serve import DEMO, SLOW_PLUGIN, begin, post, wait_until_exists
+from tests.cli.conftest import DEMO, SLOW_PLUGIN, begin, post, wait_until_exists
 
 from hookline.testing.process import ProxyProcess
 
