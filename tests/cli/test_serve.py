@@ -7,13 +7,57 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from openai import OpenAI
-from tests.cli.conftest import BARE, DEMO, SLOW_PLUGIN, begin, post, wait_until_exists
 
+DEMO = '[providers.demo]\nkind = "demo"\ndefault = true\n'
+BARE = "[server]\nport = 0\n[chain]\nplugins = []\n" + DEMO
+
+SLOW_PLUGIN = '''
+import asyncio, time
+from hookline import Reply, hookimpl
+
+class Plugin:
+    """Answers "/v1/chat/completions" itself: waits until the file `go` exists."""
+    @hookimpl
+    async def lookup(self, call):
+        if call.model == "block":
+            time.sleep(1.6)
+        if call.model != "wait":
+            return None
+        open("running", "w").close()
+        async def until_there():
+            import os
+            while not os.path.exists("go"):
+                await asyncio.sleep(0.02)
+        await call.wait(until_there())
+        return Reply(200, {"content-type": "application/json"}, b'{"waited": true}', source="cache")
+'''
 WITH_SLOW = "[server]\nport = 0\ndrain_s = 30\n[chain]\nplugins = [{ name = 'slow', path = 'slow.py' }]\n" + DEMO
+
+
+def post(base_url: str, model: str = "demo/echo", text: str = "hi") -> tuple[int, Any]:
+    connection = begin(base_url, model, text)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def begin(base_url: str, model: str, text: str = "hi") -> http.client.HTTPConnection:
+    """Send a request and do not wait for its answer."""
+    address = urlsplit(base_url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": text}]})
+    connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+    return connection
+
+
+def wait_until_exists(path: Path) -> None:
+    """Bounded by the test's own timeout."""
+    while not path.exists():
+        time.sleep(0.02)
 
 
 def wait_until_refused(base_url: str) -> None:
@@ -227,6 +271,25 @@ def test_workers_drain_reload_and_end_with_the_supervisor(serve, folder: Path) -
 
     assert json.loads(running.getresponse().read()) == {"waited": True}
     assert server.wait() == 0
+
+
+def test_a_worker_that_is_replaced_finishes_its_call_first(serve, folder: Path) -> None:
+    (folder / "slow.py").write_text(SLOW_PLUGIN)
+    server = serve(WITH_SLOW, "--workers", "2")
+    former = set(server.worker_pids)
+    running = begin(server.base_url, "wait")
+    wait_until_exists(folder / "running")
+
+    server.send(signal.SIGUSR2)
+    server.wait_for("rolling restart: 2 new workers serve")
+    served = [post(server.base_url)[0] for _ in range(10)]
+    (folder / "go").touch()
+
+    assert served == [200] * 10
+    assert json.loads(running.getresponse().read()) == {"waited": True}
+    while former & set(server.worker_pids):
+        time.sleep(0.02)
+    assert len(server.worker_pids) == 2
 
 
 def test_workers_end_when_the_supervisor_is_killed(serve) -> None:
