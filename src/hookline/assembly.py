@@ -248,7 +248,7 @@ def make_providers(
             continue
         factory, model = registry.kinds[table.kind]
         try:
-            options = model.model_validate(table.options) if model is not None else None
+            options = model.model_validate(table.options_for(model)) if model is not None else None
             provider = builtin_providers.Bridged(factory(name, options, clock))
             made[name] = MadeProvider(provider, table.kind, table.options, getattr(options, "base_url", None))
         except ValidationError as error:
@@ -280,7 +280,7 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
         return deploy(DeploymentTable.model_construct(provider=provider, model=model), "")
 
     def deploy(table: DeploymentTable, name: str) -> Deployment:
-        made = providers.get(table.provider)
+        made, at = providers.get(table.provider), settings.providers.get(table.provider)
         facts = None
         if made is not None and table.model:
             facts = find_facts(table.model, kind=made.kind, provider=table.provider, base_url=made.base_url)
@@ -298,6 +298,9 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
             limits=Limits.from_table(table.model_dump(include=_LIMITS)),
             capabilities=frozenset(table.capabilities),
             api_key=table.api_key,
+            region=table.region or (at.region if at is not None else None),
+            tags=frozenset((*table.tags, *(at.tags if at is not None else ()))),
+            priority=table.priority,
         )
 
     by_name: dict[str, tuple[Deployment, ...]] = {}
@@ -335,8 +338,14 @@ def public_settings(settings: Settings) -> dict[str, Any]:
         },
         "aliases": {alias: name for name, table in settings.models.items() for alias in table.aliases},
         "models": [name for model, table in settings.models.items() for name in (model, *table.aliases)],
+        "deployments": {
+            name: [deployment.deployment_id for deployment in table.deployments]
+            for model, table in settings.models.items()
+            for name in (model, *table.aliases)
+        },
         "prices": list(settings.prices),
         "providers": list(settings.providers),
+        "default_provider": next((name for name, table in settings.providers.items() if table.default), None),
         "state": {"shared": settings.state.shared.split(":", 1)[0], "records": settings.state.records.split(":", 1)[0]},
         "admin_key_set": settings.admin.key is not None,
     }

@@ -31,6 +31,10 @@ class Deployment:
     limits: Limits = field(default_factory=Limits)
     capabilities: frozenset[str] = frozenset()
     api_key: str | None = field(default=None, repr=False)
+    region: str | None = None
+    tags: frozenset[str] = frozenset()
+    priority: int = 0
+    """Smaller ones are tried first; the others take what spills over."""
 
 
 @dataclass(slots=True)

@@ -192,7 +192,9 @@ class OpenAIProvider:
         """Multipart and binary bodies: whole ones may be sent again, the bytes are the upload's own business."""
         target = attempt.target
         model = target.deployment.model
-        new_model = model if model and call.model is not None and call.model != model else None
+        # The form's own field: a plugin may have made another name of it, which is then the call's.
+        sent = next((field.start.decode("utf-8", "replace") for field in upload.fields if field.name == "model"), None)
+        new_model = model if model and call.model is not None and (sent or call.model) != model else None
         upstream = self._upstream
         return await upstream.request(
             target,

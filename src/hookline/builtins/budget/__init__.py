@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 
 from hookline import (
+    BUDGET_LEFT,
     RESERVE_FOR_FOLLOWER,
     AddCommand,
     AddRoute,
@@ -80,6 +81,7 @@ class Plugin:
         self._host = host
         self._clock = host.clock
         host.offers[RESERVE_FOR_FOLLOWER] = self.admit_attempt
+        host.offers[BUDGET_LEFT] = self.find_left
         self.limits = host.limits
         self.records = host.records
         self.settings = host.settings
@@ -194,6 +196,13 @@ class Plugin:
         """Count money in windows that did not reserve it, off the call's path."""
         if spends and nanousd:
             self._host.spawn("adjust", self._adjust(spends, nanousd))
+
+    async def find_left(self, principal: Principal) -> float | None:
+        """See `BUDGET_LEFT`."""
+        spends = (await self.make_plan(principal, self._clock.time())).spends
+        held = await self.limits.spent([spend.scope for spend in spends]) if spends else ()
+        left = [1 - one / max(spend.limit_nanousd, 1) for one, spend in zip(held, spends, strict=True)]
+        return max(min(left), 0.0) if left else None
 
     async def make_plan(self, principal: Principal, now: float) -> Plan:
         """The windows that are open now; a window that the store has not met is told what the ledger knows of it.

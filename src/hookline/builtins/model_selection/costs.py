@@ -1,0 +1,53 @@
+"""Costs: what a call would cost at a deployment, and what it may.
+
+Lives here: the two ceilings a cost can have. Elsewhere: prices (money.py, prices.py), who goes first by cost (orders.py), money that is reserved (builtins/budget).
+Idea: a ceiling needs a bound; where nothing bounds a cost, the deployment is left out and the reason says what is missing."""
+
+from __future__ import annotations
+
+from hookline import Call, Deployment, Usage, bound_input, bound_output, format_usd
+from hookline.builtins.model_selection.needs import Needs
+
+TYPICAL_OUTPUT_TOKENS = 500
+"""To compare prices, where the request sets no limit."""
+
+
+def expected_usage(needs: Needs) -> Usage:
+    """What prices are compared by."""
+    return Usage(needs.input_tokens, needs.output_tokens or TYPICAL_OUTPUT_TOKENS)
+
+
+def has_output(call: Call) -> bool:
+    """Whether its answer has tokens that could be limited."""
+    return bound_output(call, default_tokens=1) > 0
+
+
+def dearer_than(deployment: Deployment, per_1k_nanousd: int) -> str | None:
+    """Why 1,000 tokens of a deployment cost too much, on any of its tiers."""
+    price = deployment.price
+    if price is None:
+        return "has no known price"
+    # Pico-dollars a token are nano-dollars per 1,000.
+    dearest = max(max(p.input_picousd, p.output_picousd) for p in (price, *(tier for _, tier in price.tiers)))
+    if dearest <= per_1k_nanousd:
+        return None
+    return f"costs up to {format_usd(dearest)} USD per 1,000 tokens, {format_usd(per_1k_nanousd)} allowed"
+
+
+def costs_more_than(call: Call, deployment: Deployment, nanousd: int, assumed_output_tokens: int) -> str | None:
+    """Why a call may cost too much at a deployment."""
+    price = deployment.price
+    if price is None:
+        return "has no known price"
+    measured = bound_input(call)
+    tokens, context = measured.tokens, deployment.context_tokens
+    if context is not None:
+        window = context * measured.inputs
+        tokens = window if measured.open_field is not None else min(tokens, window)
+    elif measured.open_field is not None and price.has_token_price:
+        return f'has no bound for "{measured.open_field}": its context window is not known'
+    output_tokens = bound_output(
+        call, default_tokens=assumed_output_tokens, model_max_tokens=deployment.max_output_tokens
+    )
+    worst = price.bound_nanousd(tokens, output_tokens, has_audio=measured.has_audio)
+    return None if worst <= nanousd else f"may cost {format_usd(worst)} USD, {format_usd(nanousd)} allowed"
