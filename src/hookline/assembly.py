@@ -250,7 +250,9 @@ def make_providers(
         try:
             options = model.model_validate(table.options_for(model)) if model is not None else None
             provider = builtin_providers.Bridged(factory(name, options, clock))
-            made[name] = MadeProvider(provider, table.kind, table.options, getattr(options, "base_url", None))
+            keys = options.keys if isinstance(options, builtin_providers.UpstreamOptions) else ()
+            base_url = getattr(options, "base_url", None)
+            made[name] = MadeProvider(provider, table.kind, table.options, base_url, len(keys))
         except ValidationError as error:
             problems += problems_of(error, path, settings.source, model)
         except StartupError as error:
@@ -270,6 +272,7 @@ class MadeProvider:
     kind: str
     raw: dict[str, Any]
     base_url: str | None
+    keys: int = 0
 
 
 def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> Catalog:
@@ -303,10 +306,14 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
             priority=table.priority,
         )
 
+    def count_keys(provider: str) -> int:
+        made = providers.get(provider)
+        return made.keys if made is not None else 0
+
     by_name: dict[str, tuple[Deployment, ...]] = {}
     canonical_by_alias: dict[str, str] = {}
     for name, table in settings.models.items():
-        deployments = tuple(deploy(d, name) for d in table.deployments)
+        deployments = tuple(one for d in table.deployments for one in deploy(d, name).by_key(count_keys(d.provider)))
         by_name |= dict.fromkeys((name, *table.aliases), deployments)
         canonical_by_alias |= dict.fromkeys(table.aliases, name)
     defaults = [name for name, provider in settings.providers.items() if provider.default]
@@ -315,6 +322,7 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
         providers=list(settings.providers),
         default_provider=defaults[0] if defaults else None,
         build=build,
+        count_keys=count_keys,
         find_route_price=prices.find_route if prices.has_routes else None,
         canonical_by_alias=canonical_by_alias,
         tenant_models={name: scope.models for name, scope in settings.tenants.items() if scope.models is not None},

@@ -192,9 +192,7 @@ class OpenAIProvider:
         """Multipart and binary bodies: whole ones may be sent again, the bytes are the upload's own business."""
         target = attempt.target
         model = target.deployment.model
-        # The form's own field: a plugin may have made another name of it, which is then the call's.
-        sent = next((field.start.decode("utf-8", "replace") for field in upload.fields if field.name == "model"), None)
-        new_model = model if model and call.model is not None and (sent or call.model) != model else None
+        new_model = model if model and upload.model is not None and upload.model != model else None
         upstream = self._upstream
         return await upstream.request(
             target,

@@ -176,7 +176,7 @@ class Plugin:
         strategy = "cheapest" if is_low else policy.strategy
         if strategy == "auto":
             strategy = "weighted" if orders.have_different_weights(qualified) else "listed"
-        if strategy == "listed":
+        if strategy == "listed" and all(target.deployment.key_number is None for target in qualified):
             arranged = arrange(qualified, ranks, list)
         else:
             arranged = arrange(qualified, ranks, self._order(call, strategy, policy, qualified, loads))
@@ -202,7 +202,7 @@ class Plugin:
             rank_of(
                 target.deployment,
                 wait_s=load.wait_s(tokens) if load.told else 0.0,
-                served=policy.classes_of(target.deployment.id),
+                served=policy.classes_of(target.deployment.listed_id),
                 class_at=class_at,
                 preferred=preferred,
             )
@@ -217,6 +217,8 @@ class Plugin:
         draw = self._draw
         if strategy == "weighted":
             return partial(orders.at_random, draw=draw)
+        if strategy == "listed":
+            return partial(orders.as_listed, turn=self._next_turn(call))
         if strategy == "round_robin":
             return partial(orders.by_turn, turn=self._next_turn(call))
         if strategy == "least_in_flight":

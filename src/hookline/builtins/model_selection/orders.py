@@ -53,6 +53,14 @@ def by_turn(targets: Sequence[Target], turn: int) -> list[Target]:
     return [*targets[start:], *targets[:start]]
 
 
+def as_listed(targets: Sequence[Target], turn: int) -> list[Target]:
+    """As in the file; the keys of one deployment take turns."""
+    by_listing: dict[str, list[Target]] = {}
+    for target in targets:
+        by_listing.setdefault(target.deployment.listed_id, []).append(target)
+    return [target for keyed in by_listing.values() for target in by_turn(keyed, turn)]
+
+
 def by_in_flight(targets: Sequence[Target], *, load_of: LoadOf, draw: Draw) -> list[Target]:
     """Fewest attempts under way for its weight first; equals by chance."""
 

@@ -49,7 +49,7 @@ class Policy:
         self._served: dict[str, frozenset[int]] = {}
 
     def classes_of(self, deployment_id: str) -> frozenset[int]:
-        """The classes of requests that a deployment is for, as places in `CLASSES`."""
+        """The classes of requests that a deployment is for, as places in `CLASSES`; by its id in proxy.toml."""
         served = self._served.get(deployment_id)
         if served is None:
             if len(self._served) >= IDS_MAX:

@@ -58,7 +58,7 @@ def exclusions(
         if missing := [tag for tag in place.tags if tag not in deployment.tags]:
             yield f"lacks tag {', '.join(missing)}"
     if demand.class_at is not None:
-        highest = max(policy.classes_of(deployment.id))
+        highest = max(policy.classes_of(deployment.listed_id))
         if highest < demand.class_at:
             yield f"serves {CLASSES[highest]} requests at most, this one is {CLASSES[demand.class_at]}"
     if demand.max_per_1k_nanousd is not None and (why := dearer_than(deployment, demand.max_per_1k_nanousd)):

@@ -1,0 +1,181 @@
+"""Choosing models and balancing load, with the official SDK, a real gateway process and a scripted upstream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import openai
+import pytest
+
+from hookline.testing.process import ProxyProcess
+from hookline.testing.upstream import ScriptedUpstream, json_reply, sse_reply
+
+COMPLETION = {
+    "id": "c1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "ho"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+}
+CHUNK = '{"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"ho"},"finish_reason":"stop"}]}'
+EASY = [{"role": "user", "content": "Hi!"}]
+HARD = [{"role": "user", "content": "Prove, derive, analyze and compare.\n```python\nx\n```"}]
+
+Serve = Callable[..., ProxyProcess]
+
+
+@pytest.fixture
+async def ask(serve: Serve, upstream: ScriptedUpstream) -> AsyncIterator[Callable[..., openai.AsyncOpenAI]]:
+    """`ask(toml, key)`: an SDK client of a gateway with this configuration."""
+    clients: list[openai.AsyncOpenAI] = []
+
+    def start(text: str, *keys: str) -> list[openai.AsyncOpenAI]:
+        proxy = serve(f"[server]\nport = 0\n{text}")
+        made = [
+            openai.AsyncOpenAI(base_url=f"{proxy.base_url}/v1", api_key=key, max_retries=0) for key in keys or ("none",)
+        ]
+        clients.extend(made)
+        return made
+
+    yield start
+    for client in clients:
+        await client.close()
+
+
+def up(upstream: ScriptedUpstream, name: str, more: str = 'api_key = "sk-up"') -> str:
+    return f'[providers.{name}]\nkind = "openai"\nbase_url = "{upstream.url}"\n{more}\n'
+
+
+AUTO = """
+[chain]
+plugins = ["model_selection", "fallback"]
+[models.auto]
+deployments = ["a/small", "a/medium", "a/large"]
+[models.auto.plugins.model_selection.complexity]
+simple = ["a/small"]
+medium = ["a/medium"]
+complex = ["a/large"]
+"""
+
+
+async def test_a_virtual_model_answers_by_class_and_no_upstream_sees_how(ask, upstream):
+    [client] = ask(AUTO + up(upstream, "a"))
+    upstream.always(json_reply(COMPLETION))
+
+    async def chosen(messages, **about) -> str:
+        raw = await client.chat.completions.with_raw_response.create(model="auto", messages=messages, **about)
+        return raw.headers["x-hookline-deployment"]
+
+    assert await chosen(EASY) == "a/small"
+    assert await chosen(HARD) == "a/large"
+    assert await chosen(EASY, extra_body={"complexity": "complex"}) == "a/large"
+    assert await chosen(HARD, extra_headers={"x-hookline-complexity": "medium"}) == "a/medium"
+    sent = [request.json() for request in upstream.requests]
+    assert [body["model"] for body in sent] == ["small", "large", "large", "medium"]
+    assert all(set(body) == {"model", "messages"} for body in sent)
+    assert not any(name.startswith("x-hookline") for request in upstream.requests for name, _ in request.headers)
+
+
+async def test_a_cost_nobody_meets_is_the_sdks_bad_request(ask, upstream):
+    [client] = ask(AUTO + up(upstream, "a") + '[prices."a/small"]\ninput = 1\noutput = 2\n')
+
+    with pytest.raises(openai.BadRequestError) as raised:
+        await client.chat.completions.create(model="auto", messages=EASY, extra_body={"max_cost": 0.0000001})
+
+    assert raised.value.code == "no_qualified_deployment"
+    assert "a/small may cost" in raised.value.message
+    assert "a/large has no known price" in raised.value.message
+    assert upstream.requests == []
+
+
+async def test_one_tenants_name_goes_elsewhere_and_gives_no_access(ask, upstream):
+    acme, narrow, other = ask(
+        '[chain]\nplugins = ["auth", "model_selection", "fallback"]\n'
+        + up(upstream, "a")
+        + """
+[models."gpt-4o"]
+deployments = ["a/gpt-4o"]
+[models.eu]
+deployments = ["a/eu"]
+[[plugins.model_selection.mappings]]
+model = "gpt-4o"
+tenant = "acme"
+to = "eu"
+[[plugins.auth.keys]]
+name = "acme"
+key = "sk-acme-00000000"
+tenant = "acme"
+[[plugins.auth.keys]]
+name = "narrow"
+key = "sk-narrow-000000"
+tenant = "acme"
+models = ["gpt-4o"]
+[[plugins.auth.keys]]
+name = "other"
+key = "sk-other-0000000"
+""",
+        "sk-acme-00000000",
+        "sk-narrow-000000",
+        "sk-other-0000000",
+    )
+    upstream.always(json_reply(COMPLETION))
+
+    await acme.chat.completions.create(model="gpt-4o", messages=EASY)
+    await other.chat.completions.create(model="gpt-4o", messages=EASY)
+    upstream.always(json_reply({"text": "ho"}))
+    await acme.audio.transcriptions.create(model="gpt-4o", file=("a.wav", b"RIFF"))
+    with pytest.raises(openai.PermissionDeniedError):
+        await narrow.chat.completions.create(model="gpt-4o", messages=EASY)
+
+    assert [request.json()["model"] for request in upstream.requests[:2]] == ["eu", "gpt-4o"]
+    assert b'name="model"\r\n\r\neu\r\n' in upstream.requests[2].body
+    assert len(upstream.requests) == 3
+
+
+KEYS = 'api_key = ["sk-one", "sk-two", "sk-three"]\ndefault = true'
+
+
+def keys_used(upstream: ScriptedUpstream) -> list[str]:
+    return [request.header("authorization").removeprefix("Bearer ") for request in upstream.requests]
+
+
+async def test_the_keys_of_a_provider_take_turns_and_stand_in_for_each_other(ask, upstream):
+    [client] = ask('[chain]\nplugins = ["model_selection", "circuit_breaker", "fallback"]\n' + up(upstream, "a", KEYS))
+    upstream.always(json_reply(COMPLETION))
+    for _ in range(6):
+        await client.chat.completions.create(model="gpt-4o", messages=EASY)
+    assert Counter(keys_used(upstream)) == {"sk-one": 2, "sk-two": 2, "sk-three": 2}
+
+    upstream.requests.clear()
+    upstream.play(json_reply({"error": {"message": "slow down"}}, status=429, headers={"retry-after": "60"}))
+    limited = await client.chat.completions.with_raw_response.create(model="gpt-4o", messages=EASY)
+    for _ in range(4):
+        await client.chat.completions.create(model="gpt-4o", messages=EASY)
+
+    assert (limited.headers["x-hookline-deployment"], limited.headers["x-hookline-attempts"]) == ("a/gpt-4o#2", "2")
+    assert keys_used(upstream)[:2] == ["sk-one", "sk-two"]
+    assert "sk-one" not in keys_used(upstream)[1:]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_key_that_is_used_up_is_left_alone_before_its_provider_says_429(ask, upstream, is_stream):
+    [client] = ask('[chain]\nplugins = ["model_selection", "fallback"]\n' + up(upstream, "a", KEYS))
+    told = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m0s"}
+
+    async def call() -> None:
+        made = await client.chat.completions.create(model="gpt-4o", messages=EASY, stream=is_stream)
+        if is_stream:
+            async for _ in made:
+                pass
+
+    def reply(**about):
+        return sse_reply(CHUNK, "[DONE]", **about) if is_stream else json_reply(COMPLETION, **about)
+
+    upstream.always(reply())
+    upstream.play(reply(headers=told))
+    for _ in range(7):
+        await call()
+
+    assert Counter(keys_used(upstream)) == {"sk-one": 1, "sk-two": 3, "sk-three": 3}
