@@ -1,6 +1,6 @@
 """Load balancing, simulated: what each strategy makes of a slow deployment among five.
 
-Lives here: the simulation and its table, which docs/howto/balance-load.md shows. Elsewhere: the strategies (builtins/model_selection), loads on real sockets (load.py).
+Lives here: the simulation and its table, which it writes into docs/howto/balance-load.md. Elsewhere: the strategies (builtins/model_selection), loads on real sockets (load.py).
 Idea: the plugin itself decides, on a fake clock and with seeded dice; only calls and their latencies are made up. So the table is the same on every machine and a test makes it again.
 
     python -m bench.balancing"""
@@ -13,6 +13,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from hookline import Attempt, Call, Deployment, Result, Target
@@ -20,6 +21,8 @@ from hookline.builtins import model_selection
 from hookline.testing.clock import FakeClock
 from hookline.testing.kit import PipelineKit, ScriptedProvider
 
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "howto" / "balance-load.md"
+BEGIN, END = "<!-- balancing:begin -->", "<!-- balancing:end -->"
 STRATEGIES = ("round_robin", "weighted", "least_in_flight", "lowest_latency")
 DEPLOYMENTS = tuple(Deployment(f"d{n}/m", f"d{n}", "m") for n in range(5))
 CALLS, CALLS_PER_S = 4_000, 20.0
@@ -125,4 +128,8 @@ def _move(clock: FakeClock, to: float) -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    lines = "\n".join(table())
+    print(lines)
+    PAGE.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from bench.balancing import SCENARIOS, simulate, table
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "balance-load.md"
+from bench.balancing import BEGIN, END, PAGE, SCENARIOS, simulate, table
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13])
@@ -30,6 +26,6 @@ def test_it_harms_nobody_where_all_are_well():
 
 
 def test_the_docs_show_what_the_simulation_says():
-    shown = PAGE.read_text().partition("<!-- balancing:begin -->\n")[2].partition("\n<!-- balancing:end -->")[0]
+    shown = PAGE.read_text().partition(f"{BEGIN}\n")[2].partition(f"\n{END}")[0]
 
     assert shown.splitlines() == list(table())

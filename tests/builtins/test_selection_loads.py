@@ -171,7 +171,7 @@ def test_any_reset_is_a_finite_time(text):
     ],
 )
 def test_what_headers_tell(headers, told):
-    assert read_told(Reply(200, headers).headers, NOW) == told
+    assert list(read_told(Reply(200, headers).headers, NOW)) == told
 
 
 def test_a_used_up_limit_holds_until_its_reset(load, clock):

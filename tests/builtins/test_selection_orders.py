@@ -98,10 +98,11 @@ def test_what_a_dead_first_leaves_is_spread_by_weight_too():
     assert math.isclose(seconds["d2/m"] / seconds.total(), 0.75, abs_tol=0.05)
 
 
-def test_in_turn_each_is_first_equally_often():
-    targets = weighing(1, 1, 1)
+def test_in_turn_each_is_first_equally_often_and_each_pair_too():
+    made = [ids(orders.by_turn(weighing(1, 1, 1), turn)) for turn in range(30)]
 
-    assert Counter(ids(orders.by_turn(targets, turn))[0] for turn in range(30)) == {"d0/m": 10, "d1/m": 10, "d2/m": 10}
+    assert set(Counter(order[0] for order in made).values()) == {10}
+    assert set(Counter((order[0], order[1]) for order in made).values()) == {5}
 
 
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=6), st.randoms(use_true_random=False))

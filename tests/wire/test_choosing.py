@@ -179,3 +179,23 @@ async def test_a_key_that_is_used_up_is_left_alone_before_its_provider_says_429(
         await call()
 
     assert Counter(keys_used(upstream)) == {"sk-one": 1, "sk-two": 3, "sk-three": 3}
+
+
+async def test_the_cheapest_answers_when_a_budget_gets_low(ask, upstream):
+    [client] = ask(
+        AUTO.replace('"model_selection"', '"auth", "budget", "model_selection"')
+        + "[plugins.model_selection]\ncheapest_below = 0.5\n"
+        + up(upstream, "a")
+        + '[prices."a/small"]\noutput = 0.1\n[prices."a/medium"]\noutput = 1\n[prices."a/large"]\noutput = 10\n'
+        + '[[plugins.auth.keys]]\nname = "ci"\nkey = "sk-ci-0000000000"\nbudget = { daily_usd = 0.001 }\n',
+        "sk-ci-0000000000",
+    )
+    upstream.always(
+        json_reply({**COMPLETION, "usage": {"prompt_tokens": 10, "completion_tokens": 60, "total_tokens": 70}})
+    )
+
+    async def chosen() -> str:
+        raw = await client.chat.completions.with_raw_response.create(model="auto", messages=HARD, max_tokens=60)
+        return raw.headers["x-hookline-deployment"]
+
+    assert [await chosen() for _ in range(4)] == ["a/large", "a/small", "a/small", "a/small"]

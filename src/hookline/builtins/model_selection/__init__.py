@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 from hookline import (
     BUDGET_LEFT,
@@ -39,7 +40,7 @@ from hookline.builtins.model_selection.naming import Naming
 from hookline.builtins.model_selection.needs import needs_of
 from hookline.builtins.model_selection.options import SelectionOptions
 from hookline.builtins.model_selection.policies import Policy, option_problems
-from hookline.builtins.model_selection.qualifying import Demand, qualify
+from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, qualify
 from hookline.builtins.model_selection.ranking import Rank, arrange, rank_of
 from hookline.builtins.model_selection.told_limits import read_told
 from hookline.builtins.model_selection.wishes import NONE, WISHES, Wishes, take_wishes
@@ -47,9 +48,6 @@ from hookline.builtins.model_selection.wishes import NONE, WISHES, Wishes, take_
 __all__ = ["Plugin", "SelectionOptions"]
 
 TURNS_MAX = 4_096
-LEFT_S = 1.0
-"""For how long what is left of a budget is believed: it is asked once a second and principal, not once a call."""
-LEFT_MAX = 4_096
 
 TOKENS: Slot[int] = Slot("selection tokens")
 """What a call needs at least, where an upstream has told how many tokens it would take."""
@@ -71,10 +69,9 @@ class Plugin:
         self._clock = host.clock
         self._naming = Naming(options.aliases, options.mappings, host.settings.get("aliases", {}))
         self._policy = Policy(options)
-        self._policies = {name: Policy(own) for name, own in host.options_by_model.items()}
+        self._policies = {name: Policy(own, options.places) for name, own in host.options_by_model.items()}
         self._loads = Loads(host.clock)
         self._turns: dict[str | None, int] = {}
-        self._left: dict[int, tuple[Principal, float, float | None]] = {}
         self._draw = random.Random().random
         if any(policy.cheapest_below for policy in (self._policy, *self._policies.values())):
             self.select = self._select_by_budget()  # type: ignore[method-assign,assignment]
@@ -93,11 +90,9 @@ class Plugin:
             call.model = model
             if call.payload is not None:
                 call.edit_payload()["model"] = model
-        wishes = take_wishes(call)
+        policy = self._policies.get(call.model or "") or self._policy
+        wishes = take_wishes(call, is_followed=policy.client_wishes)
         if wishes is NONE:
-            return
-        if not (self._policies.get(call.model or "") or self._policy).client_wishes:
-            call.note("model_selection", "ignored", "what requests wish is not followed here")
             return
         call[WISHES] = wishes
         if wishes.vary:
@@ -157,6 +152,48 @@ class Plugin:
         self, call: Call, targets: list[Target], policy: Policy, wishes: Wishes, *, is_low: bool
     ) -> list[Target]:
         class_at = self._class_of(call, wishes) if policy.has_classes and not is_low else None
+        if class_at is None and wishes is NONE and not policy.is_strict:
+            qualified = qualify(call, targets, NO_DEMAND, policy)
+        else:
+            qualified = qualify(call, targets, self._demand(call, policy, wishes, class_at), policy)
+        if len(qualified) < 2:
+            return qualified
+        loads, is_told, has_tiers = [], False, False
+        for target in qualified:
+            deployment = target.deployment
+            load = self._loads.get(deployment.id, policy.latency_decay_s)
+            loads.append(load)
+            is_told = is_told or bool(load.told)
+            has_tiers = has_tiers or deployment.priority != 0 or deployment.key_number is not None
+        strategy = "cheapest" if is_low else policy.strategy
+        if strategy == "auto":
+            strategy = "weighted" if orders.have_different_weights(qualified) else "listed"
+        order = None
+        if strategy != "listed" or has_tiers:
+            order = self._order(call, strategy, policy, qualified, loads)
+        preferred = None if is_low else wishes.prefer_provider or policy.prefer_provider
+        ranks: list[Rank] | None = None
+        if class_at is not None or preferred is not None or is_told or (has_tiers and not is_low):
+            tokens = self._tokens(call) if is_told else 0
+            ranks = [
+                rank_of(
+                    target.deployment,
+                    wait_s=load.wait_s(tokens),
+                    served=policy.classes_of(target.deployment.listed_id),
+                    class_at=class_at,
+                    preferred=preferred,
+                    has_tiers=not is_low,
+                )
+                for target, load in zip(qualified, loads, strict=True)
+            ]
+        arranged = arrange(qualified, ranks, order)
+        if not arranged[0].reason:
+            arranged[0].reason = strategy
+        if call.is_explained:
+            _explain(call, qualified, arranged, ranks, strategy)
+        return arranged
+
+    def _demand(self, call: Call, policy: Policy, wishes: Wishes, class_at: int | None) -> Demand:
         demand = Demand(
             [place for place in policy.places if place.includes(call.principal, call.tags)] if policy.places else (),
             class_at,
@@ -165,49 +202,12 @@ class Plugin:
         )
         if demand.max_cost_nanousd is not None and call.chat.max_output_tokens is None and has_output(call):
             call[OUTPUT_CAP] = policy.assumed_output_tokens
-        qualified = qualify(call, targets, demand, policy)
-        if len(qualified) < 2:
-            return qualified
-        loads = [self._loads.get(target.deployment.id, policy.latency_decay_s) for target in qualified]
-        preferred = None if is_low else wishes.prefer_provider or policy.prefer_provider
-        ranks = self._rank(call, qualified, loads, policy, class_at, preferred)
-        if is_low:
-            ranks = [rank._replace(priority=0) for rank in ranks]
-        strategy = "cheapest" if is_low else policy.strategy
-        if strategy == "auto":
-            strategy = "weighted" if orders.have_different_weights(qualified) else "listed"
-        if strategy == "listed" and all(target.deployment.key_number is None for target in qualified):
-            arranged = arrange(qualified, ranks, list)
-        else:
-            arranged = arrange(qualified, ranks, self._order(call, strategy, policy, qualified, loads))
-        arranged[0].reason = arranged[0].reason or strategy.replace("_", " ")
-        if call.is_explained:
-            _explain(call, arranged, strategy, dict(zip(map(id, qualified), ranks, strict=True)))
-        return arranged
+        return demand
 
-    def _rank(
-        self,
-        call: Call,
-        targets: Sequence[Target],
-        loads: Sequence[Load],
-        policy: Policy,
-        class_at: int | None,
-        preferred: str | None,
-    ) -> list[Rank]:
-        tokens = 0
-        if any(load.told for load in loads):
-            needs = needs_of(call)
-            tokens = call[TOKENS] = needs.input_tokens + (needs.output_tokens or 0)
-        return [
-            rank_of(
-                target.deployment,
-                wait_s=load.wait_s(tokens) if load.told else 0.0,
-                served=policy.classes_of(target.deployment.listed_id),
-                class_at=class_at,
-                preferred=preferred,
-            )
-            for target, load in zip(targets, loads, strict=True)
-        ]
+    def _tokens(self, call: Call) -> int:
+        needs = needs_of(call)
+        tokens = call[TOKENS] = needs.input_tokens + (needs.output_tokens or 0)
+        return tokens
 
     def _order(
         self, call: Call, strategy: str, policy: Policy, targets: Sequence[Target], loads: Sequence[Load]
@@ -254,31 +254,26 @@ class Plugin:
 
     async def _find_left(self, principal: Principal) -> float | None:
         """The share that is left of the principal's tightest budget; None where none pays or nobody can say."""
-        now, key = self._clock.monotonic(), id(principal)
-        known = self._left.get(key)
-        if known is not None and known[0] is principal and now - known[1] < LEFT_S:
-            return known[2]
-        left: float | None = None
         try:
-            left = await self._host.offers[BUDGET_LEFT](principal)
+            return cast("float | None", await self._host.offers[BUDGET_LEFT](principal))
         except (Unavailable, Rejected):  # budgets themselves decide what comes of such a call
             self._host.log.debug("what is left of the budgets of %s is not known", principal.key_name)
-        if len(self._left) >= LEFT_MAX:
-            self._left.clear()
-        self._left[key] = (principal, now, left)
-        return left
+            return None
 
 
 def _least(one: int | None, other: int | None) -> int | None:
     return one if other is None else other if one is None else min(one, other)
 
 
-def _explain(call: Call, arranged: Sequence[Target], strategy: str, ranks: dict[int, Rank]) -> None:
+def _explain(
+    call: Call, targets: Sequence[Target], arranged: Sequence[Target], ranks: Sequence[Rank] | None, strategy: str
+) -> None:
+    rank_of_target = dict(zip(map(id, targets), ranks or (), strict=False))
     for place, target in enumerate(arranged, 1):
-        rank = ranks[id(target)]
-        reasons = [f"strategy {strategy}"]
-        reasons += [f"its upstream's limit is used up for {rank.wait_s:.1f} s"] if rank.wait_s else []
-        reasons += [f"meant for requests {rank.classes_above} class higher"] if rank.classes_above else []
-        reasons += ["not the preferred provider"] if rank.is_not_preferred else []
-        reasons += [f"priority {rank.priority}"] if rank.priority else []
+        reasons, rank = [f"strategy {strategy}"], rank_of_target.get(id(target))
+        if rank is not None:
+            reasons += [f"its upstream's limit is used up for {rank.wait_s:.1f} s"] if rank.wait_s else []
+            reasons += [f"meant for requests {rank.classes_above} class higher"] if rank.classes_above else []
+            reasons += ["not the preferred provider"] if rank.is_not_preferred else []
+            reasons += [f"priority {rank.priority}"] if rank.priority else []
         call.note("model_selection", "ranked", f"{place}. {target.deployment.id}: {', '.join(reasons)}")

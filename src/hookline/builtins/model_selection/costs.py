@@ -1,11 +1,12 @@
 """Costs: what a call would cost at a deployment, and what it may.
 
-Lives here: the two ceilings a cost can have. Elsewhere: prices (money.py, prices.py), who goes first by cost (orders.py), money that is reserved (builtins/budget).
-Idea: a ceiling needs a bound; where nothing bounds a cost, the deployment is left out and the reason says what is missing."""
+Lives here: the two ceilings a cost can have. Elsewhere: prices (money.py, prices.py), who goes first by cost (orders.py), what bounds a call (builtins/budget/rules.py).
+Idea: a ceiling needs a bound, the same that a budget would reserve; where nothing bounds a cost, the deployment is left out and the reason says what is missing."""
 
 from __future__ import annotations
 
 from hookline import Call, Deployment, Usage, bound_input, bound_output, format_usd
+from hookline.builtins.budget.rules import bound_of, find_unbounded
 from hookline.builtins.model_selection.needs import Needs
 
 TYPICAL_OUTPUT_TOKENS = 500
@@ -35,19 +36,11 @@ def dearer_than(deployment: Deployment, per_1k_nanousd: int) -> str | None:
 
 
 def costs_more_than(call: Call, deployment: Deployment, nanousd: int, assumed_output_tokens: int) -> str | None:
-    """Why a call may cost too much at a deployment."""
-    price = deployment.price
-    if price is None:
-        return "has no known price"
+    """Why a call may cost too much at a deployment, by the bound that budgets reserve."""
     measured = bound_input(call)
-    tokens, context = measured.tokens, deployment.context_tokens
-    if context is not None:
-        window = context * measured.inputs
-        tokens = window if measured.open_field is not None else min(tokens, window)
-    elif measured.open_field is not None and price.has_token_price:
-        return f'has no bound for "{measured.open_field}": its context window is not known'
-    output_tokens = bound_output(
-        call, default_tokens=assumed_output_tokens, model_max_tokens=deployment.max_output_tokens
-    )
-    worst = price.bound_nanousd(tokens, output_tokens, has_audio=measured.has_audio)
+    problem = find_unbounded(call, deployment, measured)
+    if problem is not None:
+        unknown = f' for "{problem.param}"' if problem.param else ""
+        return "has no known price" if deployment.price is None else f"has no bound of its cost{unknown}"
+    worst = bound_of(call, deployment, measured, assumed_output_tokens, is_capped=True).amount_nanousd
     return None if worst <= nanousd else f"may cost {format_usd(worst)} USD, {format_usd(nanousd)} allowed"

@@ -10,6 +10,7 @@ A failure counts as `FAILURE_S`, however fast it came: else whoever fails at onc
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from hookline import Attempt, Clock, Result, UpstreamError
 from hookline.builtins.model_selection.told_limits import Told, read_told
@@ -23,13 +24,13 @@ NO_FAULT = frozenset({400, 404, 405, 409, 411, 413, 414, 415, 422})
 
 
 class Load:
-    """One deployment's. Seconds are the clock's monotonic ones."""
+    """One deployment's. Seconds are the clock's monotonic ones. `decay_s` None: nobody asks for its latency, so none is kept."""
 
-    __slots__ = ("_clock", "_costs", "_decay_s", "_stamps", "in_flight", "since_told", "told")
+    __slots__ = ("_clock", "_costs", "_stamps", "decay_s", "in_flight", "since_told", "told")
 
-    def __init__(self, clock: Clock, decay_s: float) -> None:
+    def __init__(self, clock: Clock, decay_s: float | None) -> None:
         self._clock = clock
-        self._decay_s = decay_s
+        self.decay_s = decay_s
         self._costs = [0.0, 0.0]
         self._stamps = [0.0, 0.0]
         self.in_flight = 0
@@ -50,10 +51,13 @@ class Load:
         attempt = result.attempt
         if attempt is None or attempt.ended_at is None:
             return
-        self._learn(attempt, attempt.ended_at, result.outcome == "ok")
+        if self.decay_s is not None:
+            self._learn(attempt, attempt.ended_at, result.outcome == "ok")
         reply = attempt.reply
         if reply is not None and isinstance(reply.body, bytes):  # of a stream its head has told
-            self.learn(read_told(reply.headers, self._clock.time()), attempt.ended_at)
+            told = read_told(reply.headers, self._clock.time())
+            if told:
+                self.learn(told, attempt.ended_at)
 
     def _learn(self, attempt: Attempt, ended_at: float, is_ok: bool) -> None:
         reply = attempt.reply
@@ -76,21 +80,25 @@ class Load:
         """One measured latency."""
         cost = self.latency_s(is_stream, now)
         if seconds < cost:
-            kept = math.exp(min(self._stamps[is_stream] - now, 0.0) / self._decay_s)
+            kept = self._kept(is_stream, now)
             seconds = cost + seconds * (1 - kept)  # `cost` has decayed by `kept` already
         self._costs[is_stream], self._stamps[is_stream] = seconds, now
 
     def latency_s(self, is_stream: bool, now: float) -> float:
         """The average as it is now."""
         cost = self._costs[is_stream]
-        return cost and cost * math.exp(min(self._stamps[is_stream] - now, 0.0) / self._decay_s)
+        return cost and cost * self._kept(is_stream, now)
+
+    def _kept(self, is_stream: bool, now: float) -> float:
+        """The share of an average that time has left."""
+        return math.exp(min(self._stamps[is_stream] - now, 0.0) / (self.decay_s or 1.0))
 
     def weight_of_one_more(self, is_stream: bool, now: float) -> float:
         """How long one more attempt would take, roughly: the latency, once for each that is under way and once for it. Nothing known: as many seconds as are under way."""
         cost = self.latency_s(is_stream, now)
         return cost * (self.in_flight + 1) if cost else float(self.in_flight)
 
-    def learn(self, told: list[Told], now: float) -> None:
+    def learn(self, told: Sequence[Told], now: float) -> None:
         """Keep what an upstream told; of two limits of a kind the tighter one."""
         for kind in {one.kind for one in told}:
             one = min((one for one in told if one.kind == kind), key=lambda one: one.remaining)
@@ -120,11 +128,13 @@ class Loads:
     def find(self, deployment_id: str) -> Load | None:
         return self._by_id.get(deployment_id)
 
-    def get(self, deployment_id: str, decay_s: float) -> Load:
+    def get(self, deployment_id: str, decay_s: float | None) -> Load:
         """That of this deployment, which is kept from now on. Ids may come from clients: of too many the idle ones are forgotten."""
         load = self._by_id.get(deployment_id)
         if load is None:
             if len(self._by_id) >= LOADS_MAX:
                 self._by_id = {id: load for id, load in self._by_id.items() if load.in_flight}
             load = self._by_id[deployment_id] = Load(self._clock, decay_s)
+        elif load.decay_s is None:
+            load.decay_s = decay_s
         return load

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Table
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from hookline import Call
 from hookline.builtins.model_selection.options import Mapping
+
+NAMES_MAX = 2_000
 
 
 class Naming:
@@ -21,9 +24,8 @@ class Naming:
     ) -> None:
         self._aliases = aliases
         self._canonical = {**canonical_by_alias, **aliases}
-        self._mappings: dict[str, list[Mapping]] = {}
-        for mapping in mappings:
-            self._mappings.setdefault(self._canonical.get(mapping.model, mapping.model), []).append(mapping)
+        self._mappings = tuple(mappings)
+        self._known: dict[str, tuple[Mapping, ...]] = {}
 
     def find(self, call: Call) -> tuple[str, str] | None:
         """(the model it gets, why), or None: it gets what it asked for."""
@@ -31,8 +33,23 @@ class Naming:
         if name is None or (call.payload is None and call.upload is None):
             return None
         if self._mappings:
-            for mapping in self._mappings.get(self._canonical.get(name, name), ()):
+            found = self._known.get(name)
+            for mapping in self._find_mappings(name) if found is None else found:
                 if mapping.includes(call.principal, call.tags):
                     return None if mapping.to == name else (mapping.to, "mapping")
         target = self._aliases.get(name)
         return None if target is None else (target, "alias")
+
+    def _find_mappings(self, name: str) -> tuple[Mapping, ...]:
+        """Those of a name or of the model that it is an alias of. Names come from clients."""
+        canonical = self._canonical.get(name, name)
+        if len(self._known) >= NAMES_MAX:
+            self._known.clear()
+        found = self._known[name] = tuple(
+            mapping
+            for mapping in self._mappings
+            if canonical == self._canonical.get(mapping.model, mapping.model)
+            or fnmatchcase(name, mapping.model)
+            or fnmatchcase(canonical, mapping.model)
+        )
+        return found

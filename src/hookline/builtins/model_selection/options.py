@@ -47,7 +47,7 @@ class Who(BaseModel):
 class Mapping(Who):
     """`[[plugins.model_selection.mappings]]`: what a model's name means for some."""
 
-    model: str = Field(description="The name that is asked for, or one of its aliases.")
+    model: str = Field(description="The name that is asked for (a glob), or one of its aliases.")
     to: str = Field(description="The model they get. Its name is what `models` globs, limits and prices go by.")
 
     @model_validator(mode="after")
@@ -113,7 +113,9 @@ class SelectionOptions(BaseModel):
         True,
         description="Follow what requests say in `complexity`, `prefer_provider`, `max_cost` and x-hookline-* headers. False: these are taken out and ignored.",
     )
-    places: list[Place] = Field([], description="Where calls may go, by region and tag of the deployment.")
+    places: list[Place] = Field(
+        [], description="Where calls may go, by region and tag of the deployment. A model's own are added to these."
+    )
     aliases: dict[str, str] = Field(
         {},
         description="Other names for models: what the client asks for = the model it gets (limits and permissions too).",

@@ -48,9 +48,12 @@ def hashed(deployment_id: str, who: str) -> float:
 
 
 def by_turn(targets: Sequence[Target], turn: int) -> list[Target]:
-    """Each is first once in a row; the others follow it in the same circle."""
-    start = turn % len(targets)
-    return [*targets[start:], *targets[:start]]
+    """Each is first once in a row, and each of the others second in turn: so they share what a dead first leaves."""
+    count = len(targets)
+    start = turn % count
+    rest = [*targets[start + 1 :], *targets[:start]]
+    skipped = turn // count % (count - 1) if count > 1 else 0
+    return [targets[start], *rest[skipped:], *rest[:skipped]]
 
 
 def as_listed(targets: Sequence[Target], turn: int) -> list[Target]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hookline import to_nanousd
 from hookline.builtins.model_selection.complexity import CLASSES
-from hookline.builtins.model_selection.options import OF_NAMES, SelectionOptions, Strategy
+from hookline.builtins.model_selection.options import OF_NAMES, Place, SelectionOptions, Strategy
 
 EVERY_CLASS = frozenset(range(len(CLASSES)))
 IDS_MAX = 4_096
@@ -27,19 +27,20 @@ class Policy:
         "max_per_1k_nanousd", "places", "prefer_provider", "sticky_by", "strategy",
     )  # fmt: skip
 
-    def __init__(self, options: SelectionOptions) -> None:
+    def __init__(self, options: SelectionOptions, places: Sequence[Place] = ()) -> None:
+        """`places` hold beside those of the options: a model may add to them, and can't drop one."""
         self.strategy: Strategy = options.strategy
         if options.strategy == "auto" and options.complexity:
             self.strategy = "cheapest"
         self.sticky_by = options.sticky_by
-        self.latency_decay_s = options.latency_decay_s
+        self.latency_decay_s = options.latency_decay_s if options.strategy == "lowest_latency" else None
         self.prefer_provider = options.prefer_provider
         self.max_cost_nanousd = _nanousd(options.max_cost_usd)
         self.max_per_1k_nanousd = _nanousd(options.max_cost_per_1k_usd)
         self.assumed_output_tokens = options.assumed_output_tokens
         self.cheapest_below = options.cheapest_below
         self.client_wishes = options.client_wishes
-        self.places = tuple(options.places)
+        self.places = (*places, *(place for place in options.places if place not in places))
         self.is_strict = (
             bool(self.places) or options.max_cost_usd is not None or options.max_cost_per_1k_usd is not None
         )

@@ -6,10 +6,11 @@ the preferred provider; `priority`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hookline import Deployment, Target
+from hookline.builtins.model_selection.orders import Order
 
 
 class Rank(NamedTuple):
@@ -23,19 +24,25 @@ class Rank(NamedTuple):
 
 
 def rank_of(
-    deployment: Deployment, *, wait_s: float, served: frozenset[int], class_at: int | None, preferred: str | None
+    deployment: Deployment,
+    *,
+    wait_s: float,
+    served: frozenset[int],
+    class_at: int | None,
+    preferred: str | None,
+    has_tiers: bool = True,
 ) -> Rank:
     """`served` are the classes of requests the deployment is for, `class_at` that of this one, which is not above all of them."""
     above = 0 if class_at is None else min(at - class_at for at in served if at >= class_at)
-    return Rank(wait_s, above, preferred is not None and deployment.provider != preferred, deployment.priority)
+    return Rank(
+        wait_s, above, preferred is not None and deployment.provider != preferred, deployment.priority * has_tiers
+    )
 
 
-def arrange(
-    targets: Sequence[Target], ranks: Sequence[Rank], order: Callable[[Sequence[Target]], list[Target]]
-) -> list[Target]:
-    """Groups by rank, each in its order."""
-    first = ranks[0]
-    if all(rank == first for rank in ranks):
+def arrange(targets: list[Target], ranks: Sequence[Rank] | None, order: Order | None) -> list[Target]:
+    """Groups by rank (None: they are one group), each in its order (None: as it is)."""
+    order = order or list
+    if ranks is None or all(rank == ranks[0] for rank in ranks):
         return order(targets)
     groups: dict[Rank, list[Target]] = {}
     for target, rank in zip(targets, ranks, strict=True):

@@ -9,21 +9,22 @@ RFC 3339 time. Others: `x-ratelimit-remaining` with seconds or a Unix time (Open
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from multidict import istr
+
 Kind = Literal["requests", "tokens"]
 
-WORD = "ratelimit-"
-NAMES: tuple[tuple[Kind, str, str], ...] = (
-    ("requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
-    ("tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
-    ("requests", "anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
-    ("tokens", "anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
-    ("tokens", "anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
-    ("requests", "x-ratelimit-remaining", "x-ratelimit-reset"),
-    ("requests", "ratelimit-remaining", "ratelimit-reset"),
+NAMES: tuple[tuple[Kind, istr, istr], ...] = (
+    ("requests", istr("x-ratelimit-remaining-requests"), istr("x-ratelimit-reset-requests")),
+    ("tokens", istr("x-ratelimit-remaining-tokens"), istr("x-ratelimit-reset-tokens")),
+    ("requests", istr("anthropic-ratelimit-requests-remaining"), istr("anthropic-ratelimit-requests-reset")),
+    ("tokens", istr("anthropic-ratelimit-tokens-remaining"), istr("anthropic-ratelimit-tokens-reset")),
+    ("tokens", istr("anthropic-ratelimit-input-tokens-remaining"), istr("anthropic-ratelimit-input-tokens-reset")),
+    ("requests", istr("x-ratelimit-remaining"), istr("x-ratelimit-reset")),
+    ("requests", istr("ratelimit-remaining"), istr("ratelimit-reset")),
 )
 UNSAID_RESET_S = 5.0
 """Azure often leaves the reset out; its windows are 1 or 10 s."""
@@ -39,16 +40,16 @@ class Told(NamedTuple):
     reset_s: float
 
 
-def read_told(headers: Mapping[str, str], now: float) -> list[Told]:
+def read_told(headers: Mapping[str, str], now: float) -> Sequence[Told]:
     """What these headers say; `now` is Unix time."""
-    if WORD not in " ".join(headers).lower():
-        return []
-    told: list[Told] = []
+    told: list[Told] | None = None
+    find = headers.get
     for kind, remaining_name, reset_name in NAMES:
-        remaining = headers.get(remaining_name, "")
-        if remaining.isascii() and remaining.isdigit() and len(remaining) < 16:
-            told.append(Told(kind, int(remaining), seconds_until(headers.get(reset_name, ""), now)))
-    return told
+        remaining = find(remaining_name)
+        if remaining is not None and remaining.isascii() and remaining.isdigit() and len(remaining) < 16:
+            told = told or []
+            told.append(Told(kind, int(remaining), seconds_until(find(reset_name, ""), now)))
+    return told or ()
 
 
 def seconds_until(text: str, now: float) -> float:

@@ -54,8 +54,8 @@ WISHES: Slot[Wishes] = Slot("selection wishes")
 NONE = Wishes()
 
 
-def take_wishes(call: Call) -> Wishes:
-    """What a request says. The members are taken out of it. Raises Rejected for a wish nobody can follow."""
+def take_wishes(call: Call, *, is_followed: bool) -> Wishes:
+    """What a request says; NONE where it is not followed. The members are taken out of it. Raises Rejected for a wish nobody can follow."""
     find = call.headers.get
     said: dict[str, Any] = {}
     payload = call.payload
@@ -66,6 +66,9 @@ def take_wishes(call: Call) -> Wishes:
     complexity, provider = find(COMPLEXITY_HEADER), find(PROVIDER_HEADER)
     cost, per_1k = find(COST_HEADER), find(PER_1K_HEADER)
     if not said and complexity is None and provider is None and cost is None and per_1k is None:
+        return NONE
+    if not is_followed:
+        call.note("model_selection", "ignored", "what requests wish is not followed here")
         return NONE
     cost_said, per_1k_said = _read_max_cost(said.get("max_cost"))
     return Wishes(
