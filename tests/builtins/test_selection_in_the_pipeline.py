@@ -183,6 +183,14 @@ async def test_a_higher_class_steps_in_and_a_lower_never(sizes):
     assert world.providers["b"].sent[1:] == []
 
 
+async def test_who_serves_several_classes_is_near_to_each():
+    both = {"simple": ["a/small", "c/large"], "medium": ["b/medium"], "complex": ["c/large"]}
+    world = World({"auto": SIZES}, {"complexity": both, "prefer_provider": "c"})
+
+    assert await world.chosen(complexity="simple") == "c/large"
+    assert await world.chosen(complexity="medium") == "b/medium"
+
+
 async def test_what_excluded_each_is_named():
     models = {
         "auto": (
@@ -395,6 +403,13 @@ async def test_an_alias_of_models_is_mapped_like_its_model():
     world = World({**MODELS, "4o": MODELS["gpt-4o"]}, MAPPINGS, settings={"aliases": {"4o": "gpt-4o"}})
 
     assert await world.chosen(model="4o", principal=Principal(tenant="acme")) == "b/claude"
+
+
+async def test_a_mapping_may_name_its_model_by_an_alias():
+    mappings = [{"model": "best", "tenant": "acme", "to": "claude"}]
+    world = World(MODELS, {"mappings": mappings, "aliases": {"best": "gpt-4o"}})
+
+    assert await world.chosen(model="gpt-4o", principal=Principal(tenant="acme")) == "b/claude"
 
 
 async def test_nobody_gains_a_model_by_a_mapping():
