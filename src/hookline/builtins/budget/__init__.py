@@ -199,8 +199,10 @@ class Plugin:
 
     async def find_left(self, principal: Principal) -> float | None:
         """See `BUDGET_LEFT`."""
-        spends = (await self.make_plan(principal, self._clock.time())).spends
-        held = await self.limits.spent([spend.scope for spend in spends]) if spends else ()
+        now, known = self._clock.time(), self._plans.get(id(principal))
+        is_known = known is not None and known[0] is principal and now < known[1].valid_until
+        spends = (known[1] if known is not None and is_known else await self.make_plan(principal, now)).spends
+        held = await self.limits.held([spend.window for spend in spends]) if spends else ()
         left = [1 - one / max(spend.limit_nanousd, 1) for one, spend in zip(held, spends, strict=True)]
         return max(min(left), 0.0) if left else None
 
