@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -199,3 +200,63 @@ async def test_the_cheapest_answers_when_a_budget_gets_low(ask, upstream):
         return raw.headers["x-hookline-deployment"]
 
     assert [await chosen() for _ in range(4)] == ["a/large", "a/small", "a/small", "a/small"]
+
+
+async def test_calls_go_round_a_deployment_that_hangs(ask, upstream):
+    [client] = ask(
+        '[chain]\nplugins = [{ name = "model_selection", strategy = "lowest_latency" }]\n'
+        '[models.m]\ndeployments = ["a/well", "a/hangs"]\n' + up(upstream, "a")
+    )
+    answers = asyncio.Event()
+
+    def script(request):
+        return [answers, *json_reply(COMPLETION)] if request.json()["model"] == "hangs" else json_reply(COMPLETION)
+
+    upstream.always(script)
+    calls = []
+    for number in range(1, 13):
+        calls.append(asyncio.ensure_future(client.chat.completions.create(model="m", messages=EASY)))
+        await upstream.wait_for_requests(number)
+        if upstream.requests[-1].json()["model"] == "well":
+            await calls[-1]
+    answers.set()
+    await asyncio.gather(*calls)
+
+    asked = Counter(request.json()["model"] for request in upstream.requests)
+    assert asked == {"hangs": 1, "well": 11}
+
+
+async def test_a_conversation_stays_with_its_deployment_across_workers_and_restarts(ask, upstream):
+    text = (
+        '[chain]\nplugins = [{ name = "model_selection", strategy = "sticky" }]\n'
+        '[models.m]\ndeployments = ["a/1", "a/2", "a/3"]\n' + up(upstream, "a")
+    )
+    upstream.always(json_reply(COMPLETION))
+    seen = []
+    for _ in range(2):
+        [client] = ask(text)
+        for number in range(8):
+            await client.chat.completions.create(
+                model="m", messages=EASY, extra_headers={"x-hookline-conversation": str(number)}
+            )
+        seen.append([request.json()["model"] for request in upstream.requests])
+        upstream.requests.clear()
+
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) == 3
+
+
+async def test_responses_and_embeddings_follow_wishes_too(ask, upstream):
+    [client] = ask(AUTO + up(upstream, "a"))
+    embedding = {"object": "embedding", "index": 0, "embedding": [0.5]}
+    usage = {"prompt_tokens": 1, "total_tokens": 1}
+    upstream.always(json_reply({"object": "list", "data": [embedding], "model": "m", "usage": usage}))
+
+    await client.embeddings.create(model="auto", input="hi", extra_body={"complexity": "Medium"})
+    await client.responses.create(
+        model="auto", input="hi", extra_body={"complexity": "complex", "prefer_provider": "b"}
+    )
+
+    sent = [request.json() for request in upstream.requests]
+    assert [body["model"] for body in sent] == ["medium", "large"]
+    assert all({"complexity", "prefer_provider"}.isdisjoint(body) for body in sent)

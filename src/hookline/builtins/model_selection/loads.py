@@ -5,7 +5,7 @@ Idea: one object per deployment, which is the ticket of every attempt at it: it 
 
 Peak-EWMA (Finagle's `PeakEwma`): a latency above the average replaces it at once, one below pulls it down over `decay_s`; with nothing new it decays towards 0, so that a
 deployment that was slow is asked again after a while. Streams are measured to their first byte, plain replies to their end: two averages, for they differ by an order of magnitude.
-A failure counts as `FAILURE_S`, however fast it came: else whoever fails at once looks fastest."""
+A failure counts as `FAILURE_S` or twice the average, however fast it came: else whoever fails at once looks fastest."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Load:
             if not isinstance(error, UpstreamError) or error.upstream_status in NO_FAULT:
                 return
             for kind in (False, True):  # it is not known how the answer would have come
-                self.observe(max(seconds, FAILURE_S), kind, ended_at)
+                self.observe(max(seconds, FAILURE_S, 2 * self.latency_s(kind, ended_at)), kind, ended_at)
             return
         self.observe(seconds, is_stream, ended_at)
 

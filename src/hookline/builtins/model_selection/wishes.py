@@ -87,7 +87,7 @@ def _read_complexity(value: Any) -> Complexity | None:
     if value is None:
         return None
     for known in CLASSES:
-        if value == known:
+        if isinstance(value, str) and value.lower() == known:
             return known
     raise _refused("complexity", f"is one of {', '.join(CLASSES)}, not {_shown(value)}")
 
