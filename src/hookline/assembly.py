@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from hookline import providers as builtin_providers
 from hookline.attempt import Provider
 from hookline.catalog import Catalog
-from hookline.config import DeploymentTable, Scope, Settings
+from hookline.config import DeploymentTable, ProviderTable, Scope, Settings
 from hookline.config_problems import merged_problems_of, problems_of
 from hookline.config_source import Source
 from hookline.deployment import Deployment
@@ -353,9 +353,20 @@ def public_settings(settings: Settings) -> dict[str, Any]:
         },
         "prices": list(settings.prices),
         "providers": list(settings.providers),
+        "places": _places_of(settings),
         "default_provider": next((name for name, table in settings.providers.items() if table.default), None),
         "state": {"shared": settings.state.shared.split(":", 1)[0], "records": settings.state.records.split(":", 1)[0]},
         "admin_key_set": settings.admin.key is not None,
+    }
+
+
+def _places_of(settings: Settings) -> dict[str, list[str]]:
+    """The regions and tags that stand anywhere."""
+    tables: list[ProviderTable | DeploymentTable] = [*settings.providers.values()]
+    tables += [deployment for table in settings.models.values() for deployment in table.deployments]
+    return {
+        "regions": sorted({table.region for table in tables if table.region is not None}),
+        "tags": sorted({tag for table in tables for tag in table.tags}),
     }
 
 

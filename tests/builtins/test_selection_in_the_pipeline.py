@@ -265,6 +265,9 @@ async def test_a_cost_that_nobody_meets_is_a_400_with_figures_also_for_a_lone_de
     assert message.startswith('no deployment of "one" can take this call: b/medium may cost 0.003')
     assert message.endswith("USD, 0.001 allowed")
 
+    delivered = await world.ask(model="one", max_cost=0.001)
+    assert "USD with an answer of 4096 tokens, 0.001 allowed" in delivered.json()["error"]["message"]
+
 
 async def test_a_worst_case_is_made_true_where_the_request_sets_no_limit():
     world = World({"auto": SIZES}, {"assumed_output_tokens": 200})
@@ -618,12 +621,14 @@ async def test_without_a_budget_plugin_it_is_refused_at_start():
         ({"mappings": [{"model": "auto", "tenant": "t", "to": "autp"}]}, 'model "autp" does not exist'),
         ({"mappings": [{"model": "auto", "to": "auto"}]}, "for everyone is an alias"),
         ({"places": [{"tenant": "t"}]}, "it demands nothing"),
+        ({"places": [{"regions": ["ue"]}]}, 'no deployment or provider has the region "ue"; there is eu'),
+        ({"places": [{"tags": ["x"]}]}, 'no deployment or provider has the tag "x"'),
         ({"cheapest_below": 2}, "less than or equal to 1"),
     ],
 )
 def test_a_wrong_option_is_refused_with_the_right_names(options, told):
     with pytest.raises(StartupError) as raised:
-        World({"auto": SIZES}, options)
+        World({"auto": SIZES}, options, settings={"places": {"regions": ["eu"], "tags": ["hipaa"]}})
 
     assert told in str(raised.value)
 

@@ -42,5 +42,9 @@ def costs_more_than(call: Call, deployment: Deployment, nanousd: int, assumed_ou
     if problem is not None:
         unknown = f' for "{problem.param}"' if problem.param else ""
         return "has no known price" if deployment.price is None else f"has no bound of its cost{unknown}"
-    worst = bound_of(call, deployment, measured, assumed_output_tokens, is_capped=True).amount_nanousd
-    return None if worst <= nanousd else f"may cost {format_usd(worst)} USD, {format_usd(nanousd)} allowed"
+    bound = bound_of(call, deployment, measured, assumed_output_tokens, is_capped=True)
+    if bound.amount_nanousd <= nanousd:
+        return None
+    is_assumed = call.chat.max_output_tokens is None and bound.output_tokens
+    length = f" with an answer of {bound.output_tokens} tokens" if is_assumed else ""
+    return f"may cost {format_usd(bound.amount_nanousd)} USD{length}, {format_usd(nanousd)} allowed"

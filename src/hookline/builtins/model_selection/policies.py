@@ -67,13 +67,16 @@ def option_problems(
     providers: Sequence[str] = settings.get("providers", ())
     deployments: Mapping[str, Sequence[str]] = settings.get("deployments", {})
     yield from _provider_problems("prefer_provider", options, providers)
+    yield from _place_problems("places", options.places, settings.get("places", {}))
     yield from _meaning_problems(options, settings, providers)
     for model, own in by_model.items():
         where = f'[models."{model}".plugins.model_selection]'
         for name in OF_NAMES:
             if getattr(own, name) != getattr(options, name):
-                yield f"{where} {name}: what a name means is the same for every model; move it to [plugins.model_selection]"
+                yield f"{where} {name}: what a name means is the same for every model; move it to the plugin's own table"
         yield from _provider_problems(f"{where} prefer_provider", own, providers)
+        if own.places != options.places:
+            yield from _place_problems(f"{where} places", own.places, settings.get("places", {}))
         if own.complexity and model in deployments:
             yield from _class_problems(f"{where} complexity", own, deployments[model])
 
@@ -82,6 +85,15 @@ def _provider_problems(where: str, options: SelectionOptions, providers: Sequenc
     name = options.prefer_provider
     if name is not None and providers and name not in providers:
         yield f'{where}: provider "{name}" is not configured{_nearest(name, providers)}'
+
+
+def _place_problems(where: str, places: Sequence[Place], known: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A misspelt region would leave out everybody."""
+    for kind in ("regions", "tags"):
+        names = known.get(kind)
+        for name in dict.fromkeys(name for place in places for name in getattr(place, kind)):
+            if names is not None and name not in names:
+                yield f'{where}: no deployment or provider has the {kind[:-1]} "{name}"{_nearest(name, names)}'
 
 
 def _meaning_problems(
