@@ -255,6 +255,16 @@ async def test_a_cost_ceiling_leaves_out_what_is_dearer(wish, chosen):
     assert await world.chosen(**wish) == chosen
 
 
+async def test_what_is_free_has_no_ceiling():
+    """An SDK sends its default headers with every call, lists and files included."""
+    world = World({"one": (dep("a/m", None),)}, {"max_cost_usd": 0.001})
+    world.kit.pipeline.catalog.default_provider = "a"
+
+    delivered = await world.kit.call(method="GET", path="/v1/files", headers={"x-hookline-max-cost-usd": "0.001"})
+
+    assert delivered.status == 200
+
+
 async def test_a_cost_that_nobody_meets_is_a_400_with_figures_also_for_a_lone_deployment():
     world = World({"one": (dep("b/medium"),)})
 
@@ -649,6 +659,16 @@ async def test_the_notes_say_why_each_was_kept_left_out_or_ranked(sizes):
         ("ranked", "1. a/small: strategy cheapest"),
         ("ranked", "2. b/medium: strategy cheapest, meant for requests 1 class higher"),
     ]
+
+
+async def test_a_lone_deployment_is_explained_too():
+    world = World({"one": SIZES[:1]})
+    call = world.kit.make_call({"model": "one", "messages": [EASY]})
+    call.is_explained = True
+
+    await world.kit.run(call)
+
+    assert ("kept", "a/small: the only one that may serve") in [(note.verdict, note.text) for note in call.notes]
 
 
 async def test_a_dry_run_takes_no_turn():

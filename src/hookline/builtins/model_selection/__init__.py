@@ -30,6 +30,7 @@ from hookline import (
     Target,
     Unavailable,
     hookimpl,
+    is_free,
 )
 from hookline.builtins.model_selection import orders
 from hookline.builtins.model_selection.affinity import affinity_of
@@ -102,7 +103,7 @@ class Plugin:
     def select(self, call: Call, targets: list[Target]) -> list[Target]:
         policy = self._policies.get(call.model or "") or self._policy
         wishes = call.slots.get(WISHES, NONE)
-        if len(targets) < 2 and wishes is NONE and not policy.is_strict:
+        if len(targets) < 2 and wishes is NONE and not policy.is_strict and not call.is_explained:
             return targets
         return self._choose(call, targets, policy, wishes, is_low=False)
 
@@ -151,12 +152,14 @@ class Plugin:
     def _choose(
         self, call: Call, targets: list[Target], policy: Policy, wishes: Wishes, *, is_low: bool
     ) -> list[Target]:
-        class_at = self._class_of(call, wishes) if policy.has_classes and not is_low else None
+        has_choice = policy.has_classes and not is_low and len(targets) > 1
+        class_at = self._class_of(call, wishes) if has_choice else None
         if class_at is None and wishes is NONE and not policy.is_strict:
             qualified = qualify(call, targets, NO_DEMAND, policy)
         else:
             qualified = qualify(call, targets, self._demand(call, policy, wishes, class_at), policy)
         if len(qualified) < 2:
+            call.note("model_selection", "kept", f"{qualified[0].deployment.id}: the only one that may serve")
             return qualified
         loads, is_told, has_tiers = [], False, False
         for target in qualified:
@@ -194,8 +197,11 @@ class Plugin:
         return arranged
 
     def _demand(self, call: Call, policy: Policy, wishes: Wishes, class_at: int | None) -> Demand:
+        places = [place for place in policy.places if place.includes(call.principal, call.tags)]
+        if call.endpoint in ("relay", "models") and is_free(call.method, call.path):
+            return Demand(places)
         demand = Demand(
-            [place for place in policy.places if place.includes(call.principal, call.tags)] if policy.places else (),
+            places,
             class_at,
             _least(policy.max_cost_nanousd, wishes.max_cost_nanousd),
             _least(policy.max_per_1k_nanousd, wishes.max_per_1k_nanousd),
