@@ -13,17 +13,18 @@ from hookline import (
     BUDGET_LEFT,
     COMPLEXITY,
     Deployment,
+    Limits,
     Price,
     Principal,
     Reply,
     StartupError,
     Unavailable,
 )
-from hookline.builtins import cache, fallback, model_selection
+from hookline.builtins import cache, fallback, model_selection, rate_limit
 from hookline.builtins.model_selection.policies import Policy
 from hookline.catalog import Catalog
 from hookline.plugin_host import Stores
-from hookline.stores.memory import MemoryReplies
+from hookline.stores.memory import MemoryLimits, MemoryReplies
 from hookline.testing.clock import FakeClock
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
@@ -446,6 +447,20 @@ async def test_priorities_are_tiers_and_load_spills_over():
     world.play("b", FAILS)
     world.play("c", FAILS)
     assert await world.chosen() == "a/x"
+
+
+async def test_what_is_above_a_tiers_own_limits_spills_over():
+    clock = FakeClock()
+    tiers = (dep("a/reserved", limits=Limits(requests_per_minute=2)), dep("b/on-demand", priority=1))
+    world = World(
+        {"auto": tiers}, plugins=[rate_limit.Plugin], clock=clock, stores=Stores(MemoryLimits(clock), None, None)
+    )
+
+    seen = [await world.chosen() for _ in range(4)]
+    clock.advance(70.0)
+    seen.append(await world.chosen())
+
+    assert seen == ["a/reserved", "a/reserved", "b/on-demand", "b/on-demand", "a/reserved"]
 
 
 async def test_each_model_has_turns_of_its_own():
