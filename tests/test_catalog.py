@@ -13,6 +13,18 @@ from hookline.principal import ANONYMOUS, Principal
 GPT = (Deployment("openai/gpt-4o", "openai", "gpt-4o"), Deployment("azure/gpt-4o", "azure", "gpt-4o", Price(1)))
 
 
+def test_a_deployment_by_key_is_one_for_each_key_of_its_provider() -> None:
+    one, two = GPT[0].by_key(2)
+
+    assert [(d.id, d.key_number, d.listed_id, d.model) for d in (one, two)] == [
+        ("openai/gpt-4o#1", 0, "openai/gpt-4o", "gpt-4o"),
+        ("openai/gpt-4o#2", 1, "openai/gpt-4o", "gpt-4o"),
+    ]
+    for alone in (GPT[0], Deployment("a/m", "a", "m", api_key="own"), Deployment("a/", "a", "")):
+        assert alone.by_key(1 if alone is GPT[0] else 2) == (alone,)
+        assert alone.listed_id == alone.id
+
+
 @dataclass
 class Request:
     method: str = "POST"
@@ -38,6 +50,15 @@ def catalog(default: str | None = "openai", **kwargs) -> Catalog:
         canonical_by_alias={"best": "gpt-4o"},
         **kwargs,
     )
+
+
+def test_names_nobody_configured_have_a_deployment_for_each_key() -> None:
+    names = catalog(count_keys={"openai": 2, "demo": 1}.get)
+
+    assert [d.id for d in names.resolve("o9")] == ["openai/o9#1", "openai/o9#2"]
+    assert [d.id for d in names.resolve("openai/o9")] == ["openai/o9#1", "openai/o9#2"]
+    assert [d.id for d in names.resolve("demo/echo")] == ["demo/echo"]
+    assert [d.id for d in names.resolve_without_model(Request(path="/v1/files", endpoint="relay"))] == ["openai/"]
 
 
 @pytest.mark.parametrize(

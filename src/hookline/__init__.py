@@ -9,6 +9,7 @@ from hookline.attempt import Attempt, Outcome, Provider, Result, Ticket
 from hookline.bounds import InputBound, bound_input, bound_output
 from hookline.call import ENDPOINTS, Call, Endpoint, Note
 from hookline.chat_view import ChatView
+from hookline.choice import BUDGET_LEFT, CACHE_VARY, COMPLEXITY
 from hookline.deployment import MADE_AT, Deployment, Target
 from hookline.errors import (
     STATUSES_THAT_STAY,
@@ -79,7 +80,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANONYMOUS",
+    "BUDGET_LEFT",
     "CACHE_STATUS",
+    "CACHE_VARY",
+    "COMPLEXITY",
     "ENDPOINTS",
     "END_USER",
     "EXPOSED_HEADERS",

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from hookline import providers as builtin_providers
 from hookline.attempt import Provider
 from hookline.catalog import Catalog
-from hookline.config import DeploymentTable, Scope, Settings
+from hookline.config import DeploymentTable, ProviderTable, Scope, Settings
 from hookline.config_problems import merged_problems_of, problems_of
 from hookline.config_source import Source
 from hookline.deployment import Deployment
@@ -248,9 +248,11 @@ def make_providers(
             continue
         factory, model = registry.kinds[table.kind]
         try:
-            options = model.model_validate(table.options) if model is not None else None
+            options = model.model_validate(table.options_for(model)) if model is not None else None
             provider = builtin_providers.Bridged(factory(name, options, clock))
-            made[name] = MadeProvider(provider, table.kind, table.options, getattr(options, "base_url", None))
+            keys = options.keys if isinstance(options, builtin_providers.UpstreamOptions) else ()
+            base_url = getattr(options, "base_url", None)
+            made[name] = MadeProvider(provider, table.kind, table.options, base_url, len(keys))
         except ValidationError as error:
             problems += problems_of(error, path, settings.source, model)
         except StartupError as error:
@@ -270,6 +272,7 @@ class MadeProvider:
     kind: str
     raw: dict[str, Any]
     base_url: str | None
+    keys: int = 0
 
 
 def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> Catalog:
@@ -280,7 +283,7 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
         return deploy(DeploymentTable.model_construct(provider=provider, model=model), "")
 
     def deploy(table: DeploymentTable, name: str) -> Deployment:
-        made = providers.get(table.provider)
+        made, at = providers.get(table.provider), settings.providers.get(table.provider)
         facts = None
         if made is not None and table.model:
             facts = find_facts(table.model, kind=made.kind, provider=table.provider, base_url=made.base_url)
@@ -298,12 +301,19 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
             limits=Limits.from_table(table.model_dump(include=_LIMITS)),
             capabilities=frozenset(table.capabilities),
             api_key=table.api_key,
+            region=table.region or (at.region if at is not None else None),
+            tags=frozenset((*table.tags, *(at.tags if at is not None else ()))),
+            priority=table.priority,
         )
+
+    def count_keys(provider: str) -> int:
+        made = providers.get(provider)
+        return made.keys if made is not None else 0
 
     by_name: dict[str, tuple[Deployment, ...]] = {}
     canonical_by_alias: dict[str, str] = {}
     for name, table in settings.models.items():
-        deployments = tuple(deploy(d, name) for d in table.deployments)
+        deployments = tuple(one for d in table.deployments for one in deploy(d, name).by_key(count_keys(d.provider)))
         by_name |= dict.fromkeys((name, *table.aliases), deployments)
         canonical_by_alias |= dict.fromkeys(table.aliases, name)
     defaults = [name for name, provider in settings.providers.items() if provider.default]
@@ -312,6 +322,7 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
         providers=list(settings.providers),
         default_provider=defaults[0] if defaults else None,
         build=build,
+        count_keys=count_keys,
         find_route_price=prices.find_route if prices.has_routes else None,
         canonical_by_alias=canonical_by_alias,
         tenant_models={name: scope.models for name, scope in settings.tenants.items() if scope.models is not None},
@@ -335,10 +346,27 @@ def public_settings(settings: Settings) -> dict[str, Any]:
         },
         "aliases": {alias: name for name, table in settings.models.items() for alias in table.aliases},
         "models": [name for model, table in settings.models.items() for name in (model, *table.aliases)],
+        "deployments": {
+            name: [deployment.deployment_id for deployment in table.deployments]
+            for model, table in settings.models.items()
+            for name in (model, *table.aliases)
+        },
         "prices": list(settings.prices),
         "providers": list(settings.providers),
+        "places": _places_of(settings),
+        "default_provider": next((name for name, table in settings.providers.items() if table.default), None),
         "state": {"shared": settings.state.shared.split(":", 1)[0], "records": settings.state.records.split(":", 1)[0]},
         "admin_key_set": settings.admin.key is not None,
+    }
+
+
+def _places_of(settings: Settings) -> dict[str, list[str]]:
+    """The regions and tags that stand anywhere."""
+    tables: list[ProviderTable | DeploymentTable] = [*settings.providers.values()]
+    tables += [deployment for table in settings.models.values() for deployment in table.deployments]
+    return {
+        "regions": sorted({table.region for table in tables if table.region is not None}),
+        "tags": sorted({tag for table in tables for tag in table.tags}),
     }
 
 

@@ -45,7 +45,7 @@ class Request(Protocol):
 class Catalog:
     """Model names -> deployments. Immutable but for its caches; a reload makes a new one.
 
-    `by_name` holds `[models]` and aliases; `build(provider, model)` makes the deployment of a name that is not configured; `find_route_price(method,
+    `by_name` holds `[models]` and aliases; `build(provider, model)` makes the deployment of a name that is not configured, `count_keys(provider)` says how many keys share it; `find_route_price(method,
     path)` is the price of a call whose deployment has none; `scopes` holds the model globs of `[tenants]`, `[users]` and `[global]`."""
 
     def __init__(
@@ -55,6 +55,7 @@ class Catalog:
         providers: Sequence[str],
         default_provider: str | None,
         build: Callable[[str, str], Deployment],
+        count_keys: Callable[[str], int] = lambda provider: 1,
         find_route_price: Callable[[str, str], Price | None] | None = None,
         canonical_by_alias: Mapping[str, str] | None = None,
         tenant_models: Mapping[str, Sequence[str]] | None = None,
@@ -64,6 +65,7 @@ class Catalog:
         self._by_name = dict(by_name)
         self._canonical_by_alias = dict(canonical_by_alias or {})
         self._build = build
+        self._count_keys = count_keys
         self._find_route_price = find_route_price
         self._tenant_models = tenant_models or {}
         self._user_models = user_models or {}
@@ -158,9 +160,10 @@ class Catalog:
         if slash and first in self.providers:
             if not rest:
                 raise self._not_found(name, call)
-            found = (self._build(first, rest),)
+            found = self._build(first, rest).by_key(self._count_keys(first))
         elif self.default_provider is not None:
-            found = (self._build(self.default_provider, name),)
+            default = self.default_provider
+            found = self._build(default, name).by_key(self._count_keys(default))
         else:
             raise self._not_found(name, call)
         if len(self._unknown) >= UNKNOWN_NAMES_MAX:

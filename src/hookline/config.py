@@ -140,10 +140,17 @@ class ProviderTable(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
     kind: str
     default: bool = Field(default=False, description="Takes model names that nothing else knows; at most one.")
+    region: str | None = Field(default=None, description="Where its deployments run.")
+    tags: list[str] = Field(default=[], description="Tags of all its deployments.")
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+    def options_for(self, model: type[BaseModel]) -> dict[str, Any]:
+        """Its options, and what stands here but means something to the kind, too (a cloud's `region`)."""
+        both = self.model_fields_set & {"region", "tags"} & model.model_fields.keys()
+        return self.options | {name: getattr(self, name) for name in both}
 
 
 class DeploymentTable(LimitTable):
@@ -158,6 +165,11 @@ class DeploymentTable(LimitTable):
     context_tokens: Count | None = None
     max_output_tokens: Count | None = None
     capabilities: list[str] = Field(default=[])
+    region: str | None = Field(default=None, description="Where it runs; default: its provider's.")
+    tags: list[str] = Field(
+        default=[], description="What rules of `model_selection` may ask for, beside its provider's."
+    )
+    priority: int = Field(default=0, ge=0, description="Smaller ones are tried first; others take what spills over.")
 
     @property
     def deployment_id(self) -> str:

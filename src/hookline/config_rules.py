@@ -22,6 +22,8 @@ _SAME_ID_SAME = (
     "mode",
     "context_tokens",
     "max_output_tokens",
+    "region",
+    "tags",
     *LimitTable.model_fields,
 )
 

@@ -5,7 +5,7 @@ Idea: a deployment is configuration and never changes; a target belongs to one c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hookline.money import Price
@@ -31,6 +31,23 @@ class Deployment:
     limits: Limits = field(default_factory=Limits)
     capabilities: frozenset[str] = frozenset()
     api_key: str | None = field(default=None, repr=False)
+    region: str | None = None
+    tags: frozenset[str] = frozenset()
+    priority: int = 0
+    """Smaller ones are tried first; the others take what spills over."""
+    key_number: int | None = None
+    """Which of its provider's several keys it sends; None: they take turns, or there are not several."""
+
+    def by_key(self, keys: int) -> tuple[Deployment, ...]:
+        """One for each of its provider's keys, "openai/gpt-4o#1" and so on, so that each has circuit, limits and load of its own. Itself, if it has a key of its own or there is no choice."""
+        if keys < 2 or self.api_key is not None or not self.model:
+            return (self,)
+        return tuple(replace(self, id=f"{self.id}#{n + 1}", key_number=n) for n in range(keys))
+
+    @property
+    def listed_id(self) -> str:
+        """Its id as proxy.toml knows it, whichever key it sends."""
+        return self.id if self.key_number is None else self.id.rpartition("#")[0]
 
 
 @dataclass(slots=True)

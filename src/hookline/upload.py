@@ -27,6 +27,10 @@ class Upload(Protocol):
     """False: part of it was never spooled, so there is a single attempt."""
 
     @property
+    def model(self) -> str | None:
+        """What the form's field `model` says; None: there is none. The call's model may be another one by now."""
+
+    @property
     def fields(self) -> Sequence[FormField]:
         """The parts of a form that were seen so far; () for other bodies."""
 

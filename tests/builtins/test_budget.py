@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hookline.builtins.budget import open_windows
+from hookline.builtins.budget import Plugin, open_windows
 from hookline.errors import Unavailable, UpstreamError
 from hookline.money import to_nanousd
 from hookline.principal import Budget, Principal
@@ -322,3 +322,15 @@ async def test_while_the_store_is_away_calls_are_refused_or_served_and_booked(
     await stores.records.flush()
     booked = await stores.records.spent_in("key:ci")
     assert booked == (ANSWER_NANOUSD if status == 200 else 0)
+
+
+async def test_it_offers_the_share_that_is_left_of_the_tightest_window(make_kit: MakeKit) -> None:
+    kit = make_kit(tenants={"acme": {"budget": {"total_usd": 0.001}}})
+    find_left = kit.plugin(Plugin).find_left
+    principal = key(1.0)
+    assert await find_left(Principal(tenant="other")) is None
+    assert await find_left(principal) == 1.0
+
+    await kit.call(principal=principal, payload={**CHAT, "max_tokens": 5})
+
+    assert await find_left(principal) == pytest.approx(1 - ANSWER_NANOUSD / 1_000_000)

@@ -165,6 +165,7 @@ class OneWayUpload:
     is_replayable = False
 
     fields = ()
+    model = None
 
     async def complete(self) -> None: ...
 

@@ -441,6 +441,7 @@ class Form:
         self.body = b"".join([*parts, head, file, b"\r\n--BOUND--\r\n"])
 
     fields = ()
+    model = None
 
     async def complete(self) -> None: ...
 

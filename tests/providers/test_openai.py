@@ -493,8 +493,9 @@ class FakeUpload:
     content_type = "multipart/form-data; boundary=b"
     is_replayable = False
 
-    def __init__(self, content_length: int | None) -> None:
+    def __init__(self, content_length: int | None, model: str | None = None) -> None:
         self.content_length = content_length
+        self.model = model
         self.asked: list[str | None] = []
 
     fields = ()
@@ -524,7 +525,7 @@ async def test_an_upload_goes_out_as_it_comes_with_its_length_unless_the_model_i
 ) -> None:  # fmt: skip
     upstream.play(json_reply({"id": "file-1"}))
     call = make_call({}, path="/v1/audio/transcriptions", headers={"content-type": FakeUpload.content_type})
-    upload = FakeUpload(6)
+    upload = FakeUpload(6, asked)
     call.upload, call.model = upload, asked
 
     reply = await provide().send(call, make_attempt(model))

@@ -17,8 +17,9 @@ from hookline.providers.azure import AzureOptions, make_azure
 from hookline.providers.bridge import Bridged
 from hookline.providers.demo import DemoOptions, DemoProvider
 from hookline.providers.openai import OpenAIOptions, OpenAIProvider
+from hookline.providers.upstream_options import UpstreamOptions
 
-__all__ = ["Bridged", "register_providers"]
+__all__ = ["Bridged", "UpstreamOptions", "register_providers"]
 
 
 class AddProvider(Protocol):

@@ -192,7 +192,7 @@ class OpenAIProvider:
         """Multipart and binary bodies: whole ones may be sent again, the bytes are the upload's own business."""
         target = attempt.target
         model = target.deployment.model
-        new_model = model if model and call.model is not None and call.model != model else None
+        new_model = model if model and upload.model is not None and upload.model != model else None
         upstream = self._upstream
         return await upstream.request(
             target,

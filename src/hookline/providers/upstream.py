@@ -121,7 +121,7 @@ class Upstream:
         """The head for one attempt: the next key in turn, our own headers, and those of the client that go on.
 
         Raises UpstreamError(configuration) for a key whose variable is not set, BadRequest for a header that can't be sent."""
-        key = deployment.api_key or self._next_key()
+        key = deployment.api_key or self._find_key(deployment.key_number)
         head = self._heads.get(key)
         if head is None:
             head = self._make_head(key, deployment)
@@ -171,11 +171,12 @@ class Upstream:
         of_provider: float | None = getattr(self._options, name)
         return of_provider if of_provider is not None and of_target == _TARGET_DEFAULTS[name] else of_target
 
-    def _next_key(self) -> str | None:
+    def _find_key(self, number: int | None) -> str | None:
+        """The deployment's own of our keys, else the next in turn."""
         keys = self._keys
         if not keys:
             return None
-        return keys[0] if len(keys) == 1 else keys[next(self._turn) % len(keys)]
+        return keys[0] if len(keys) == 1 else keys[(next(self._turn) if number is None else number) % len(keys)]
 
     def _make_head(self, key: str | None, deployment: Deployment) -> bytes:
         headers = dict(self._own)

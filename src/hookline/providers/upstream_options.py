@@ -41,7 +41,8 @@ class UpstreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     base_url: str = Field(description="What stands in place of `/v1`: https://api.openai.com/v1")
     api_key: SecretStr | list[SecretStr] | None = Field(
-        default=None, description="One key, or several that take turns. None = no key is sent."
+        default=None,
+        description="One key, or several: each is a deployment of its own then, `provider/model#1` and so on, and they take turns. None = no key is sent.",
     )
     headers: dict[str, SecretStr] = Field(default={}, description="Sent with every request, in place of the client's.")
     max_connections: int = Field(default=5000, ge=1, le=100_000)

@@ -16,7 +16,7 @@ from hookline.reply import Reply
 
 METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 EXPOSED: Final = (
-    "x-request-id, x-should-retry, x-hookline-deployment, x-hookline-attempts, x-hookline-output-capped, x-hookline-cost-usd, "
+    "x-request-id, x-should-retry, x-hookline-deployment, x-hookline-attempts, x-hookline-output-capped, x-hookline-cost-usd, x-hookline-complexity, "
     "retry-after"
 )
 

@@ -45,6 +45,11 @@ class SpooledUpload:
         self._was_sent = False
 
     @property
+    def model(self) -> str | None:
+        """See `Upload.model`."""
+        return self._finder.model if self._finder is not None else None
+
+    @property
     def fields(self) -> Sequence[FormField]:
         """See `Upload.fields`."""
         return self._finder.fields if self._finder is not None else ()

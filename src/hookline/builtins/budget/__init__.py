@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from hookline import (
+    BUDGET_LEFT,
     RESERVE_FOR_FOLLOWER,
     AddCommand,
     AddRoute,
@@ -82,6 +83,7 @@ class Plugin:
         self._host = host
         self._clock = host.clock
         host.offers[RESERVE_FOR_FOLLOWER] = self.admit_attempt
+        host.offers[BUDGET_LEFT] = self.find_left
         self.limits = host.limits
         self.records = host.records
         self.settings = host.settings
@@ -217,6 +219,15 @@ class Plugin:
         task = asyncio.get_running_loop().create_task(work, name="budget: adjust")
         self._adjusting.add(task)
         task.add_done_callback(self._adjusting.discard)
+
+    async def find_left(self, principal: Principal) -> float | None:
+        """See `BUDGET_LEFT`."""
+        now, known = self._clock.time(), self._plans.get(id(principal))
+        is_known = known is not None and known[0] is principal and now < known[1].valid_until
+        spends = (known[1] if known is not None and is_known else await self.make_plan(principal, now)).spends
+        held = await self.limits.held([spend.window for spend in spends]) if spends else ()
+        left = [1 - one / max(spend.limit_nanousd, 1) for one, spend in zip(held, spends, strict=True)]
+        return max(min(left), 0.0) if left else None
 
     async def make_plan(self, principal: Principal, now: float) -> Plan:
         """The windows that are open now; a window that the store has not met is told what the ledger knows of it.

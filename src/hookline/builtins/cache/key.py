@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
-from hookline import Call
+from hookline import CACHE_VARY, Call
 
 HINTS = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
 """Who asks, and hints to the provider's own cache: they don't change the answer. (A Responses object repeats them: see echo.py.)"""
@@ -91,6 +91,7 @@ def _digest(
         call.query,
         *map(find_header, HEADERS_IN_KEY),
         [[name, find_header(name)] for name in headers],
+        call.slots.get(CACHE_VARY),
         payload,
     ]
     return hashlib.blake2b(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS), digest_size=DIGEST_BYTES).digest()

@@ -16,7 +16,20 @@ from hookline import Host
 
 NAMES_MAX = 2_000
 """Names come from clients; so many are remembered."""
-NO_MATTER = frozenset({"default", "api_key", "weight", "requests_per_minute", "id", "context_tokens", "stream_usage"})
+NO_MATTER = frozenset(
+    {
+        "default",
+        "api_key",
+        "weight",
+        "requests_per_minute",
+        "id",
+        "context_tokens",
+        "stream_usage",
+        "region",
+        "tags",
+        "priority",
+    }
+)
 """Of a provider or deployment: what can't change an answer. Neither can times and sizes."""
 
 

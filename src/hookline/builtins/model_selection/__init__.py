@@ -1,0 +1,285 @@
+"""Model selection and load balancing: which deployments of a model can take a call, and in which order they are tried.
+
+Lives here: the plugin: names, choice, order, and what attempts teach. Elsewhere: options (options.py) and what they are made into (policies.py), what a name means (naming.py), what a request says
+(wishes.py), needs (needs.py), how hard it is (complexity.py), who may serve (qualifying.py), who goes first (ranking.py, orders.py), how busy everybody is (loads.py).
+Which deployments a name has: `[models]`, catalog.py. Which of them are ill: circuit_breaker. Going on to the next: fallback. Limits that operators set for a deployment: rate_limit.
+Idea: two pure questions: who may serve, and who goes first. Models with one deployment pay for neither."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+from hookline import (
+    BUDGET_LEFT,
+    CACHE_VARY,
+    COMPLEXITY,
+    EXPOSED_HEADERS,
+    Attempt,
+    Call,
+    Host,
+    Principal,
+    RateLimited,
+    Rejected,
+    Reply,
+    Skip,
+    Slot,
+    StartupError,
+    Target,
+    Unavailable,
+    hookimpl,
+    is_free,
+)
+from hookline.builtins.model_selection import orders
+from hookline.builtins.model_selection.affinity import affinity_of
+from hookline.builtins.model_selection.complexity import CLASSES, estimate
+from hookline.builtins.model_selection.costs import expected_usage, has_output
+from hookline.builtins.model_selection.loads import Load, Loads
+from hookline.builtins.model_selection.naming import Naming
+from hookline.builtins.model_selection.needs import needs_of
+from hookline.builtins.model_selection.options import SelectionOptions
+from hookline.builtins.model_selection.policies import Policy, option_problems
+from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, qualify
+from hookline.builtins.model_selection.ranking import Rank, arrange, rank_of
+from hookline.builtins.model_selection.told_limits import read_told
+from hookline.builtins.model_selection.wishes import NONE, WISHES, Wishes, take_wishes
+
+__all__ = ["Plugin", "SelectionOptions"]
+
+TURNS_MAX = 4_096
+
+TOKENS: Slot[int] = Slot("selection tokens")
+"""What a call needs at least, where an upstream has told how many tokens it would take."""
+OUTPUT_CAP: Slot[int] = Slot("selection output cap")
+"""The length of the answer that a cost was counted with."""
+
+
+class Plugin:
+    """Says what a name means, leaves out what may not serve, puts the rest in order."""
+
+    Options = SelectionOptions
+    supports_dry_run = True
+
+    def __init__(self, options: SelectionOptions, host: Host) -> None:
+        problems = list(option_problems(options, host.options_by_model, host.settings))
+        if problems:
+            raise StartupError([f"[plugins.model_selection] {text}" if text[0] != "[" else text for text in problems])
+        self._host = host
+        self._clock = host.clock
+        self._naming = Naming(options.aliases, options.mappings, host.settings.get("aliases", {}))
+        self._policy = Policy(options)
+        self._policies = {name: Policy(own, options.places) for name, own in host.options_by_model.items()}
+        self._loads = Loads(host.clock)
+        self._turns: dict[str | None, int] = {}
+        self._draw = random.Random().random
+        if any(policy.cheapest_below for policy in (self._policy, *self._policies.values())):
+            self.select = self._select_by_budget()  # type: ignore[method-assign,assignment]
+
+    def start(self) -> None:
+        """Refuse what only the whole chain shows."""
+        asks = any(policy.cheapest_below for policy in (self._policy, *self._policies.values()))
+        if asks and BUDGET_LEFT not in self._host.offers:
+            raise StartupError(['cheapest_below needs "budget" in [chain] plugins: nobody else knows what is left'])
+
+    @hookimpl
+    def prepare(self, call: Call) -> None:
+        if (found := self._naming.find(call)) is not None:
+            model, why = found
+            call.note("model_selection", why, f'"{call.model}" means "{model}"')
+            call.model = model
+            if call.payload is not None:
+                call.edit_payload()["model"] = model
+        policy = self._policies.get(call.model or "") or self._policy
+        wishes = take_wishes(call, is_followed=policy.client_wishes)
+        if wishes is NONE:
+            return
+        call[WISHES] = wishes
+        if wishes.vary:
+            call[CACHE_VARY] = wishes.vary
+
+    @hookimpl
+    def select(self, call: Call, targets: list[Target]) -> list[Target]:
+        policy = self._policies.get(call.model or "") or self._policy
+        wishes = call.slots.get(WISHES, NONE)
+        if len(targets) < 2 and wishes is NONE and not policy.is_strict and not call.is_explained:
+            return targets
+        return self._choose(call, targets, policy, wishes, is_low=False)
+
+    def _select_by_budget(self) -> object:
+        """The same where a budget is asked first. A hook of its own, for an async one costs every call."""
+
+        @hookimpl
+        async def select(call: Call, targets: list[Target]) -> list[Target]:
+            policy = self._policies.get(call.model or "") or self._policy
+            wishes = call.slots.get(WISHES, NONE)
+            if len(targets) < 2 and wishes is NONE and not policy.is_strict:
+                return targets
+            is_low = False
+            if policy.cheapest_below and len(targets) > 1:
+                left = await self._find_left(call.principal)
+                is_low = left is not None and left < policy.cheapest_below
+                if is_low:
+                    call.note("model_selection", "low budget", f"{left:.0%} left: the cheapest goes first")
+            return self._choose(call, targets, policy, wishes, is_low=is_low)
+
+        return select
+
+    @hookimpl
+    def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Load | None:
+        if (cap := call.slots.get(OUTPUT_CAP)) is not None:
+            limit = target.deployment.max_output_tokens
+            attempt.lower_output_cap(cap if limit is None else min(cap, limit))
+        load = self._loads.find(target.deployment.id)
+        if load is None:
+            return None
+        if load.told and not target.is_forced and (wait_s := load.wait_s(call.slots.get(TOKENS, 0))):
+            reason = f"its upstream has told that its limit is used up; more in {wait_s:.1f} s"
+            raise Skip(reason, RateLimited(f"{target.deployment.id}: {reason}", retry_after_s=wait_s))
+        return None if call.is_dry_run else load.begin()
+
+    @hookimpl
+    def edit_reply(self, call: Call, reply: Reply) -> Reply:
+        """Learn from a stream's head. Of other replies an attempt's end tells; here their headers may be somebody else's."""
+        if not isinstance(reply.body, bytes) and call.attempts:
+            attempt = call.attempts[-1]
+            load = self._loads.find(attempt.target.deployment.id)
+            if load is not None and attempt.reply is reply:
+                load.learn(read_told(reply.headers, self._clock.time()), self._clock.monotonic())
+        return reply
+
+    def _choose(
+        self, call: Call, targets: list[Target], policy: Policy, wishes: Wishes, *, is_low: bool
+    ) -> list[Target]:
+        has_choice = policy.has_classes and not is_low and len(targets) > 1
+        class_at = self._class_of(call, wishes) if has_choice else None
+        if class_at is None and wishes is NONE and not policy.is_strict:
+            qualified = qualify(call, targets, NO_DEMAND, policy)
+        else:
+            qualified = qualify(call, targets, self._demand(call, policy, wishes, class_at), policy)
+        if len(qualified) < 2:
+            call.note("model_selection", "kept", f"{qualified[0].deployment.id}: the only one that may serve")
+            return qualified
+        loads, is_told, has_tiers = [], False, False
+        for target in qualified:
+            deployment = target.deployment
+            load = self._loads.get(deployment.id, policy.latency_decay_s)
+            loads.append(load)
+            is_told = is_told or bool(load.told)
+            has_tiers = has_tiers or deployment.priority != 0 or deployment.key_number is not None
+        strategy = "cheapest" if is_low else policy.strategy
+        if strategy == "auto":
+            strategy = "weighted" if orders.have_different_weights(qualified) else "listed"
+        order = None
+        if strategy != "listed" or has_tiers:
+            order = self._order(call, strategy, policy, qualified, loads)
+        preferred = None if is_low else wishes.prefer_provider or policy.prefer_provider
+        ranks: list[Rank] | None = None
+        if class_at is not None or preferred is not None or is_told or (has_tiers and not is_low):
+            tokens = self._tokens(call) if is_told else 0
+            ranks = [
+                rank_of(
+                    target.deployment,
+                    wait_s=load.wait_s(tokens),
+                    served=policy.classes_of(target.deployment.listed_id),
+                    class_at=class_at,
+                    preferred=preferred,
+                    has_tiers=not is_low,
+                )
+                for target, load in zip(qualified, loads, strict=True)
+            ]
+        arranged = arrange(qualified, ranks, order)
+        if not arranged[0].reason:
+            arranged[0].reason = strategy
+        if call.is_explained:
+            _explain(call, qualified, arranged, ranks, strategy)
+        return arranged
+
+    def _demand(self, call: Call, policy: Policy, wishes: Wishes, class_at: int | None) -> Demand:
+        places = [place for place in policy.places if place.includes(call.principal, call.tags)]
+        if call.endpoint in ("relay", "models") and is_free(call.method, call.path):
+            return Demand(places)
+        demand = Demand(
+            places,
+            class_at,
+            _least(policy.max_cost_nanousd, wishes.max_cost_nanousd),
+            _least(policy.max_per_1k_nanousd, wishes.max_per_1k_nanousd),
+        )
+        if demand.max_cost_nanousd is not None and call.chat.max_output_tokens is None and has_output(call):
+            call[OUTPUT_CAP] = policy.assumed_output_tokens
+        return demand
+
+    def _tokens(self, call: Call) -> int:
+        needs = needs_of(call)
+        tokens = call[TOKENS] = needs.input_tokens + (needs.output_tokens or 0)
+        return tokens
+
+    def _order(
+        self, call: Call, strategy: str, policy: Policy, targets: Sequence[Target], loads: Sequence[Load]
+    ) -> orders.Order:
+        """The order within one group."""
+        load_of = {id(target): load for target, load in zip(targets, loads, strict=True)}
+        draw = self._draw
+        if strategy == "weighted":
+            return partial(orders.at_random, draw=draw)
+        if strategy == "listed":
+            return partial(orders.as_listed, turn=self._next_turn(call))
+        if strategy == "round_robin":
+            return partial(orders.by_turn, turn=self._next_turn(call))
+        if strategy == "least_in_flight":
+            return partial(orders.by_in_flight, load_of=load_of, draw=draw)
+        if strategy == "lowest_latency":
+            now = self._clock.monotonic()
+            return partial(orders.by_latency, load_of=load_of, draw=draw, is_stream=call.is_stream, now=now)
+        if strategy == "cheapest":
+            return partial(orders.by_cost, usage=expected_usage(needs_of(call)), draw=draw)
+        return partial(orders.by_hash, who=affinity_of(call, policy.sticky_by))
+
+    def _next_turn(self, call: Call) -> int:
+        turn = self._turns.get(call.model, 0)
+        if not call.is_dry_run:
+            if len(self._turns) >= TURNS_MAX:
+                self._turns.clear()
+            self._turns[call.model] = turn + 1
+        return turn
+
+    def _class_of(self, call: Call, wishes: Wishes) -> int:
+        """The class of a request: what it says, else what a plugin said of it, else the estimate."""
+        said, judged = wishes.complexity, call.slots.get(COMPLEXITY)
+        if said is not None:
+            found, why = said, "the request says so"
+        elif judged in CLASSES:
+            found, why = judged, "a plugin said so"
+        else:
+            made = estimate(call)
+            found, why = made.complexity, str(made)
+        call.note("model_selection", "complexity", f"{found}: {why}")
+        call.slots.setdefault(EXPOSED_HEADERS, {})["x-hookline-complexity"] = found
+        return CLASSES.index(found)
+
+    async def _find_left(self, principal: Principal) -> float | None:
+        """The share that is left of the principal's tightest budget; None where none pays or nobody can say."""
+        try:
+            return cast("float | None", await self._host.offers[BUDGET_LEFT](principal))
+        except (Unavailable, Rejected):  # budgets themselves decide what comes of such a call
+            self._host.log.debug("what is left of the budgets of %s is not known", principal.key_name)
+            return None
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else min(one, other)
+
+
+def _explain(
+    call: Call, targets: Sequence[Target], arranged: Sequence[Target], ranks: Sequence[Rank] | None, strategy: str
+) -> None:
+    rank_of_target = dict(zip(map(id, targets), ranks or (), strict=False))
+    for place, target in enumerate(arranged, 1):
+        reasons, rank = [f"strategy {strategy}"], rank_of_target.get(id(target))
+        if rank is not None:
+            reasons += [f"its upstream's limit is used up for {rank.wait_s:.1f} s"] if rank.wait_s else []
+            reasons += [f"meant for requests {rank.classes_above} class higher"] if rank.classes_above else []
+            reasons += ["not the preferred provider"] if rank.is_not_preferred else []
+            reasons += [f"priority {rank.priority}"] if rank.priority else []
+        call.note("model_selection", "ranked", f"{place}. {target.deployment.id}: {', '.join(reasons)}")
