@@ -173,9 +173,12 @@ class StreamWatch:
         self.output_bytes += len(chunk)
         if not self._tail_bytes and not self._is_ending:
             # The same as one before but for a text without quotes: it can't hold a member's name.
-            if chunk.startswith(self._before) and chunk.endswith(self._after):
-                if _QUOTE not in chunk[self._text] or self._are_alike(chunk):
-                    return chunk
+            if (
+                chunk.startswith(self._before)
+                and chunk.endswith(self._after)
+                and (_QUOTE not in chunk[self._text] or self._are_alike(chunk))
+            ):
+                return chunk
             if chunk.endswith(_BLANK_LINE):
                 self._last = chunk
                 if not self._may_matter(chunk):

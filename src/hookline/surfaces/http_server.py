@@ -307,7 +307,13 @@ class Connection(RequestHandler):
         """Send a chunk of a chunked body, as `write` does. False: the client is slow, or gone."""
         if self.transport is None:
             return False
-        self.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        if self._held or len(chunk) > HELD_BYTES_MAX:
+            self.write(framed)
+        else:
+            self._held_bytes = len(framed)
+            self._held.append(framed)
+            self._batch.add(self, self._loop)
         return not self._paused
 
     def flush(self) -> None:
