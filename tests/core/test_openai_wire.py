@@ -105,6 +105,13 @@ def test_an_end_is_seen_behind_plain_events_that_came_together(last):
         assert left + held == chunk("a") + chunk("b") + chunk("c") + plain + last
 
 
+def test_a_usage_is_seen_in_an_event_that_begins_like_plain_ones_and_came_with_one():
+    seen, left, _ = watch("chat", [chunk("a"), chunk("b", usage=COUNTED) + chunk("c")])
+
+    assert seen.usage == Usage(10, 5)
+    assert left == chunk("a") + chunk("b", usage=COUNTED) + chunk("c")
+
+
 def test_plain_events_pass_as_they_came_however_many_came_together():
     """The same object: whoever relays it need not look at it again."""
     seen = StreamWatch("chat")
