@@ -54,27 +54,29 @@ class Lead:
         self._flights = flights
         self._candidate: Reply | None = None
 
-    def begin(self, reply: Reply, attempt: Attempt | None = None) -> None:
+    def begin(self, reply: Reply, attempt: Attempt | None = None) -> bool:
         """Share this reply as it is now. One with an error status waits for the end of the call, which says whose error it is.
 
-        `attempt`: whose answer it is, for followers that pay."""
+        `attempt`: whose answer it is, for followers that pay. Returns whether it is a stream that is read along: see `body`."""
         flight, body = self.flight, reply.body
         flight.attempt = attempt
         if flight.has_begun or flight.is_vacant:
-            return
+            return False
         if not isinstance(body, bytes):
             flight.begin(reply.status, reply.headers)
-            reply.tap(self)
-        elif reply.status < 400:
+            reply.tap(flight.tape)
+            return True
+        if reply.status < 400:
             flight.begin(reply.status, reply.headers, body)
         else:
             self._candidate = Reply(reply.status, reply.headers.copy(), body)
+        return False
 
-    def feed(self, chunk: bytes) -> None:
-        self.flight.tape.feed(chunk)
-
-    def end(self, is_complete: bool) -> None:
-        self.flight.tape.end(is_complete)
+    @property
+    def body(self) -> bytes | None:
+        """All of a reply that has come to its end; None if it has not, was cut, or is larger than `rules.max_bytes`."""
+        tape = self.flight.tape
+        return tape.whole() if tape.is_complete else None
 
     def settle(self, result: Result) -> Coroutine[Any, Any, None] | None:
         """The call has ended: whoever still waits is told what comes of it."""

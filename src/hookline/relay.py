@@ -111,8 +111,13 @@ async def _relay(
         return out
 
     def push(chunk: bytes) -> bool:
-        out = take(chunk)
-        return (not out or (target.sink is not None and target.sink(out))) and watch.error is None
+        out = watch.feed(chunk)
+        if not out:
+            return watch.error is None
+        for layer in target.layers:
+            layer.feed(out)
+        sink = target.sink
+        return sink is not None and sink(out) and watch.error is None
 
     while True:
         watch = StreamWatch(endpoint, hides_usage=attempt.has_hidden_usage, choices=call.chat.choices)

@@ -53,7 +53,7 @@ class SharedBody:
         if self._reader is None:
             self._is_pulling = True
             if self._relayed is not None and self.sink is not None:
-                self._relayed.sink = self._push
+                self._relayed.sink = self._keep if self._is_shared else self.sink
             try:
                 chunk = await anext(self._chunks)
             finally:
@@ -85,6 +85,8 @@ class SharedBody:
         self._is_shared = True
         if self._reader is None and not self._is_pulling:
             self._start()
+        elif self._relayed is not None and self._relayed.sink is not None:
+            self._relayed.sink = self._keep
 
     async def read_on(self) -> None:
         """Without the client, to the end. Raises what the body raises where it is pulled from here."""
@@ -106,11 +108,10 @@ class SharedBody:
             await end_tasks({self._task})
         await close_body(self._body)
 
-    def _push(self, chunk: bytes) -> bool:
-        if self._is_shared:  # no more of it: the task pulls from here on
-            self._pushed.append(chunk)
-            return False
-        return self.sink is not None and self.sink(chunk)
+    def _keep(self, chunk: bytes) -> bool:
+        """The sink once others have come: no more of it, the task pulls from here on."""
+        self._pushed.append(chunk)
+        return False
 
     def _start(self) -> None:
         tape = Tape(0)

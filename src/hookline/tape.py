@@ -2,6 +2,7 @@
 
 Lives here: the chunks, the readers, the bound. Elsewhere: whose body it is (flights.py, delivery.py).
 Idea: chunks are a chain, and a reader holds the link it stands at. So what nobody has still to read is freed by itself, and writing never waits for a reader.
+Most tapes are never read on the way: until somebody does, chunks are a list.
 
 The bound. The beginning is kept for readers to come while the whole is at most `max_bytes`; beyond that nobody joins any more, and a reader that is more than
 `max_bytes`, but at least BEHIND_BYTES, behind is cut. So that is what a tape holds at most, and what it got last. Who writes may ask how far the first of its readers is
@@ -36,24 +37,30 @@ class _Link:
 class Tape:
     """Written by one, read by many. `is_complete` is None until it has ended."""
 
-    __slots__ = ("_error", "_first", "_last", "_readers", "is_complete", "max_bytes")
+    __slots__ = (
+        "_error",
+        "_first",
+        "_last",
+        "_readers",
+        "_unlinked",
+        "is_complete",
+        "is_whole",
+        "max_bytes",
+        "size_bytes",
+    )
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.is_complete: bool | None = None
-        self._first: _Link | None = _Link(b"", 0)
-        self._last = self._first
+        self.is_whole = True
+        """The beginning is still there: one may join."""
+        self.size_bytes = 0
+        self._unlinked: list[bytes] | None = []
+        """All chunks, while nobody has read; None: they are links."""
+        self._last = _Link(b"", 0)
+        self._first: _Link | None = self._last
         self._readers: list[TapeReader] = []
         self._error: BaseException | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return self._last.at
-
-    @property
-    def is_whole(self) -> bool:
-        """The beginning is still there: one may join."""
-        return self._first is not None
 
     @property
     def nearest_bytes(self) -> float:
@@ -64,11 +71,17 @@ class Tape:
         """Write. Empty chunks are nothing; what comes after the end is dropped."""
         if not chunk or self.is_complete is not None:
             return
-        link = _Link(chunk, self._last.at + len(chunk))
-        self._last.following = link
-        self._last = link
-        if link.at > self.max_bytes:
-            self._first = None
+        size_bytes = self.size_bytes = self.size_bytes + len(chunk)
+        unlinked = self._unlinked
+        if unlinked is not None:
+            unlinked.append(chunk)
+            if size_bytes > self.max_bytes:
+                self.is_whole = False
+                unlinked.clear()
+            return
+        link = self._link(chunk, size_bytes)
+        if size_bytes > self.max_bytes:
+            self.is_whole, self._first = False, None
             behind_bytes = max(self.max_bytes, BEHIND_BYTES)
             for reader in [r for r in self._readers if link.at - r.at > behind_bytes]:
                 reader.cut(ClientGone("the client reads too slowly for a reply that others share"))
@@ -84,21 +97,31 @@ class Tape:
 
     def read(self, left: Callable[[], None] | None = None) -> TapeReader:
         """A reader from the beginning; `left` is called once, when it is closed. Raises ValueError if the beginning is gone."""
-        if self._first is None:
+        if not self.is_whole or self._first is None:
             raise ValueError("the beginning of this tape is gone")
+        unlinked, self._unlinked = self._unlinked or (), None
+        for chunk in unlinked:
+            self._link(chunk, self._last.at + len(chunk))
         reader = TapeReader(self, self._first, left)
         self._readers.append(reader)
         return reader
 
     def whole(self) -> bytes | None:
         """Everything written so far, or None if its beginning is gone."""
-        if self._first is None:
+        if not self.is_whole or self._first is None:
             return None
+        if self._unlinked is not None:
+            return b"".join(self._unlinked)
         chunks, link = [], self._first.following
         while link is not None:
             chunks.append(link.chunk)
             link = link.following
         return b"".join(chunks)
+
+    def _link(self, chunk: bytes, at: int) -> _Link:
+        link = self._last.following = _Link(chunk, at)
+        self._last = link
+        return link
 
 
 class TapeReader:

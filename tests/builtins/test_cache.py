@@ -324,6 +324,28 @@ async def test_a_stream_is_replayed_byte_for_byte(plugin, make_call):
     assert [chunk async for chunk in hit.body] == [b"data: {}\n\ndata: [DONE]\n\n"]
 
 
+@pytest.mark.parametrize(
+    "options", [CacheOptions(), CacheOptions(coalesce=False), CacheOptions(replay="first_pace", replay_max_s=0.001)]
+)
+async def test_a_stream_is_kept_whoever_else_reads_along(host, make_call, options):
+    """Who leads a flight reads along anyway, and the bytes are held once."""
+    plugin, payload = Plugin(options, host), {**CHAT, "stream": True}
+    await stream(plugin, make_call(payload), [b"data: {}\n", b"\ndata: [DONE]\n\n"])
+
+    hit = await plugin.lookup(make_call(payload))
+
+    assert b"".join([chunk async for chunk in hit.body]) == b"data: {}\n\ndata: [DONE]\n\n"
+
+
+async def test_the_bytes_of_a_stream_are_held_once(plugin, make_call):
+    call = make_call({**CHAT, "stream": True})
+    await plugin.lookup(call)
+
+    reply = plugin.edit_reply(call, Reply(200, dict(SSE), empty()))
+
+    assert len(reply.taps) == 1
+
+
 async def test_a_stream_that_was_cut_is_not_kept(plugin, host, make_call):
     await stream(plugin, make_call({**CHAT, "stream": True}), [b"data: {}\n\n"], is_complete=False)
 

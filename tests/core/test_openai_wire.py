@@ -84,6 +84,43 @@ def test_an_error_with_as_many_quotes_as_plain_events_is_seen():
     assert left == plain * 2
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        chunk("a", finish="stop"),
+        DONE,
+        USAGE_EVENT + DONE,
+        event({"error": {"message": "m"}}),
+        chunk('say "usage"') + chunk("a", finish="stop"),
+    ],
+)
+def test_an_end_is_seen_behind_plain_events_that_came_together(last):
+    plain = chunk("a") + chunk("b") + chunk('c"d') + chunk("e")
+
+    seen, left, held = watch("chat", [chunk("a"), chunk("b") + chunk("c"), plain + last])
+
+    assert seen.is_complete or seen.error is not None
+    assert left.startswith(chunk("a") + chunk("b") + chunk("c") + plain)
+    if seen.error is None:
+        assert left + held == chunk("a") + chunk("b") + chunk("c") + plain + last
+
+
+def test_a_usage_is_seen_in_an_event_that_begins_like_plain_ones_and_came_with_one():
+    seen, left, _ = watch("chat", [chunk("a"), chunk("b", usage=COUNTED) + chunk("c")])
+
+    assert seen.usage == Usage(10, 5)
+    assert left == chunk("a") + chunk("b", usage=COUNTED) + chunk("c")
+
+
+def test_plain_events_pass_as_they_came_however_many_came_together():
+    """The same object: whoever relays it need not look at it again."""
+    seen = StreamWatch("chat")
+    pieces = [chunk("a"), chunk("b") + chunk("c"), chunk("d"), chunk("") * 7, chunk('e"') + chunk("f"), chunk("g")]
+
+    assert all(seen.feed(piece) is piece for piece in pieces)
+    assert seen.output_bytes == sum(map(len, pieces))
+
+
 # -- when a stream is complete
 
 

@@ -184,7 +184,7 @@ class Exchange:
                     connection.write(head + framed if head else framed)
                     head = b""
                     if relayed is not None:
-                        relayed.sink = self._push
+                        relayed.sink = connection.write_chunk
                 if connection.writing_paused:
                     await connection.drained()
         except BaseException:
@@ -201,14 +201,6 @@ class Exchange:
         self._write(head + b"0\r\n\r\n" if is_chunked else head)
         if connection.writing_paused:
             await connection.drained()
-
-    def _push(self, chunk: bytes) -> bool:
-        """Write a chunk outside the call's task. False: the client is slow, or gone."""
-        connection = self.connection
-        if connection.transport is None:
-            return False
-        connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-        return not connection.writing_paused
 
     def _write(self, data: bytes) -> None:
         if self.connection.transport is None:

@@ -63,7 +63,7 @@ class Connection(RequestHandler):
     """A client's connection. Made by `HttpFront` for each accepted socket."""
 
     __slots__ = (
-        "_discarded_bytes", "_fatal", "_head_bytes", "_head_until", "_held", "_held_bytes", "_is_deaf", "_last_payload", "_next_request", "_unsent_bytes",
+        "_batch", "_discarded_bytes", "_fatal", "_head_bytes", "_head_until", "_held", "_held_bytes", "_is_deaf", "_last_payload", "_next_request", "_unsent_bytes",
         "deadline_at", "exchange", "front", "phase", "remote", "settings", "write_deadline_at",
     )  # fmt: skip
 
@@ -81,6 +81,7 @@ class Connection(RequestHandler):
         self._head_until = NEVER
         self._held: list[bytes] = []
         self._held_bytes = 0
+        self._batch = front.batch
         self._is_deaf = False
         self._discarded_bytes = 0
         self._unsent_bytes = 0
@@ -292,25 +293,40 @@ class Connection(RequestHandler):
 
     def write(self, data: bytes) -> None:
         """Send, in order: at the end of this turn of the loop, or at once if it is much. Then wait for `drained()` if `writing_paused`."""
-        if self._held_bytes:
-            self._held.append(data)
+        held = self._held
+        if held:
             self._held_bytes += len(data)
         else:
-            self._held = [data]
             self._held_bytes = len(data)
-            self.front.batch.add(self, self._loop)
+            self._batch.add(self, self._loop)
+        held.append(data)
         if self._held_bytes > HELD_BYTES_MAX:
             self.flush()
 
+    def write_chunk(self, chunk: bytes) -> bool:
+        """Send a chunk of a chunked body, as `write` does. False: the client is slow, or gone."""
+        if self.transport is None:
+            return False
+        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        if self._held or len(chunk) > HELD_BYTES_MAX:
+            self.write(framed)
+        else:
+            self._held_bytes = len(framed)
+            self._held.append(framed)
+            self._batch.add(self, self._loop)
+        return not self._paused
+
     def flush(self) -> None:
         """Write what is held."""
-        if self._held_bytes:
-            held, self._held, self._held_bytes = self._held, [], 0
+        held = self._held
+        if len(held) == 1:
+            data = held.pop()
             if self.transport is not None:
-                if len(held) == 1:
-                    self.transport.write(held[0])
-                else:
-                    self.transport.writelines(held)
+                self.transport.write(data)
+        elif held:
+            self._held = []
+            if self.transport is not None:
+                self.transport.writelines(held)
 
     async def drained(self) -> None:
         """Wait until a slow reader has made room. Raises ClientGone if it went, or took nothing for `write_timeout_s`."""

@@ -141,7 +141,8 @@ class Connection(asyncio.Protocol):
         self.is_reading_paused = False
         if not self.is_gone and not self._transport.is_closing():
             self._transport.resume_reading()
-            self._data_came()
+            if not self.is_write_paused:
+                self._set_deadline(self._now() + self._idle_s)
 
     def abort(self) -> None:
         """Close at once, whatever is going on. The reply in progress, if any, gets an error."""
@@ -167,22 +168,24 @@ class Connection(asyncio.Protocol):
                 return
             self._has_first_byte = True
             self._adopt_head(response)
-        parts = reader.parts
-        if parts:
-            piece = parts[0] if len(parts) == 1 else b"".join(parts)
+        take_piece = response.take_piece
+        if parts := reader.parts:
+            piece = b"".join(parts)  # of one part: itself, not a copy
             parts.clear()
-            take_piece = response.take_piece
             if take_piece is None:
                 response.parts.append(piece)
                 response.buffered_bytes += len(piece)
             elif not take_piece(piece):
-                response.take_piece = None
+                take_piece = response.take_piece = None
                 response.wake()
         if reader.is_complete:
             self._finish(response)
             return
-        self._data_came()
-        if response.take_piece is not None:
+        if not self.is_write_paused:  # a request that is not taken stays late, however much comes back
+            deadline = self._deadline = self._now() + self._idle_s
+            if deadline < self._fire_at:
+                self._arm(deadline)
+        if take_piece is not None:
             return
         if not response.is_read_whole:
             if response.buffered_bytes > HIGH_WATER_BYTES:
@@ -276,12 +279,6 @@ class Connection(asyncio.Protocol):
         """Bytes before the reply's head is whole: part of it, or an interim reply, which is no first byte but a sign of life."""
         if not self.is_write_paused:
             self._set_deadline(math.inf if self.is_uploading else self._now() + self._patience_s())
-
-    def _data_came(self) -> None:
-        if not self.is_write_paused:  # a request that is not taken stays late, however much comes back
-            deadline = self._deadline = self._now() + self._idle_s
-            if deadline < self._fire_at:
-                self._arm(deadline)
 
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline

@@ -30,6 +30,7 @@ class ReplyReader:
     __slots__ = (
         "_body_end",
         "_fault",
+        "_feed_parser",
         "_interim_count",
         "_is_head_only",
         "_is_interim",
@@ -65,6 +66,7 @@ class ReplyReader:
         """Get ready for the reply to the next request."""
         if self._needs_new_parser:
             self._parser = httptools.HttpResponseParser(self)
+            self._feed_parser = self._parser.feed_data
             self._needs_new_parser = False
         self.status = 0
         self.reason = b""
@@ -80,18 +82,17 @@ class ReplyReader:
         self.parts.clear()
 
     def feed(self, data: bytes) -> None:
-        """Take what arrived; look at `status` (0 = no head yet), `parts` and `is_complete` afterwards.
+        """Take what arrived; look at `status` (0 = no head yet) and `is_complete` afterwards, and empty `parts`.
 
         Raises TransportError("garbage")."""
-        parts = self.parts
-        piece_count = len(parts)
         if not self.status:
             if not self._overhead_bytes:
                 self._is_surely_1_1 = data.startswith(b"HTTP/1.1 ")
             if len(data) > MAX_OVERHEAD_BYTES:
                 self._check_large_head(data)
+        parts = self.parts
         try:
-            self._parser.feed_data(data)
+            self._feed_parser(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.is_complete:
                 raise _garbage(str(error)) from None
@@ -104,7 +105,7 @@ class ReplyReader:
                 self.can_reuse = False
             elif self.can_reuse and (data[-1] in b"\r\n" or self._is_head_only) and self._has_stray_end(data):
                 self.can_reuse = False
-        elif len(parts) == piece_count:
+        elif not parts:
             self._overhead_bytes += len(data)
             if self._overhead_bytes > MAX_OVERHEAD_BYTES:
                 raise _garbage(f"more than {MAX_OVERHEAD_BYTES} bytes of head or trailers")
@@ -118,7 +119,7 @@ class ReplyReader:
 
     def discard(self) -> None:
         """No more replies: let go of the parser, which holds this object, so that no garbage collector is needed."""
-        del self._parser
+        del self._parser, self._feed_parser
 
     # Called by httptools.
 

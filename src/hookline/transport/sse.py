@@ -12,9 +12,10 @@ small pieces costs what it costs in one."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 BOM = b"\xef\xbb\xbf"
+_LF, _CR = b"\n\r"  # as numbers: `in` on bytes is quick for a number only
 _LINE_END = re.compile(rb"\r\n?|\n")
 _BLANK_LINE = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)")  # possessive: a CRLF is never read as two line ends
 
@@ -75,8 +76,7 @@ class SseSplitter:
         return match.end() if match is not None else -1
 
 
-@dataclass(frozen=True, slots=True)
-class SseEvent:
+class SseEvent(NamedTuple):
     """One parsed block. `event` and `id` are None where the block has no such field."""
 
     event: str | None
@@ -89,7 +89,7 @@ def parse_event(block: bytes) -> SseEvent:
     """Read one block, complete or not. Never raises: unknown fields are ignored, as the standard demands."""
     if block.startswith(b"data: ") and block.endswith(b"\n\n"):
         line = block[6:-2]
-        if b"\n" not in line and b"\r" not in line:
+        if _LF not in line and _CR not in line:
             return SseEvent(None, line, None, False)
     event: str | None = None
     event_id: str | None = None

@@ -168,15 +168,16 @@ class Plugin:
         status = call.slots.get(CACHE_STATUS)
         if status is None:
             return reply
-        if (lead := call.slots.get(LEAD)) is not None:
-            lead.begin(reply, call.attempts[-1] if call.attempts else None)
+        lead = call.slots.get(LEAD)
+        is_read_along = lead is not None and lead.begin(reply, call.attempts[-1] if call.attempts else None)
         reply.headers["x-hookline-cache"] = status
         question = call.slots.get(QUESTION)
         if question is not None and reply.source == "upstream" and reply.status == 200 and is_answer(reply):
             options = question.options
             monotonic = self._clock.monotonic if options.replay == "first_pace" else None
             max_bytes = options.max_entry_bytes * (1 if question.inputs is None else len(question.inputs))
-            call[RECORDING] = Recording(reply, max_bytes, monotonic)
+            has_same = is_read_along and monotonic is None and question.inputs is None
+            call[RECORDING] = Recording(reply, max_bytes, monotonic=monotonic, lead=lead if has_same else None)
             if (told := question.told_keys()) is not None:
                 reply.headers["x-hookline-cache-key"] = told
         return reply

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from hookline import Attempt, Reply
+from hookline import Attempt, Lead, Reply
 
 CUT_BY_LENGTH = re.compile(rb'"finish_reason"\s*:\s*"(?:length|max_tokens)"|"status"\s*:\s*"incomplete"')
 """In the raw JSON of a reply: text that a model wrote has its quotes escaped, so it can't match."""
@@ -25,10 +25,13 @@ MARKS_MAX = 512
 
 
 class Recording:
-    """A reply on its way into the cache; for a stream it is the tap that reads along, up to `max_bytes`. `monotonic`: when bytes came is kept, too."""
+    """A reply on its way into the cache; for a stream it is the tap that reads along, up to `max_bytes`, unless `lead` does.
+
+    `monotonic`: when bytes came is kept, too; then `lead` must be None."""
 
     __slots__ = (
         "_began_at",
+        "_lead",
         "_max_bytes",
         "_monotonic",
         "_parts",
@@ -39,14 +42,24 @@ class Recording:
         "marks",
     )
 
-    def __init__(self, reply: Reply, max_bytes: int, monotonic: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        reply: Reply,
+        max_bytes: int,
+        *,
+        monotonic: Callable[[], float] | None = None,
+        lead: Lead | None = None,
+    ) -> None:
         self.content_type = reply.headers.get("content-type", "")
         self.body: bytes | None = None
-        """None: there is none yet, or it is not to be kept."""
+        """None: there is none, or it is not to be kept. Ask `may_be_kept` first."""
+        self._lead = lead
         self.marks: list[tuple[int, int]] = []
         """(milliseconds after the first byte, bytes until then)."""
         self.is_stream = not isinstance(reply.body, bytes)
-        if not isinstance(reply.body, bytes):
+        if lead is not None:
+            pass  # the same bytes, kept once
+        elif not isinstance(reply.body, bytes):
             self._max_bytes = max_bytes
             self._parts: list[bytes] = []
             self._size = 0
@@ -74,11 +87,14 @@ class Recording:
             self.body = b"".join(self._parts)
 
     def may_be_kept(self, attempts: Sequence[Attempt]) -> bool:
-        """Whether there is an answer for everybody."""
+        """Whether there is an answer for everybody, now that the call has ended."""
+        if self._lead is not None:
+            self.body = self._lead.body
         body = self.body
         if body is None or has_failed(body) or (self.is_stream and is_empty(body)):
             return False
-        return not (is_cut(body) and any(attempt.output_cap is not None for attempt in attempts))
+        # The body is searched last: that costs a tenth of a microsecond for each chunk of a stream.
+        return not (any(attempt.output_cap is not None for attempt in attempts) and is_cut(body))
 
 
 def is_answer(reply: Reply) -> bool:
