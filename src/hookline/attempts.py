@@ -251,16 +251,16 @@ class AttemptLoop:
     async def _race(self, attempt: Attempt) -> tuple[Attempt, Reply | None]:
         """Send `attempt`, and hedges when they are due. The first to begin a reply wins; the failed are ended, the late cancelled."""
         live = {asyncio.ensure_future(self._send(self.call, attempt)): attempt}
-        last, failed = attempt, attempt
+        last: Attempt | None = attempt
+        failed = attempt
         try:
             while live:
-                hedge_after_s = last.target.hedge_after_s if self._waiting else None
+                hedge_after_s = last.target.hedge_after_s if last is not None and self._waiting else None
                 done, _ = await asyncio.wait(live, timeout=hedge_after_s, return_when=asyncio.FIRST_COMPLETED)
-                if not done and self._waiting:
-                    hedge = await self._open(self._waiting.popleft(), is_hedge=True)
-                    if hedge is not None:
-                        last = hedge
-                        live[asyncio.ensure_future(self._send(self.call, hedge))] = hedge
+                if not done:
+                    last = await self._open_hedge()
+                    if last is not None:
+                        live[asyncio.ensure_future(self._send(self.call, last))] = last
                 for task in [task for task in live if task in done]:  # of two at once, the one asked first
                     attempt = live.pop(task)
                     reply = task.result()
@@ -279,6 +279,18 @@ class AttemptLoop:
                         if not task.cancelled() and (late := task.result()) is not None:
                             await self.close(late.body)
                         await settled(self.end(loser, "client_gone"))
+
+    async def _open_hedge(self) -> Attempt | None:
+        """The first waiting target that lets a hedge in. The others keep their place: they are asked again if it comes to a fallback."""
+        skips = len(self._skips)
+        try:
+            for target in tuple(self._waiting):
+                if (hedge := await self._open(target, is_hedge=True)) is not None:
+                    self._waiting.remove(target)
+                    return hedge
+            return None
+        finally:
+            del self._skips[skips:]
 
     @property
     def _is_replayable(self) -> bool:

@@ -164,8 +164,8 @@ def describe_attempt(attempt: Attempt) -> dict[str, Any]:
         record["message"] = attempt.error.message[:TEXT_MAX_CHARS]
     if attempt.target.reason:
         record["reason"] = attempt.target.reason
-    if attempt.is_hedge:
-        record["hedge"] = "lost" if attempt.is_loser else "won"
+    if attempt.is_hedge or attempt.is_loser:
+        record["hedge"] = "lost" if attempt.is_loser else "won" if attempt.error is None else "failed"
     return record
 
 
