@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from hookline import providers as builtin_providers
 from hookline.attempt import Provider
+from hookline.attempt_timeouts import resolve_timeouts
 from hookline.catalog import Catalog
-from hookline.config import DeploymentTable, ProviderTable, Scope, Settings
+from hookline.config import DeploymentTable, ProviderTable, Scope, Settings, TimeoutsTable
 from hookline.config_problems import merged_problems_of, problems_of
 from hookline.config_source import Source
 from hookline.deployment import Deployment
@@ -280,9 +281,9 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
     prices = PriceTable({name: price_from_usd(**entry.model_dump()) for name, entry in settings.prices.items()})
 
     def build(provider: str, model: str) -> Deployment:
-        return deploy(DeploymentTable.model_construct(provider=provider, model=model), "")
+        return deploy(DeploymentTable.model_construct(provider=provider, model=model), "", TimeoutsTable())
 
-    def deploy(table: DeploymentTable, name: str) -> Deployment:
+    def deploy(table: DeploymentTable, name: str, of_model: TimeoutsTable) -> Deployment:
         made, at = providers.get(table.provider), settings.providers.get(table.provider)
         facts = None
         if made is not None and table.model:
@@ -304,6 +305,7 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
             region=table.region or (at.region if at is not None else None),
             tags=frozenset((*table.tags, *(at.tags if at is not None else ()))),
             priority=table.priority,
+            timeouts=resolve_timeouts(settings.server, at, of_model, table.timeouts),
         )
 
     def count_keys(provider: str) -> int:
@@ -313,7 +315,9 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
     by_name: dict[str, tuple[Deployment, ...]] = {}
     canonical_by_alias: dict[str, str] = {}
     for name, table in settings.models.items():
-        deployments = tuple(one for d in table.deployments for one in deploy(d, name).by_key(count_keys(d.provider)))
+        deployments = tuple(
+            one for d in table.deployments for one in deploy(d, name, table.timeouts).by_key(count_keys(d.provider))
+        )
         by_name |= dict.fromkeys((name, *table.aliases), deployments)
         canonical_by_alias |= dict.fromkeys(table.aliases, name)
     defaults = [name for name, provider in settings.providers.items() if provider.default]

@@ -82,6 +82,11 @@ class CallTimer:
         self.deadline = self._loop.time() + timeout_s
         self._arm()
 
+    @property
+    def allowed_s(self) -> float:
+        """From the call's start, where it has no deadline of its own."""
+        return self._shared.timeout_s if self._shared is not None else NEVER
+
     def pass_deadline(self) -> None:
         """The deadline has come. It passes once; hooks that see to the answer still have their budget."""
         self.deadline = NEVER

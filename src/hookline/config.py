@@ -51,10 +51,12 @@ class Server(_Table):
     heartbeat_s: float = Field(default=0.0, ge=0, description="SSE comments while waiting; 0 is off.")
     hook_timeout_s: Seconds = Field(default=5.0, description="Time budget of one async hook.")
     settle_timeout_s: Seconds = Field(default=2.0, description="Time budget of one ticket's settlement.")
-    total_timeout_s: Seconds = Field(default=600.0, description="Deadline of a call.")
-    connect_timeout_s: Seconds = 5.0
-    first_byte_timeout_s: Seconds = 120.0
-    idle_timeout_s: Seconds = Field(default=60.0, description="Between two chunks of an upstream.")
+    total_timeout_s: Seconds = Field(
+        default=600.0, description="Deadline of a call, and the most that x-hookline-timeout-s may ask for."
+    )
+    connect_timeout_s: Seconds = Field(default=5.0, description="Where no `timeouts` table says connect_s.")
+    first_byte_timeout_s: Seconds = Field(default=120.0, description="Where no `timeouts` table says first_byte_s.")
+    idle_timeout_s: Seconds = Field(default=60.0, description="Where no `timeouts` table says idle_s.")
     max_pumps: int = Field(default=100, ge=0, description="Bodies that are read on after their client has left.")
     header_timeout_s: Seconds = Field(default=10.0, description="For a whole request head, from its first byte.")
     body_idle_timeout_s: Seconds = 30.0
@@ -134,6 +136,20 @@ class ChainTable(_Table):
     order: dict[str, list[str]] = Field(default={}, description="Plugins that come first in one hook.")
 
 
+class TimeoutsTable(_Table):
+    """`timeouts` of a provider, a model or a deployment: how long one attempt may take. The nearest that says a thing wins: deployment, model, provider, `[server]`."""
+
+    connect_s: Seconds | None = Field(default=None, description="Resolving, TCP and TLS together.")
+    first_byte_s: Seconds | None = Field(
+        default=None, description="From the request to the first byte of the answer; before it, a fallback is tried."
+    )
+    idle_s: Seconds | None = Field(default=None, description="Between two arrivals of an answer that has begun.")
+    total_s: Seconds | None = Field(default=None, description="From the request to the last byte of the answer.")
+    min_bytes_per_s: float | None = Field(
+        default=None, ge=0, description="An answer that comes slower for ten seconds is cut; 0 is off."
+    )
+
+
 class ProviderTable(BaseModel):
     """`[providers.x]`: an upstream. All other keys belong to its kind and are checked there."""
 
@@ -142,6 +158,7 @@ class ProviderTable(BaseModel):
     default: bool = Field(default=False, description="Takes model names that nothing else knows; at most one.")
     region: str | None = Field(default=None, description="Where its deployments run.")
     tags: list[str] = Field(default=[], description="Tags of all its deployments.")
+    timeouts: TimeoutsTable = TimeoutsTable()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -170,6 +187,7 @@ class DeploymentTable(LimitTable):
         default=[], description="What rules of `model_selection` may ask for, beside its provider's."
     )
     priority: int = Field(default=0, ge=0, description="Smaller ones are tried first; others take what spills over.")
+    timeouts: TimeoutsTable = TimeoutsTable()
 
     @property
     def deployment_id(self) -> str:
@@ -184,6 +202,7 @@ class ModelTable(LimitTable):
     ] = Field(min_length=1)
     aliases: list[str] = Field(default=[], description="Other names for the same model.")
     plugins: dict[str, dict[str, Any]] = Field(default={}, description="Merged over [plugins.*] for this model.")
+    timeouts: TimeoutsTable = TimeoutsTable()
 
 
 class PriceEntry(_Table):

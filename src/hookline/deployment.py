@@ -6,7 +6,7 @@ Idea: a deployment is configuration and never changes; a target belongs to one c
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 from hookline.money import Price
 from hookline.principal import Limits
@@ -14,6 +14,18 @@ from hookline.slots import Slot
 
 MADE_AT: Slot[tuple[str, str]] = Slot("made_at")
 """(provider, deployment with a key of its own or ""): where a call without a model goes, instead of to the default provider. Written by `owners`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long one attempt's stages may take, in seconds: `connect_s` resolving, TCP and TLS; `first_byte_s` from the request to the first byte of the answer;
+    `idle_s` between two arrivals; `total_s` from the request to the last byte, None: the call's deadline alone; `min_bytes_per_s` over ten seconds, 0: any."""
+
+    connect_s: float = 5.0
+    first_byte_s: float = 120.0
+    idle_s: float = 60.0
+    total_s: float | None = None
+    min_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,7 @@ class Deployment:
     """Smaller ones are tried first; the others take what spills over."""
     key_number: int | None = None
     """Which of its provider's several keys it sends; None: they take turns, or there are not several."""
+    timeouts: Timeouts = Timeouts()
 
     def by_key(self, keys: int) -> tuple[Deployment, ...]:
         """One for each of its provider's keys, "openai/gpt-4o#1" and so on, so that each has circuit, limits and load of its own. Itself, if it has a key of its own or there is no choice."""
@@ -61,3 +74,12 @@ class Target:
     hedge_after_s: float | None = None
     is_forced: bool = False
     reason: str = ""
+    total_timeout_s: float | None = None
+    min_bytes_per_s: float = 0.0
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> Self:
+        """A target with the deployment's own timeouts."""
+        own = deployment.timeouts
+        connect_s, first_byte_s, idle_s = own.connect_s, own.first_byte_s, own.idle_s
+        return cls(deployment, connect_s, first_byte_s, idle_s, None, False, "", own.total_s, own.min_bytes_per_s)

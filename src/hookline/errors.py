@@ -138,6 +138,8 @@ UPSTREAM_KINDS: dict[str, UpstreamKind] = {
     "write_timeout": UpstreamKind(504, "upstream_timeout", True),
     "first_byte_timeout": UpstreamKind(504, "upstream_timeout", True),
     "idle_timeout": UpstreamKind(504, "upstream_timeout", True),
+    "total_timeout": UpstreamKind(504, "upstream_timeout", True),
+    "throughput_timeout": UpstreamKind(504, "upstream_timeout", True),
     "deadline": UpstreamKind(504, "deadline_exceeded", False),
     "status": UpstreamKind(502, "upstream_error", True),
     "stream_error": UpstreamKind(502, "upstream_stream_error", True),

@@ -33,6 +33,7 @@ from hookline.call_timer import SharedDeadline
 from hookline.catalog import Catalog
 from hookline.chain import Chain
 from hookline.cost_on_wire import tell_cost
+from hookline.deadline import deadline_error
 from hookline.delivery import Deliver, Delivery, Pumps
 from hookline.deployment import Deployment, Target
 from hookline.errors import ApiError, InternalError, Rejected, Unavailable, UpstreamError
@@ -198,7 +199,7 @@ class _Run:
         if isinstance(error, asyncio.CancelledError):
             if not self._timer.was_cancelled_for("deadline"):
                 raise error
-            error = UpstreamError("the call reached its deadline", kind="deadline")
+            error = deadline_error(self.call, self._timer)
         if is_rejected := isinstance(error, Rejected):
             error = error.error
         if not isinstance(error, ApiError):
@@ -257,13 +258,7 @@ class _Run:
                 return found, impl.index
             if found is not None:
                 self._tickets.append(found)
-        settings = self._pipe.settings
-        connect_s, first_byte_s, idle_s = (
-            settings.connect_timeout_s,
-            settings.first_byte_timeout_s,
-            settings.idle_timeout_s,
-        )
-        targets = [Target(d, connect_s, first_byte_s, idle_s) for d in deployments]
+        targets = [Target.of(deployment) for deployment in deployments]
         for impl in chain.select:
             chosen = impl.run(call, targets)
             targets = (await chosen) if type(chosen) is Waiting else chosen
@@ -283,6 +278,8 @@ class _Run:
                     rescued = await rescued
                 if rescued is not None:
                     self._error, self._source = error, rescued.source
+                    self._outcome = "ok" if rescued.status < 400 else outcome_of(error)
+                    rescued.headers.setdefault("x-hookline-attempts", str(len(self.call.attempts)))
                     return rescued, impl.index
             raise
         self._source = "upstream"

@@ -18,6 +18,3 @@ class PipelineSettings:
     heartbeat_s: float = 0.0
     on_disconnect: Literal["cancel", "drain"] = "cancel"
     max_pumps: int = 100
-    connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 120.0
-    idle_timeout_s: float = 60.0

@@ -21,6 +21,7 @@ from hookline.attempts import AttemptLoop, as_upstream_error
 from hookline.call import Call
 from hookline.call_timer import CallTimer
 from hookline.cost_on_wire import add_cost, tells_usage
+from hookline.deadline import deadline_error
 from hookline.errors import ApiError, InternalError, Rejected, UpstreamError
 from hookline.money import Usage
 from hookline.openai_wire import StreamWatch, error_event, sequence_number_after
@@ -149,7 +150,7 @@ async def _relay(
         except asyncio.CancelledError:
             rest = watch.take_unfinished()
             if timer.was_cancelled_for("deadline"):
-                lost = _late()
+                lost = deadline_error(call, timer)
             elif is_being_cancelled():
                 raise
             else:
@@ -175,7 +176,7 @@ async def _relay(
         except asyncio.CancelledError:
             if not timer.was_cancelled_for("deadline"):
                 raise
-            lost = _late()
+            lost = deadline_error(call, timer)
         except Rejected as rejected:
             lost = rejected.error
         if following is not None:
@@ -198,10 +199,6 @@ async def _relay(
         for layer in target.layers:
             layer.end(True)
         return
-
-
-def _late() -> UpstreamError:
-    return UpstreamError("the call reached its deadline", kind="deadline")
 
 
 def _note_end(call: Call, attempt: Attempt, watch: StreamWatch, *, is_events: bool) -> None:

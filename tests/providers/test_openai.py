@@ -315,36 +315,15 @@ async def test_the_targets_timeout_is_obeyed(
     assert failed.value.kind == "first_byte_timeout"
 
 
-async def test_the_providers_timeout_counts_where_the_target_has_the_default(
+async def test_a_stream_that_stalls_after_its_first_event_is_cut_by_the_targets_idle_timeout(
     upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt
 ) -> None:
-    upstream.play([STALL], sse_reply("1", STALL))
-    provider = provide(first_byte_timeout_s=0.02, idle_timeout_s=0.02)
+    upstream.play(sse_reply("1", STALL))
 
-    with pytest.raises(UpstreamError) as failed:
-        await provider.send(make_call(), make_attempt())
-    assert failed.value.kind == "first_byte_timeout"
-
-    reply = await provider.send(make_call(), make_attempt(target={"first_byte_timeout_s": 60.0}))
+    reply = await provide().send(make_call(), make_attempt(target={"idle_timeout_s": 0.02}))
     with pytest.raises(Exception, match="sent nothing for") as cut:
         await whole(reply)
     assert cut.value.kind == "idle_timeout"  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("options", "target", "expected"),
-    [
-        ({}, {}, (5.0, 120.0, 60.0)),
-        ({"connect_timeout_s": 1, "idle_timeout_s": 600}, {}, (1.0, 120.0, 600.0)),
-        ({"first_byte_timeout_s": 600}, {"first_byte_timeout_s": 7.0}, (5.0, 7.0, 60.0)),
-    ],
-)
-async def test_a_timeout_comes_from_the_call_else_the_provider_else_the_default(
-    provide: Provide, make_attempt: MakeAttempt, options: Any, target: Any, expected: tuple[float, float, float]
-) -> None:
-    timeouts = provide(**options)._upstream.timeouts(make_attempt(target=target).target)
-
-    assert (timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s) == expected
 
 
 async def test_cancelling_a_send_closes_the_upstreams_connection(

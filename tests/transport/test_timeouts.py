@@ -151,3 +151,73 @@ async def test_a_caller_that_does_not_take_the_body_is_not_the_upstreams_fault(p
 
     assert len(large) == received
     await sending
+
+
+async def test_a_head_alone_is_no_first_byte_of_the_answer(pool, upstream, ask):
+    """Symptom: an upstream that sends its head at once and then thinks had `idle_s` in place of `first_byte_s` to begin."""
+    pending = asyncio.ensure_future(ask(pool, timeouts=Timeouts(first_byte_s=0.05, idle_s=1000)))
+    peer = await upstream.accept()
+    await peer.receive_request()
+    await peer.send(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    response = await pending
+
+    with pytest.raises(TransportError, match=r"did not begin to answer within 0\.05 s") as failed:
+        await response.read()
+    assert failed.value.kind == "first_byte_timeout"
+
+
+async def test_a_reply_that_drips_past_its_total_time_is_cut(pool, upstream, ask, until):
+    pending = asyncio.ensure_future(ask(pool, timeouts=Timeouts(total_s=0.1, idle_s=1000)))
+    peer = await upstream.accept()
+    await peer.receive_request()
+    await peer.send(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    response = await pending
+
+    async def drip():
+        while True:
+            await peer.send(b"1\r\nx\r\n")
+            await asyncio.sleep(0.01)
+
+    dripping = asyncio.ensure_future(drip())
+    with pytest.raises(TransportError, match=r"did not end its reply within 0\.1 s") as failed:
+        await response.read()
+    dripping.cancel()
+    assert failed.value.kind == "total_timeout"
+
+
+async def test_a_reply_slower_than_its_minimum_is_cut_and_a_faster_one_is_not(pool, upstream, ask):
+    for min_bytes_per_s, expected in ((1_000_000.0, "throughput_timeout"), (1.0, "")):
+        limits = Timeouts(min_bytes_per_s=min_bytes_per_s, throughput_window_s=0.03, idle_s=1000)
+        pending = asyncio.ensure_future(ask(pool, timeouts=limits))
+        peer = await upstream.accept()
+        await peer.receive_request()
+        await peer.send(HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        response = await pending
+        kind, pieces = "", 0
+        try:
+            async for _ in response.chunks():
+                pieces += 1
+                if pieces == 20:
+                    await peer.send(b"0\r\n\r\n")
+                else:
+                    await asyncio.sleep(0.01)
+                    await peer.send(b"1\r\nx\r\n")
+        except TransportError as error:
+            kind = error.kind
+        assert kind == expected
+        peer.close()
+
+
+async def test_what_watched_an_exchange_ends_with_it(pool, upstream, ask):
+    """The next exchange of a kept connection must not be cut by the total time of the one before."""
+    pending = asyncio.ensure_future(ask(pool, timeouts=Timeouts(total_s=0.05, min_bytes_per_s=1, throughput_window_s=0.02)))
+    peer = await upstream.accept()
+    await peer.receive_request()
+    await peer.send(HEAD + b"content-length: 2\r\n\r\nok")
+    assert await (await pending).read() == b"ok"
+
+    pending = asyncio.ensure_future(ask(pool))
+    await peer.receive_request()
+    await asyncio.sleep(0.1)
+    await peer.send(HEAD + b"content-length: 2\r\n\r\nok")
+    assert await (await pending).read() == b"ok"

@@ -2,14 +2,13 @@
 
 Lives here: from "these bytes, for this deployment" to the head of a reply; `to_upstream_error`, the one place where a transport's failure becomes ours.
 Elsewhere: what the bytes are (openai.py, anthropic.py), what becomes of the reply (answer.py), sockets (transport).
-Idea: everything that is the same for the next call is made once: a head per key, timeouts per triple, cleaned header lines (headers.py). Caches are bounded and simply
+Idea: everything that is the same for the next call is made once: a head per key, timeouts per tuple, cleaned header lines (headers.py). Caches are bounded and simply
 emptied when full."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import fields
 from itertools import count
 from urllib.parse import urlsplit
 
@@ -26,7 +25,6 @@ SECRET_CHARS_MIN = 8
 """A shorter "secret" is a word ("none", "local") that may stand in any text."""
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie")
 _UNSET_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_TARGET_DEFAULTS = {field.name: field.default for field in fields(Target)}
 _CONTENT_TYPE_JSON = b"content-type: application/json\r\n"
 
 ADVICE: dict[str, str] = {
@@ -34,9 +32,11 @@ ADVICE: dict[str, str] = {
     "tls": "check base_url and [providers.*.tls]",
     "reset": "look at the upstream's log",
     "garbage": "check that base_url points to an API server",
-    "connect_timeout": "check base_url and the network, or raise connect_timeout_s",
-    "first_byte_timeout": "try again, or raise first_byte_timeout_s",
-    "idle_timeout": "try again, or raise idle_timeout_s",
+    "connect_timeout": "check base_url and the network, or raise connect_s of its timeouts",
+    "first_byte_timeout": "try again, or raise first_byte_s of its timeouts",
+    "idle_timeout": "try again, or raise idle_s of its timeouts",
+    "total_timeout": "ask for less, or raise total_s of its timeouts",
+    "throughput_timeout": "try again, or lower min_bytes_per_s of its timeouts",
     "pool_timeout": "try again, or raise max_connections",
     "write_timeout": "try again, or raise write_timeout_s",
 }
@@ -73,7 +73,7 @@ class Upstream:
         self.request_headers = RequestHeaders([*self._own, self._key_name])
         self.reply_headers = ReplyHeaders()
         self._heads: dict[str | None, bytes] = {}
-        self._timeouts: dict[tuple[float, float, float], Timeouts] = {}
+        self._timeouts: dict[tuple[float | None, ...], Timeouts] = {}
         try:
             self._pool = HttpPool(
                 parts.scheme,
@@ -134,15 +134,23 @@ class Upstream:
         return head + lines
 
     def timeouts(self, target: Target) -> Timeouts:
-        """What a plugin set on the target wins; where it holds the default, the provider's option counts."""
-        key = (target.connect_timeout_s, target.first_byte_timeout_s, target.idle_timeout_s)
+        """The target's, and what only the provider knows."""
+        key = (
+            target.connect_timeout_s,
+            target.first_byte_timeout_s,
+            target.idle_timeout_s,
+            target.total_timeout_s,
+            target.min_bytes_per_s,
+        )
         timeouts = self._timeouts.get(key)
         if timeouts is None:
             options = self._options
             timeouts = Timeouts(
-                connect_s=self._choose("connect_timeout_s", key[0]),
-                first_byte_s=self._choose("first_byte_timeout_s", key[1]),
-                idle_s=self._choose("idle_timeout_s", key[2]),
+                connect_s=target.connect_timeout_s,
+                first_byte_s=target.first_byte_timeout_s,
+                idle_s=target.idle_timeout_s,
+                total_s=target.total_timeout_s,
+                min_bytes_per_s=target.min_bytes_per_s,
                 write_s=options.write_timeout_s,
                 pool_s=options.pool_timeout_s,
             )
@@ -166,10 +174,6 @@ class Upstream:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pool.aclose()
-
-    def _choose(self, name: str, of_target: float) -> float:
-        of_provider: float | None = getattr(self._options, name)
-        return of_provider if of_provider is not None and of_target == _TARGET_DEFAULTS[name] else of_target
 
     def _find_key(self, number: int | None) -> str | None:
         """The deployment's own of our keys, else the next in turn."""

@@ -47,11 +47,9 @@ class UpstreamOptions(BaseModel):
     headers: dict[str, SecretStr] = Field(default={}, description="Sent with every request, in place of the client's.")
     max_connections: int = Field(default=5000, ge=1, le=100_000)
     keepalive_s: Seconds = Field(default=60.0, description="How long an idle connection is kept.")
-    connect_timeout_s: Seconds | None = Field(default=None, description="In place of the default, 5.")
-    first_byte_timeout_s: Seconds | None = Field(default=None, description="In place of the default, 120.")
-    idle_timeout_s: Seconds | None = Field(
-        default=None, description="Between two arrivals; in place of the default, 60."
-    )
+    connect_timeout_s: Seconds | None = Field(default=None, description="Older spelling of timeouts.connect_s.")
+    first_byte_timeout_s: Seconds | None = Field(default=None, description="Older spelling of timeouts.first_byte_s.")
+    idle_timeout_s: Seconds | None = Field(default=None, description="Older spelling of timeouts.idle_s.")
     write_timeout_s: Seconds = Field(default=30.0, description="Without progress while the upstream reads the request.")
     pool_timeout_s: Seconds = Field(default=5.0, description="Waiting for a free connection.")
     tls: TlsTable = TlsTable()

@@ -7,11 +7,14 @@ Idea: the door only builds the `Call`; the body is read by `call.load`, which th
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 from aiohttp import hdrs
+from multidict import istr
 
 from hookline.call import Call
 from hookline.content_type import kind_of
+from hookline.deadline import TIMEOUT_HEADER, read_timeout_s
 from hookline.errors import Forbidden
 from hookline.host import Clock
 from hookline.paths import RequestTarget, endpoint_of
@@ -21,6 +24,9 @@ from hookline.surfaces.request_body import load_any, load_json
 from hookline.surfaces.settings import Deliver, FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
 from hookline.surfaces.stored_objects import READ_ONLY
+
+
+X_TIMEOUT: Final = istr(TIMEOUT_HEADER)
 
 
 class OpenAIDoor:
@@ -48,6 +54,9 @@ class OpenAIDoor:
             started_time=self._clock.time(),
         )
         call.remote = exchange.connection.remote
+        if (said := exchange.headers.get(X_TIMEOUT)) is not None:
+            most_s = serving.pipeline.settings.total_timeout_s
+            call.deadline = call.started_at + read_timeout_s(said, most_s=most_s)
         deliver: Deliver = exchange.send
         if endpoint != "relay":
             call.load = partial(load_json, exchange, self._settings, serving, self.room)

@@ -21,6 +21,7 @@ from typing import Protocol, cast
 
 from hookline.transport.contract import Timeouts
 from hookline.transport.errors import Kind, TransportError
+from hookline.transport.exchange_watch import ExchangeWatch
 from hookline.transport.reply_reader import ReplyReader
 from hookline.transport.response import Http1Response
 from hookline.transport.write_batch import WriteBatch
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._deadline = self._fire_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
+        self._watch: ExchangeWatch | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -92,6 +94,8 @@ class Connection(asyncio.Protocol):
         self._has_first_byte = False
         response = self.response = Http1Response(self)
         self._set_deadline(self._now() + timeouts.first_byte_s)
+        if timeouts.total_s is not None or timeouts.min_bytes_per_s:
+            self._watch = ExchangeWatch(self, timeouts)
         if body is None or len(body) <= JOIN_BYTES:
             self._held = head + body if body else head
             self._batch.add(self, self.loop)
@@ -148,6 +152,10 @@ class Connection(asyncio.Protocol):
         """Close at once, whatever is going on. The reply in progress, if any, gets an error."""
         self._fail("reset", "was left before the end of its reply: we closed the connection")
 
+    def fail(self, kind: Kind, what: str) -> None:
+        """The exchange has broken a limit."""
+        self._fail(kind, what)
+
     # Called by the transport.
 
     def data_received(self, data: bytes) -> None:
@@ -166,10 +174,12 @@ class Connection(asyncio.Protocol):
                 self._has_first_byte = reader.has_begun
                 self._progressed()
                 return
-            self._has_first_byte = True
             self._adopt_head(response)
+            # A head alone is no first byte of the answer: the time for that goes on, unless silence breaks its own limit before.
+            self._has_first_byte = self._has_first_byte or self._now() + self._idle_s < self._deadline
         take_piece = response.take_piece
         if parts := reader.parts:
+            self._has_first_byte = True
             piece = b"".join(parts)  # of one part: itself, not a copy
             parts.clear()
             if take_piece is None:
@@ -178,10 +188,12 @@ class Connection(asyncio.Protocol):
             elif not take_piece(piece):
                 take_piece = response.take_piece = None
                 response.wake()
+        if self._watch is not None:
+            self._watch.received_bytes += len(data)
         if reader.is_complete:
             self._finish(response)
             return
-        if not self.is_write_paused:  # a request that is not taken stays late, however much comes back
+        if self._has_first_byte and not self.is_write_paused:  # a request that is not taken stays late, however much comes back
             deadline = self._deadline = self._now() + self._idle_s
             if deadline < self._fire_at:
                 self._arm(deadline)
@@ -228,6 +240,8 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, response: Http1Response) -> None:
         self.response = None
+        if self._watch is not None:
+            self._end_watch()
         if self.is_reading_paused:
             self.resume_reading()
         # A reply that came before the request was fully written ends the connection: the rest would be read as a request.
@@ -255,10 +269,17 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, kind: Kind, what: str) -> None:
         response, self.response = self.response, None
+        if self._watch is not None:
+            self._end_watch()
         is_written, self._held = self._held is None, None
         if response is not None:
             response.fail(TransportError(kind, f"{self._peer} {what}", is_written=is_written))
         self._leave()
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
 
     def _leave(self) -> None:
         if self.is_gone:

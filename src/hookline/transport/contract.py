@@ -13,13 +13,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long each stage of one request may take, in seconds. A limit on the whole is the caller's."""
+    """How long each stage of one request may take, in seconds."""
 
     connect_s: float = 5.0  # name resolution, TCP and TLS together
     first_byte_s: float = 120.0  # request written -> first byte of the reply
     idle_s: float = 60.0  # between two arrivals of bytes of a reply
     write_s: float = 30.0  # without progress while the upstream does not read the request
     pool_s: float = 5.0  # waiting for a free connection
+    total_s: float | None = None  # request begun -> last byte of the reply
+    min_bytes_per_s: float = 0.0  # of a reply's body, averaged over ...
+    throughput_window_s: float = 10.0  # ... so long
 
 
 class UpstreamResponse(Protocol):

@@ -16,6 +16,8 @@ Kind = Literal[
     "connect_timeout",  # resolving, connecting and the TLS handshake took longer than connect_s
     "first_byte_timeout",  # request written, no byte of a reply within first_byte_s
     "idle_timeout",  # the reply began and then stalled for idle_s
+    "total_timeout",  # the whole exchange took longer than total_s
+    "throughput_timeout",  # the reply came with less than min_bytes_per_s
     "pool_timeout",  # no connection became free within pool_s, or too many wait already
     "write_timeout",  # the upstream did not take the request within write_s
 ]
