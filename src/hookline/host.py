@@ -82,6 +82,9 @@ class Host(Protocol):
     async def run(self, call: Call) -> Reply:
         """Send a call through the whole chain; the reply's body is bytes, read whole."""
 
+    async def begin(self, call: Call) -> Reply:
+        """Like `run`, but as soon as the reply has begun: a streamed body comes as it is made. Read it to its end or close it (`aclose`)."""
+
     async def find_principal(self, key: str) -> Principal | None:
         """Who calls with the virtual key of this name or id, as a plugin knows that has `find_principal(key)` itself (auth); None if nobody does."""
 

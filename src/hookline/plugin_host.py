@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from hookline.call import Call
 from hookline.chain import Chain
 from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
+from hookline.begun_reply import BegunReply
 from hookline.flights import Flights
 from hookline.host import Clock, Metrics
 from hookline.principal import Principal
@@ -116,6 +117,13 @@ class PluginHost:
         collector = _Collector()
         await asyncio.get_running_loop().create_task(pipeline.run(call, collector.deliver))
         return collector.take()
+
+    async def begin(self, call: Call) -> Reply:
+        """See `Host.begin`."""
+        pipeline = self._workshop.pipeline
+        if pipeline is None:
+            raise RuntimeError(f'plugin "{self.plugin}": begin() is there from start() on')
+        return await BegunReply(call).begin(pipeline.run)
 
     async def find_principal(self, key: str) -> Principal | None:
         """See `Host.find_principal`."""

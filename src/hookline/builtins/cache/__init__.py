@@ -159,6 +159,7 @@ class Plugin:
         if reply is None or not (status >= 500 or status in RESCUED_STATUSES):
             return None
         reply.source = "rescue"
+        reply.headers["x-hookline-rescue"] = "stale"
         call[CACHE_STATUS] = "stale"
         call.note("cache", "stale", f"no provider answered; an answer of {reply.headers['age']} s ago")
         return reply
