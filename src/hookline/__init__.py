@@ -32,6 +32,7 @@ from hookline.errors import (
     UnsupportedMedia,
     UpstreamError,
 )
+from hookline.explaining import FINDINGS, explain
 from hookline.flight import RESERVE_FOR_FOLLOWER, FlightRules
 from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.free_routes import is_free
@@ -87,6 +88,7 @@ __all__ = [
     "ENDPOINTS",
     "END_USER",
     "EXPOSED_HEADERS",
+    "FINDINGS",
     "MADE_AT",
     "NANO_PER_USD",
     "REPORT_BUCKETS",
@@ -186,6 +188,7 @@ __all__ = [
     "bound_input",
     "bound_output",
     "endpoint_of",
+    "explain",
     "format_usd",
     "hookimpl",
     "is_free",

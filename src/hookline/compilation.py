@@ -308,6 +308,8 @@ def _join(
         tenants=None if any(plugin.name == "owners" for plugin in chain.plugins) else frozenset(tenant_names(settings)),
         default_completion_model=server.default_completion_model,
         cors=_cors(settings),
+        max_timeout_s=server.total_timeout_s,
+        explains=any(getattr(plugin.instance, "explains_to_clients", False) for plugin in chain.plugins),
     )
     compiled = Compiled(settings, chain, providers, catalog, pipeline, serving, workshop, registry, workers)
     workshop.pipeline = pipeline

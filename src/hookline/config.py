@@ -123,7 +123,7 @@ def _as_deployment(value: Any) -> Any:
 
 
 DEFAULT_PLUGINS = (
-    "auth", "owners", "rate_limit", "idempotency", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "logging", "metrics",
+    "auth", "owners", "rate_limit", "idempotency", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "logging", "metrics", "explain",
 )  # fmt: skip
 
 

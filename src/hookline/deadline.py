@@ -22,7 +22,8 @@ def read_timeout_s(said: str, *, most_s: float) -> float:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise BadRequest(
-            f'{TIMEOUT_HEADER}: "{said[:40]}" is no number of seconds; send one above 0, as in 2.5', code="invalid_timeout"
+            f'{TIMEOUT_HEADER}: "{said[:40]}" is no number of seconds; send one above 0, as in 2.5',
+            code="invalid_timeout",
         )
     return min(seconds, most_s)
 

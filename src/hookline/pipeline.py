@@ -37,6 +37,7 @@ from hookline.deadline import deadline_error
 from hookline.delivery import Deliver, Delivery, Pumps
 from hookline.deployment import Deployment, Target
 from hookline.errors import ApiError, InternalError, Rejected, Unavailable, UpstreamError
+from hookline.explaining import explaining, unasked
 from hookline.guards import Waiting
 from hookline.heartbeats import reply_with_heartbeats
 from hookline.host import Clock, Metrics
@@ -80,16 +81,16 @@ class Pipeline:
         self.pumps = Pumps(self.settings.max_pumps)
         self.deadline: SharedDeadline | None = None
         self._detached: set[asyncio.Task[None]] = set()
-        self._not_asked = tuple(p.name for p in chain.plugins if not p.supports_dry_run)
-        self._dry_chain = chain.without(self._not_asked)
+        self._dry_chain = chain.without(p.name for p in chain.plugins if not p.supports_dry_run)
+        self._explaining = explaining(self._dry_chain)
 
     async def run(self, call: Call, deliver: Deliver) -> None:
         """Take `call` through the chain and hand its reply to `deliver`. Every outcome is a Reply; raises only if cancelled from outside."""
         self.calls += 1
         chain = self.chain if self.calls % TIMED_EVERY else self.chain.timed
         if call.is_dry_run:
-            chain = self._dry_chain
-            for name in self._not_asked:
+            chain = self._explaining if call.is_explained else self._dry_chain
+            for name in unasked(self.chain):
                 call.note(name, "not asked", "the plugin can't answer a dry run")
         self.running += 1
         try:

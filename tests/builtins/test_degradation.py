@@ -37,9 +37,7 @@ def kit_of(*local: Any, up: Any = None, plugins: tuple[type, ...] = (), **option
 
 async def test_a_smaller_model_answers_as_a_call_of_its_own() -> None:
     seen: list[tuple[str, str, str | None]] = []
-    watch = make_plugin(
-        "watch", call_ended=lambda call, result: seen.append((call.id, result.outcome, call.model))
-    )
+    watch = make_plugin("watch", call_ended=lambda call, result: seen.append((call.id, result.outcome, call.model)))
     kit = kit_of(answer(), model="small", static="sorry", plugins=(watch,))
     principal = Principal("k", "k", tenant="t")
 
@@ -48,7 +46,7 @@ async def test_a_smaller_model_answers_as_a_call_of_its_own() -> None:
     assert (delivered.status, delivered.headers["x-hookline-rescue"]) == (200, "model")
     assert delivered.headers["x-hookline-deployment"] == "local/small"
     assert delivered.headers["x-hookline-attempts"] == "2"
-    (inner, _), = kit.providers["local"].sent
+    ((inner, _),) = kit.providers["local"].sent
     assert inner.principal is principal
     assert inner.payload == {**ASKED, "model": "small"}
     assert "idempotency-key" not in inner.headers
@@ -224,6 +222,8 @@ def test_a_static_answer_is_what_the_sdks_types_say_and_its_stream_too(make_call
 
     response = static_reply(make_call({"model": "m", "input": "x"}, path="/v1/responses"), "Sorry.", now=5.0)
     assert Response.model_validate(orjson.loads(response.body)).output_text == "Sorry."
-    told = static_reply(make_call({"model": "m", "input": "x", "stream": True}, path="/v1/responses"), "Sorry.", now=5.0)
+    told = static_reply(
+        make_call({"model": "m", "input": "x", "stream": True}, path="/v1/responses"), "Sorry.", now=5.0
+    )
     assert isinstance(told.body, bytes)
     assert b"response.completed" in told.body

@@ -14,7 +14,7 @@ from hookline import Deployment, Skip, Target
 from hookline.builtins import fallback, hedging
 from hookline.builtins.hedging import WINDOW, Bucket, FirstBytes, HedgingOptions, Plugin, why_not_twice
 from hookline.errors import UpstreamError
-from hookline.testing.kit import PipelineKit, ScriptedProvider, answer
+from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin
 
 CHAT = {"model": "m", "messages": []}
 
@@ -132,12 +132,14 @@ def test_a_hedge_that_was_never_sent_gives_its_token_back(
 
 async def test_a_hedge_that_may_not_be_made_leaves_its_target_for_the_fallback() -> None:
     late = asyncio.Event()
+    refuses = make_plugin("late", admit_attempt=lambda call, target, attempt: late.set() if attempt.is_hedge else None)
 
     async def fails_late(call: Any, attempt: Any) -> Any:
         await late.wait()
         raise UpstreamError("no", kind="connect", is_written=False)
 
     kit = PipelineKit(
+        refuses,
         hedging.Plugin,
         fallback.Plugin,
         providers=[ScriptedProvider(fails_late, answer)],
@@ -145,13 +147,11 @@ async def test_a_hedge_that_may_not_be_made_leaves_its_target_for_the_fallback()
         options={"hedging": {"after_s": 0.0, "budget": 0.0}},
     )
     running = kit.start(kit.make_call(CHAT))
-    while kit.metric("hookline_hedges_total", outcome="unaffordable") < 1:
-        await asyncio.sleep(0)
-    late.set()
     delivered = await running.done()
 
     assert (delivered.status, delivered.headers["x-hookline-deployment"]) == (200, "up/2")
     assert [attempt.is_hedge for attempt in running.call.attempts] == [False, False]
+    assert kit.metric("hookline_hedges_total", outcome="unaffordable") == 1
 
 
 @pytest.mark.parametrize("options", [{"percentile": None}, {"percentile": 0.3}, {"budget": 5}, {"min_samples": 500}])

@@ -60,9 +60,7 @@ def test_each_class_fills_its_share_and_the_important_the_rest(make_host: Any, m
 def test_a_header_asks_for_less_and_never_for_more_than_the_key_is_worth(
     principal: Principal, asked: str | None, expected: str, make_host: Any, make_call: Any
 ) -> None:
-    plugin = plugin_of(
-        make_host, keys={"gold": "high"}, tenants={"batch": "low"}, tags={"vip": "high", "slow": "low"}
-    )
+    plugin = plugin_of(make_host, keys={"gold": "high"}, tenants={"batch": "low"}, tags={"vip": "high", "slow": "low"})
     headers = {} if asked is None else {"x-hookline-priority": asked}
 
     assert plugin._priority_of(make_call(MODEL, headers=headers, principal=principal)) == expected
@@ -81,7 +79,9 @@ def test_a_word_that_is_no_priority_is_a_400_and_takes_no_place(make_host: Any, 
 def test_the_refused_are_told_when_to_come_back_and_the_least_important_not_to(
     key: str, should_retry: str, make_host: Any, make_call: Any
 ) -> None:
-    plugin = plugin_of(make_host, initial_limit=4, keys={name: name for name in ("high", "normal", "low")}, retry_after_s=3)
+    plugin = plugin_of(
+        make_host, initial_limit=4, keys={name: name for name in ("high", "normal", "low")}, retry_after_s=3
+    )
     fill(plugin, make_call, principal=Principal("high", "high"))
 
     with pytest.raises(Rejected) as caught:
@@ -115,7 +115,7 @@ async def test_a_dry_run_says_how_busy_it_is_and_takes_nothing() -> None:
         call = kit.make_call(CHAT, is_dry_run=True)
         call.is_explained = True
         assert (await kit.run(call)).status == 200
-        assert "0 calls in flight" in [n.text for n in call.notes or () if n.plugin == "load_shedding"][0]
+        assert "0 calls in flight" in next(n.text for n in call.notes or () if n.plugin == "load_shedding")
 
 
 def run_window(limiter: Limiter, latency_s: float, *, in_flight: int, now: float) -> None:

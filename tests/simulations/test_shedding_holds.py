@@ -41,7 +41,9 @@ class Seen:
         return sum(self.served.values()) / (self.span_s * CAPACITY_PER_S)
 
 
-def simulate(*phases: tuple[float, float], shedding: bool, seed: int = 11, sigma: float = 0.3, **options: Any) -> list[Seen]:
+def simulate(
+    *phases: tuple[float, float], shedding: bool, seed: int = 11, sigma: float = 0.3, **options: Any
+) -> list[Seen]:
     """One `Seen` per (load as a share of capacity, seconds). Service times are lognormal around a second; a client gives up after 10 s."""
 
     async def main(clock: FakeClock) -> list[Seen]:
@@ -116,6 +118,8 @@ def test_it_holds_from_a_cold_start_whatever_the_service_times(sigma: float) -> 
     (quiet,) = simulate((0.5, 60.0), shedding=True, sigma=sigma)
     cold, later = simulate((3.0, 30.0), (3.0, 30.0), shedding=True, sigma=sigma)
 
-    print(f"\ngoodput {cold.goodput:.0%}, then {later.goodput:.0%}; p99 {quiet.p99('high'):.2f} -> {later.p99('high'):.2f} s")
+    print(
+        f"\ngoodput {cold.goodput:.0%}, then {later.goodput:.0%}; p99 {quiet.p99('high'):.2f} -> {later.p99('high'):.2f} s"
+    )
     assert later.goodput >= 0.9
     assert later.p99("high") <= 2 * quiet.p99("high")

@@ -210,7 +210,9 @@ async def test_a_reply_slower_than_its_minimum_is_cut_and_a_faster_one_is_not(po
 
 async def test_what_watched_an_exchange_ends_with_it(pool, upstream, ask):
     """The next exchange of a kept connection must not be cut by the total time of the one before."""
-    pending = asyncio.ensure_future(ask(pool, timeouts=Timeouts(total_s=0.05, min_bytes_per_s=1, throughput_window_s=0.02)))
+    pending = asyncio.ensure_future(
+        ask(pool, timeouts=Timeouts(total_s=0.05, min_bytes_per_s=1, throughput_window_s=0.02))
+    )
     peer = await upstream.accept()
     await peer.receive_request()
     await peer.send(HEAD + b"content-length: 2\r\n\r\nok")

@@ -42,6 +42,7 @@ class Plugin:
     """Answers `Fallback()` or has no opinion: another plugin may still know better."""
 
     Options = FallbackOptions
+    supports_dry_run = True
 
     def __init__(self, options: FallbackOptions, host: Host) -> None:
         self._options = options

@@ -36,7 +36,10 @@ class HedgingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     percentile: float | None = Field(
-        0.95, gt=0.5, lt=1, description="Hedge calls slower than this share of the deployment's own; none = only after_s."
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="Hedge calls slower than this share of the deployment's own; none = only after_s.",
     )
     after_s: float | None = Field(
         None, ge=0, le=3_600, description="A fixed delay; with a percentile, the delay until there are min_samples."
@@ -49,7 +52,9 @@ class HedgingOptions(BaseModel):
     @model_validator(mode="after")
     def _check_delay(self) -> HedgingOptions:
         if self.percentile is None and self.after_s is None and self.max_per_call:
-            raise ValueError("neither percentile nor after_s: nothing says when to hedge; max_per_call = 0 turns it off")
+            raise ValueError(
+                "neither percentile nor after_s: nothing says when to hedge; max_per_call = 0 turns it off"
+            )
         return self
 
 

@@ -86,6 +86,7 @@ class Plugin:
             return None
         key = read_key(call.headers.getall(HEADER))
         if call.is_dry_run:
+            call.note("idempotency", "not looked up", "a kept reply would be replayed; a dry run does not ask for it")
             return None
         scope = hashlib.blake2b(digest_size=20)
         for part in (call.principal.tenant, key, call.method, call.path):

@@ -19,12 +19,12 @@ from hookline.errors import Forbidden
 from hookline.host import Clock
 from hookline.paths import RequestTarget, endpoint_of
 from hookline.surfaces.exchange import Exchange
+from hookline.surfaces.explained import X_EXPLAIN, prepare_explained_call
 from hookline.surfaces.models import is_models_path, prepare_models_call
 from hookline.surfaces.request_body import load_any, load_json
 from hookline.surfaces.settings import Deliver, FrontSettings, Serving
 from hookline.surfaces.spool import SpoolRoom
 from hookline.surfaces.stored_objects import READ_ONLY
-
 
 X_TIMEOUT: Final = istr(TIMEOUT_HEADER)
 
@@ -55,8 +55,7 @@ class OpenAIDoor:
         )
         call.remote = exchange.connection.remote
         if (said := exchange.headers.get(X_TIMEOUT)) is not None:
-            most_s = serving.pipeline.settings.total_timeout_s
-            call.deadline = call.started_at + read_timeout_s(said, most_s=most_s)
+            call.deadline = call.started_at + read_timeout_s(said, most_s=serving.max_timeout_s)
         deliver: Deliver = exchange.send
         if endpoint != "relay":
             call.load = partial(load_json, exchange, self._settings, serving, self.room)
@@ -65,6 +64,8 @@ class OpenAIDoor:
             if method in READ_ONLY and is_models_path(path):
                 call.method = "GET"  # a list can't be completed without its body; the exchange keeps it from a HEAD
                 deliver = prepare_models_call(call, serving.catalog, deliver)
+        if (said := exchange.headers.get(X_EXPLAIN)) is not None:
+            deliver = prepare_explained_call(call, said, serving, deliver)
         exchange.call = call
         try:
             await serving.pipeline.run(call, deliver)

@@ -66,6 +66,10 @@ class Serving:
     """The tenants of proxy.toml; None: whose stored objects are is known (the plugin `owners`), so nothing is refused unseen."""
     default_completion_model: str | None = None
     cors: Cors | None = None
+    max_timeout_s: float = 600.0
+    """The most that a client may ask for by `x-hookline-timeout-s`."""
+    explains: bool = False
+    """Clients may ask what would become of their own calls."""
 
     def refuses_stored_objects(self, tenant: str) -> bool:
         """Whether a caller of this tenant may not name stored objects, for they could be another's: with more than one tenant and no owners."""

@@ -304,14 +304,21 @@ class Plugin:
         return max(deadline - self._clock.monotonic(), 0.0) + MARGIN_S
 
     async def _check(self, call: Call, deployment: Deployment, plan: Plan) -> None:
-        """A dry run: what would be reserved and where it would not fit. What does not seem to fit is tried and given back at once, for money that other
-        processes have leased would be recalled for it. Raises Skip as the real one."""
+        """A dry run: what would be reserved and where it would not fit. Raises Skip as the real one."""
         check = Check(deployment, plan)
         call.slots.setdefault(CHECKS, []).append(check)
-        bound = check.bound = self._bound(call, deployment, plan.is_hard)
+        try:
+            await self._look(call, check)
+        finally:
+            check.tell(call)
+
+    async def _look(self, call: Call, check: Check) -> None:
+        """Takes nothing. What does not seem to fit is tried and given back at once, for money that other processes have leased would be recalled for it."""
+        deployment, plan = check.deployment, check.plan
         scopes = [spend.window for spend in plan.spends]
         try:
             check.held_nanousd = list(await self.limits.held(scopes))
+            bound = check.bound = self._bound(call, deployment, plan.is_hard)
             if all(map(check.has_room, plan.spends, check.held_nanousd)):
                 return
             refusal = await self._try(plan.spends, bound)

@@ -15,6 +15,7 @@ from multidict import CIMultiDict
 from pydantic import AfterValidator, Field
 
 from hookline import (
+    FINDINGS,
     AddRoute,
     ApiError,
     Call,
@@ -102,6 +103,13 @@ class Check:
     @property
     def _windows(self) -> list[tuple[Window, int]]:
         return list(zip(self.plan.windows, self.held_nanousd, strict=False))
+
+    def tell(self, call: Call) -> None:
+        """For an explanation: where the windows stand, and what this deployment would cost at most."""
+        findings = call.slots.setdefault(FINDINGS, {})
+        findings["budgets"] = [_describe(window, held) for window, held, _ in self._windows]
+        if self.bound is not None and self.deployment.price is not None:
+            findings.setdefault("worst_case_usd", {})[self.deployment.id] = _usd(self.bound.amount_nanousd)
 
     def to_object(self) -> dict[str, Any]:
         """For the answer."""

@@ -61,7 +61,7 @@ class Plugin:
     @hookimpl
     async def rescue(self, call: Call, error: ApiError) -> Reply | None:
         status = error.reply_status
-        if call.endpoint not in ENDPOINTS or not (status >= 500 or status in RESCUED_STATUSES) or call.find(RESCUE):
+        if call.endpoint not in ENDPOINTS or not (status >= 500 or status in RESCUED_STATUSES) or RESCUE in call.slots:
             return None
         options: DegradationOptions = self._options_by_model.get(call.model or "", self._options)
         reply = await self._ask_model(call, options.model) if options.model is not None else None

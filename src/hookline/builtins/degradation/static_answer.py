@@ -74,7 +74,13 @@ def _completion(call: Call, text: str, now: int) -> dict[str, Any]:
 
 def _response(call: Call, text: str, now: int) -> dict[str, Any]:
     content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    message = {"id": f"msg_{call.id}", "type": "message", "role": "assistant", "status": "completed", "content": [content]}
+    message = {
+        "id": f"msg_{call.id}",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [content],
+    }
     payload = call.payload or {}
     return {
         "id": f"resp_{call.id}",

@@ -34,7 +34,10 @@ class SheddingOptions(BaseModel):
     min_limit: int = Field(4, ge=1, description="Never fewer.")
     max_limit: int = Field(1_000, ge=1, description="Never more. The same as min_limit: a fixed limit.")
     tolerance: float = Field(
-        1.5, gt=1, le=10, description="How many times the latency of an idle model is still good; above, the limit falls."
+        1.5,
+        gt=1,
+        le=10,
+        description="How many times the latency of an idle model is still good; above, the limit falls.",
     )
     shares: dict[Priority, Share] = Field(
         {"low": 0.6, "normal": 0.8, "high": 1.0}, description="Up to which share of the limit each class is let in."

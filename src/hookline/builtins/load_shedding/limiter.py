@@ -79,9 +79,11 @@ class Limiter:
         self.changed_at = float("-inf")
         self._idle: dict[Kind, Idle] = {}
         self._has_cut = False
+        self._seen = self._full = self._overloads = self._answers = 0
+        self._idle_calls = QUIET_CALLS_MAX
+        self._ratios = self._squares = 0.0
         self._uncut = self.limit
         self._ratio_before = 0.0
-        self._start_window()
 
     def fits(self, share: float) -> bool:
         """Whether one more call of a class that may use `share` of the limit fits; at least one always does."""
@@ -99,7 +101,9 @@ class Limiter:
         if idle is None:
             if len(self._idle) >= KINDS_MAX:
                 del self._idle[next(iter(self._idle))]
-            self._idle[kind] = Idle(latency_s)  # the first of its kind: right if it was quiet, and corrected by those that are
+            self._idle[kind] = Idle(
+                latency_s
+            )  # the first of its kind: right if it was quiet, and corrected by those that are
             return False
         if entry.was_quiet:
             idle.add(latency_s)

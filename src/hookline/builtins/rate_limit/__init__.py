@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Sequence
 
 from hookline import (
+    FINDINGS,
     Attempt,
     Call,
     Deployment,
@@ -129,6 +130,8 @@ class Plugin:
             answer, name = await self._look(plan, amounts), ""
         else:
             answer = await self._ask(plan, amounts, name := next(self._names))
+        if call.is_dry_run:
+            _tell_limits(call, plan, amounts, answer)
         if isinstance(answer, Refusal):
             error = self._refuse(answer, plan, amounts, call)
             raise Skip(error.message, error)
@@ -224,6 +227,7 @@ class Plugin:
     def _answer_dry_run(
         self, call: Call, plan: Plan, amounts: Sequence[int], answer: Sequence[Level] | Refusal
     ) -> None:
+        _tell_limits(call, plan, amounts, answer)
         if isinstance(answer, Refusal):
             raise Rejected(self._refuse(answer, plan, amounts, call))
         call.note("rate_limit", "fits", f"{len(plan.takes)} limits")
@@ -269,3 +273,23 @@ class Plugin:
         waited = call.find(WAITED)
         told = f" after {format_reset(waited[1])} in the queue" if waited is not None else ""
         return refuse(refusal, plan, amounts, waited=told)
+
+
+def _tell_limits(call: Call, plan: Plan, amounts: Sequence[int], answer: Sequence[Level] | Refusal) -> None:
+    """For an explanation: what is left now, before this call, and what it would draw."""
+    is_refused = isinstance(answer, Refusal)
+    levels: Sequence[Level] = answer.levels if isinstance(answer, Refusal) else answer
+    told = call.slots.setdefault(FINDINGS, {}).setdefault("limits", [])
+    for take, ceiling, amount, level in zip(plan.takes, plan.ceilings, amounts, levels, strict=True):
+        left = level.remaining if is_refused else level.remaining + amount
+        told.append(
+            {
+                "scope": ceiling.scope,
+                "unit": ceiling.unit,
+                "limit": take.limit,
+                "remaining": left,
+                "draws": amount,
+                "fits": amount <= left,
+                "resets_in_s": round(level.reset_s, 3),
+            }
+        )
