@@ -23,6 +23,7 @@ from statistics import median
 
 from bench.contenders import Site, prepare_hookline
 from bench.installs import REPO, WORK
+from bench.overload import SERVICE_S, call_at, upstream_with_places
 from bench.processes import Process, choose_cores, find_free_port
 from bench.streams import Door, read_stream
 from bench.upstream import ID_BYTES, Script, Upstream
@@ -181,6 +182,24 @@ async def time_reload(world: World) -> float:
                 raise Broken(f"still answered {status} after {_GIVE_UP_S:.0f} s")
             await asyncio.sleep(0.01)
         return time.monotonic() - started_at
+
+
+@bound(
+    "overload, three times capacity: p99 of important calls, at most twice the unloaded", 2 * 1.1 * SERVICE_S, rounds=1
+)
+async def time_overload(world: World) -> float:
+    """Raises Broken if less than 90 % of capacity is served, or the unloaded p99 is not what the limit stands on."""
+    async with upstream_with_places() as port, World(world.upstream, port).gateway("overload.toml") as gateway:
+        quiet = await call_at(gateway.door.port, 0.5, 6.0)
+        seen = await call_at(gateway.door.port, 3.0, 10.0)
+    told = (
+        f"goodput {seen.goodput:.0%}, p99 {quiet.p99('high'):.3f} -> {seen.p99('high'):.3f} s, "
+        f"refused {seen.refused}, failed {quiet.failed + seen.failed}"
+    )
+    print(told, flush=True)
+    if seen.goodput < 0.9 or seen.failed or quiet.failed:
+        raise Broken(told)
+    return seen.p99("high") * min(1.1 * SERVICE_S / quiet.p99("high"), 1.0)
 
 
 async def _time_cancel(world: World, script: Script, *, stream: bool) -> float:

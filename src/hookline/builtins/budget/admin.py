@@ -107,7 +107,7 @@ class Check:
     def tell(self, call: Call) -> None:
         """For an explanation: where the windows stand, and what this deployment would cost at most."""
         findings = call.slots.setdefault(FINDINGS, {})
-        findings["budgets"] = [_describe(window, held) for window, held, _ in self._windows]
+        findings["budgets"] = [_describe(window, held) for window, held in self._windows]
         if self.bound is not None and self.deployment.price is not None:
             findings.setdefault("worst_case_usd", {})[self.deployment.id] = _usd(self.bound.amount_nanousd)
 
