@@ -134,6 +134,7 @@ async def test_when_no_provider_answers_an_old_answer_does(error):
     delivered = await world.ask()
 
     assert (delivered.status, told(delivered)) == (200, ("stale", "300", "old"))
+    assert delivered.headers["x-hookline-rescue"] == "stale"
     assert world.results[-1].source == "rescue"
 
 

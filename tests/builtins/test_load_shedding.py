@@ -189,3 +189,11 @@ def test_the_same_latency_is_no_overload_for_another_kind_of_call() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SheddingOptions(**options)
+
+
+def test_a_clock_too_coarse_to_see_a_call_breaks_nothing() -> None:
+    limiter = learnt()
+    for _ in range(100):
+        limiter.answered(("m", "chat", True), limiter.enter(1.0, 5.0), latency_s=0.0, now=5.0)
+
+    assert limiter.limit >= 40

@@ -19,11 +19,11 @@ from hookline.surfaces.settings import Deliver, Serving
 X_EXPLAIN: Final = istr("x-hookline-explain")
 
 
-def prepare_explained_call(call: Call, said: str, serving: Serving, deliver: Deliver) -> Deliver:
-    """Make `call` a dry run if that is what `said` means; returns the `deliver` to run it with. Raises BadRequest."""
+def wants_explanation(said: str, serving: Serving) -> bool:
+    """What the header means. Raises BadRequest where it can't be done."""
     word = said.strip().lower()
     if word in ("false", "0"):
-        return deliver
+        return False
     if word not in ("true", "1"):
         raise BadRequest(f'{X_EXPLAIN}: "{said[:40]}" is neither true nor false')
     if not serving.explains:
@@ -32,8 +32,13 @@ def prepare_explained_call(call: Call, said: str, serving: Serving, deliver: Del
             '"explain" to [chain] plugins',
             code="explain_not_served",
         )
+    return True
+
+
+def prepare_explained_call(call: Call, send: Deliver) -> Deliver:
+    """Make `call` a dry run; returns the `deliver` to run it with, whatever its reply was to be made into."""
     call.is_dry_run = call.is_explained = True
-    return partial(_deliver_explanation, call, deliver)
+    return partial(_deliver_explanation, call, send)
 
 
 async def _deliver_explanation(call: Call, deliver: Deliver, reply: Reply) -> None:

@@ -19,7 +19,7 @@ from hookline.errors import Forbidden
 from hookline.host import Clock
 from hookline.paths import RequestTarget, endpoint_of
 from hookline.surfaces.exchange import Exchange
-from hookline.surfaces.explained import X_EXPLAIN, prepare_explained_call
+from hookline.surfaces.explained import X_EXPLAIN, prepare_explained_call, wants_explanation
 from hookline.surfaces.models import is_models_path, prepare_models_call
 from hookline.surfaces.request_body import load_any, load_json
 from hookline.surfaces.settings import Deliver, FrontSettings, Serving
@@ -64,8 +64,8 @@ class OpenAIDoor:
             if method in READ_ONLY and is_models_path(path):
                 call.method = "GET"  # a list can't be completed without its body; the exchange keeps it from a HEAD
                 deliver = prepare_models_call(call, serving.catalog, deliver)
-        if (said := exchange.headers.get(X_EXPLAIN)) is not None:
-            deliver = prepare_explained_call(call, said, serving, deliver)
+        if (said := exchange.headers.get(X_EXPLAIN)) is not None and wants_explanation(said, serving):
+            deliver = prepare_explained_call(call, exchange.send)
         exchange.call = call
         try:
             await serving.pipeline.run(call, deliver)

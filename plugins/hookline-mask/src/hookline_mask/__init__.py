@@ -35,6 +35,7 @@ class Plugin:
     """Masks in `prepare`, restores in `edit_reply` and `edit_event`."""
 
     Options = MaskOptions
+    supports_dry_run = True
 
     def __init__(self, options: MaskOptions, host: Any) -> None:
         self._kinds = tuple(options.kinds)

@@ -39,6 +39,8 @@ QUIET = 0.25
 QUIET_CALLS_MAX = 100
 """The idle latency is the mean over about so many quiet calls."""
 KINDS_MAX = 256
+SHORTEST_S = 1e-6
+"""Clocks tick; nothing takes no time."""
 
 Kind = tuple[str | None, str, bool]
 """Model, endpoint, whether it streams."""
@@ -97,6 +99,7 @@ class Limiter:
 
     def answered(self, kind: Kind, entry: Entry, *, latency_s: float, now: float) -> bool:
         """A call was answered. Returns whether the limit has changed."""
+        latency_s = max(latency_s, SHORTEST_S)
         idle = self._idle.get(kind)
         if idle is None:
             if len(self._idle) >= KINDS_MAX:
