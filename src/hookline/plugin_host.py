@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hookline.begun_reply import BegunReply
 from hookline.call import Call
 from hookline.chain import Chain
 from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
-from hookline.begun_reply import BegunReply
 from hookline.flights import Flights
 from hookline.host import Clock, Metrics
 from hookline.principal import Principal
