@@ -54,6 +54,7 @@ from hookline.openai_wire import usage_in
 from hookline.paths import endpoint_of, resolve_target
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
+from hookline.results import SKIPPED
 from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
 from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
@@ -94,6 +95,7 @@ __all__ = [
     "REPORT_BUCKETS",
     "REPORT_MEMBERS",
     "RESERVE_FOR_FOLLOWER",
+    "SKIPPED",
     "STATUSES_THAT_STAY",
     "UPSTREAM_KINDS",
     "Access",

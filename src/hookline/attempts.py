@@ -38,7 +38,7 @@ from hookline.host import Clock
 from hookline.openai_wire import usage_in
 from hookline.peek import PeekedBody, close_body, peek
 from hookline.reply import Reply, Source
-from hookline.results import cost_of, end_of, sum_of
+from hookline.results import SKIPPED, cost_of, end_of, sum_of
 from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled, settled
 from hookline.steps import Continue, Fallback, Retry, Step
 
@@ -241,6 +241,7 @@ class AttemptLoop:
         except Skip as skip:
             self._skips.append((target, skip))
             call.note("pipeline", "skipped", f"{target.deployment.id}: {skip.reason}")
+            call.slots.setdefault(SKIPPED, []).append((target.deployment.id, skip.reason))
             self._live.remove(attempt)
             await settled(self._settlement.run(self._give_back(attempt, "rejected")))
             return None

@@ -34,6 +34,8 @@ def tell_cost(reply: Reply, call: Call, cost_nanousd: int | None) -> None:
     share = call.slots.get(SHARE)
     if cost_nanousd is None and share is None:
         return
+    if reply.source == "rescue" and reply.headers.get("x-hookline-rescue") == "model":
+        return  # the call that answered in place of this one has told what it cost
     body = reply.body
     if isinstance(body, bytes):
         kind = reply.headers.get("content-type", "")

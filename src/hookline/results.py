@@ -14,6 +14,10 @@ from hookline.errors import UpstreamError
 from hookline.flight import SHARE
 from hookline.free_routes import is_free
 from hookline.money import Usage
+from hookline.slots import Slot
+
+SKIPPED: Slot[list[tuple[str, str]]] = Slot("skipped")
+"""(deployment, reason) of each target that `admit_attempt` kept from being tried. Read by `logging`."""
 
 _new = tuple.__new__
 """Half the cost of a NamedTuple's own constructor."""

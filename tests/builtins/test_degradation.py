@@ -52,6 +52,7 @@ async def test_a_smaller_model_answers_as_a_call_of_its_own() -> None:
     assert "idempotency-key" not in inner.headers
     assert seen == [("req_1-rescue", "ok", "small"), ("req_1", "ok", "big")]
     assert kit.metric("hookline_rescues_total", answer="model") == 1
+    assert delivered.headers["x-hookline-cost-usd"] == "0.00002"
 
 
 async def test_a_smaller_models_stream_comes_as_it_is_made() -> None:

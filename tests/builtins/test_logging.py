@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hookline import CACHE_STATUS, Principal, StartupError, UpstreamError, Usage
+from hookline import CACHE_STATUS, SKIPPED, Principal, StartupError, UpstreamError, Usage
 from hookline.builtins.logging import LineSink, LoggingOptions, Plugin, describe, encode, pieces
 
 
@@ -233,3 +233,22 @@ def test_writes_hold_whole_lines_up_to_the_bound():
     lines = [b"a" * 5, b"b" * 5, b"c" * 25, b"d"]
 
     assert pieces(lines, 10) == [b"aaaaabbbbb", b"c" * 25, b"d"]
+
+
+async def test_a_line_says_which_targets_were_skipped_and_how_a_race_went(
+    make_host, make_call, make_attempt, make_result, tmp_path
+):
+    call = make_call({"model": "m"})
+    call[SKIPPED] = [("up/0", "circuit open for another 3.0 s: no answer")]
+    lost, won, failed = (
+        make_attempt("up/1"),
+        make_attempt("up/2"),
+        make_attempt("up/3", error=UpstreamError("no", kind="reset")),
+    )
+    lost.is_loser = won.is_hedge = failed.is_hedge = True
+    call.attempts += [lost, won, failed]
+
+    [line] = await logged(make_host, tmp_path, (call, make_result(won)))
+
+    assert line["skipped"] == [{"deployment": "up/0", "reason": "circuit open for another 3.0 s: no answer"}]
+    assert [attempt["hedge"] for attempt in line["attempts"]] == ["lost", "won", "failed"]

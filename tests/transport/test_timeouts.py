@@ -186,8 +186,8 @@ async def test_a_reply_that_drips_past_its_total_time_is_cut(pool, upstream, ask
 
 
 async def test_a_reply_slower_than_its_minimum_is_cut_and_a_faster_one_is_not(pool, upstream, ask):
-    for min_bytes_per_s, expected in ((1_000_000.0, "throughput_timeout"), (1.0, "")):
-        limits = Timeouts(min_bytes_per_s=min_bytes_per_s, throughput_window_s=0.03, idle_s=1000)
+    for min_bytes_per_s, window_s, expected in ((1_000_000.0, 0.03, "throughput_timeout"), (1.0, 0.1, "")):
+        limits = Timeouts(min_bytes_per_s=min_bytes_per_s, throughput_window_s=window_s, idle_s=1000)
         pending = asyncio.ensure_future(ask(pool, timeouts=limits))
         peer = await upstream.accept()
         await peer.receive_request()
@@ -197,7 +197,7 @@ async def test_a_reply_slower_than_its_minimum_is_cut_and_a_faster_one_is_not(po
         try:
             async for _ in response.chunks():
                 pieces += 1
-                if pieces == 20:
+                if pieces == 30:
                     await peer.send(b"0\r\n\r\n")
                 else:
                     await asyncio.sleep(0.01)

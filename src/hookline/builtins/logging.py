@@ -26,13 +26,14 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import CACHE_STATUS, END_USER, NANO_PER_USD, Attempt, Call, Host, Result, StartupError, hookimpl
+from hookline import CACHE_STATUS, END_USER, NANO_PER_USD, SKIPPED, Attempt, Call, Host, Result, StartupError, hookimpl
 
 FLUSH_BYTES = 64 * 1024
 FLUSH_S = 0.2
 STOP_WAIT_S = 2.0
 FILE_WRITE_BYTES = 256 * 1024
 TEXT_MAX_CHARS = 500
+SKIPPED_MAX = 20
 STANDARD_STREAMS = {"stdout": 1, "stderr": 2}
 
 
@@ -129,6 +130,10 @@ def describe(call: Call, result: Result, time_text: str) -> dict[str, Any]:
         "user": principal.user,
         "attempts": [*map(describe_attempt, call.attempts)],
     }
+    if (skipped := call.slots.get(SKIPPED)) is not None:
+        record["skipped"] = [
+            {"deployment": name, "reason": why[:TEXT_MAX_CHARS]} for name, why in skipped[:SKIPPED_MAX]
+        ]
     if (end_user := call.slots.get(END_USER)) is not None:
         record["end_user"] = end_user
     if principal.tags:
