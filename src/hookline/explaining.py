@@ -9,11 +9,11 @@ A note about one deployment begins with its id and a colon: that is how a candid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hookline.call import Call
+from hookline.call import Call, Note
 from hookline.chain import Chain, Impl
 from hookline.deployment import Target
 from hookline.errors import ApiError, Rejected, Skip
@@ -128,13 +128,20 @@ def _candidates(call: Call, found: Found, costs: Mapping[str, Any]) -> list[dict
             "verdict": verdicts.get(id, "left out"),
             "rank": rank if id in verdicts else None,
             "worst_case_usd": costs.get(id),
-            "reasons": [
-                {"plugin": n.plugin, "verdict": n.verdict, "text": n.text.removeprefix(f"{id}: ")}
-                for n in notes
-                if n.text.startswith(f"{id}: ")
-            ],
+            "reasons": _reasons(notes, id),
         }
         for rank, id in enumerate(ids, 1)
+    ]
+
+
+def _reasons(notes: Sequence[Note], id: str) -> list[dict[str, str]]:
+    """What was noted about one deployment; the pipeline's own word only where no plugin said the same."""
+    about = [note for note in notes if note.text.startswith(f"{id}: ")]
+    said = {note.text for note in about if note.plugin != "pipeline"}
+    return [
+        {"plugin": n.plugin, "verdict": n.verdict, "text": n.text.removeprefix(f"{id}: ")}
+        for n in about
+        if n.plugin != "pipeline" or n.text not in said
     ]
 
 
@@ -161,6 +168,8 @@ def _going_on(impl: Impl) -> Impl:
             answer = impl.run(call, *arguments)
         except Rejected as rejected:
             return finish.refused(rejected)
+        except Skip as skip:
+            raise finish.skipped(skip) from None
         # Waiting knows its guard only by `go_on`, and that is all it needs of one.
         return Waiting(finish, answer, call) if type(answer) is Waiting else finish.answered(answer)  # type: ignore[arg-type]
 
@@ -173,6 +182,7 @@ class _Finish:
     def __init__(self, impl: Impl, call: Call, arguments: tuple[Any, ...]) -> None:
         self._impl = impl
         self._call = call
+        self._arguments = arguments
         self._found = call.slots.setdefault(FOUND, Found())
         self._before = [target.deployment.id for target in arguments[0]] if impl.hook == "select" else []
         self._found.deployments.update(dict.fromkeys(self._before))
@@ -182,6 +192,8 @@ class _Finish:
             return self.answered(await waiting)
         except Rejected as rejected:
             return self.refused(rejected)
+        except Skip as skip:
+            raise self.skipped(skip) from None
 
     def answered(self, answer: Any) -> Any:
         hook, call, plugin = self._impl.hook, self._call, self._impl.plugin
@@ -194,11 +206,17 @@ class _Finish:
             self._note_order(answer)
         return answer
 
+    def skipped(self, skip: Skip) -> Skip:
+        """The same, with who it was written down."""
+        target: Target = self._arguments[0]
+        self._call.note(self._impl.plugin, "skips", f"{target.deployment.id}: {skip.reason}")
+        return skip
+
     def refused(self, rejected: Rejected) -> Any:
         error = rejected.error
-        self._call.note(self._impl.plugin, "refuses", error.message)
         if self._impl.hook == "admit_attempt":
-            raise Skip(error.message, error)
+            raise self.skipped(Skip(error.message, error))
+        self._call.note(self._impl.plugin, "refuses", error.message)
         self._found.refusals.append((self._impl.plugin, error))
         return [] if self._impl.hook == "select" else None
 

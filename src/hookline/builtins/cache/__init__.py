@@ -125,6 +125,11 @@ class Plugin:
         may_serve, may_store, max_age_s, _, must_hit = wishes
         if not may_store or not is_read_alike(call):
             call[CACHE_STATUS] = "bypass"
+            call.note(
+                "cache",
+                "bypass",
+                "only calls of temperature 0 and embeddings are cached, or what asks for it, as the options say",
+            )
             if "only-if-cached" in call.headers.get("cache-control", "").lower():
                 raise Rejected(_not_cached("this call can't be cached"))
             return None
