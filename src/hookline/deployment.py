@@ -6,7 +6,7 @@ Idea: a deployment is configuration and never changes; a target belongs to one c
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
 
 from hookline.money import Price
 from hookline.principal import Limits
@@ -63,23 +63,33 @@ class Deployment:
         return self.id if self.key_number is None else self.id.rpartition("#")[0]
 
 
+OWN = -1.0
+"""In place of a time: the deployment's own."""
+
+
 @dataclass(slots=True)
 class Target:
-    """A deployment as chosen for this call. `select` hooks return Targets in the order to try; times are seconds."""
+    """A deployment as chosen for this call. `select` hooks return Targets in the order to try; times are seconds, at first the deployment's own."""
 
     deployment: Deployment
-    connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 120.0
-    idle_timeout_s: float = 60.0
+    connect_timeout_s: float = OWN
+    first_byte_timeout_s: float = OWN
+    idle_timeout_s: float = OWN
     hedge_after_s: float | None = None
     is_forced: bool = False
     reason: str = ""
-    total_timeout_s: float | None = None
-    min_bytes_per_s: float = 0.0
+    total_timeout_s: float | None = OWN
+    min_bytes_per_s: float = OWN
 
-    @classmethod
-    def of(cls, deployment: Deployment) -> Self:
-        """A target with the deployment's own timeouts."""
-        own = deployment.timeouts
-        connect_s, first_byte_s, idle_s = own.connect_s, own.first_byte_s, own.idle_s
-        return cls(deployment, connect_s, first_byte_s, idle_s, None, False, "", own.total_s, own.min_bytes_per_s)
+    def __post_init__(self) -> None:
+        own = self.deployment.timeouts
+        if self.connect_timeout_s == OWN:
+            self.connect_timeout_s = own.connect_s
+        if self.first_byte_timeout_s == OWN:
+            self.first_byte_timeout_s = own.first_byte_s
+        if self.idle_timeout_s == OWN:
+            self.idle_timeout_s = own.idle_s
+        if self.total_timeout_s == OWN:
+            self.total_timeout_s = own.total_s
+        if self.min_bytes_per_s == OWN:
+            self.min_bytes_per_s = own.min_bytes_per_s

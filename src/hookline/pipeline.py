@@ -259,7 +259,7 @@ class _Run:
                 return found, impl.index
             if found is not None:
                 self._tickets.append(found)
-        targets = [Target.of(deployment) for deployment in deployments]
+        targets = [Target(deployment) for deployment in deployments]
         for impl in chain.select:
             chosen = impl.run(call, targets)
             targets = (await chosen) if type(chosen) is Waiting else chosen

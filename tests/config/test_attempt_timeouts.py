@@ -53,10 +53,12 @@ def test_the_older_spelling_of_a_provider_still_counts(tmp_path: Path) -> None:
 def test_a_target_begins_with_what_its_deployment_has(tmp_path: Path) -> None:
     deployment = make_catalog(settings_of(tmp_path, TOML), {}).resolve("m")[1]
 
-    target = Target.of(deployment)
+    target = Target(deployment)
 
     assert (target.connect_timeout_s, target.first_byte_timeout_s, target.idle_timeout_s) == (1.0, 3.0, 50.0)
     assert (target.total_timeout_s, target.min_bytes_per_s, target.hedge_after_s) == (90.0, 10.0, None)
+    assert Target(deployment, first_byte_timeout_s=7.0, total_timeout_s=None).first_byte_timeout_s == 7.0
+    assert Target(deployment, first_byte_timeout_s=7.0, total_timeout_s=None).total_timeout_s is None
 
 
 @pytest.mark.parametrize("table", ["{ total_s = 0 }", "{ ttft_s = 3 }", '{ idle_s = "5" }', "{ min_bytes_per_s = -1 }"])
