@@ -21,6 +21,7 @@ from hookline import errors, hookspecs
 from hookline.builtins.auth.key_fields import KeyFilters, NewKey, Rotation
 from hookline.builtins.budget.admin import CheckedCall, WindowFilters
 from hookline.builtins.cache.purge import PurgeParameters
+from hookline.builtins.explain import ExplainedCall
 from hookline.builtins.spend_report import LedgerParameters, SpendParameters
 from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, Chain, compile_chain
 from hookline.config import ChainEntry, Settings
@@ -92,7 +93,7 @@ Edits are an onion in list order: a plugin listed earlier is further outside, so
     .replace("STOP_S", f"{STOP_S:g}")
     .replace("DECIDING", ", ".join(f"`{name}`" for name in PHASES if name in DECIDING_HOOKS))
 )
-PLUGIN_COMMANDS = ("keys", "spend", "ledger", "cache")
+PLUGIN_COMMANDS = ("keys", "spend", "ledger", "cache", "explain")
 ADMIN_MANNERS = """\
 # Admin API
 
@@ -127,6 +128,10 @@ ADMIN_ROUTES: dict[str, tuple[type[BaseModel] | None, str]] = {
     "POST /admin/budgets/check": (
         CheckedCall,
         "Whether a call could proceed now; takes nothing and sends nothing. See [money](money.md#asking).",
+    ),
+    "POST /admin/explain": (
+        ExplainedCall,
+        "What would become of a call, and why; takes nothing and sends nothing. See [explain](../howto/explain.md).",
     ),
     "GET /admin/spend": (SpendParameters, "Sums of the ledger. See [what was spent](../howto/ledger.md)."),
     "GET /admin/ledger": (LedgerParameters, "The ledger's rows, the newest first."),

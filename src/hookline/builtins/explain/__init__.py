@@ -50,7 +50,7 @@ class ExplainedCall(Parameters):
     key: str | None = Field(None, min_length=1, description="Name or id of a key; none: an anonymous caller.")
     method: Annotated[str, Field(pattern="^[A-Za-z]{1,20}$"), AfterValidator(str.upper)] = "POST"
     path: str = "/v1/chat/completions"
-    headers: dict[str, str] = Field(default={})
+    headers: dict[str, str] = Field(default={}, description="Of the call; those that say who calls are left out.")
     request: dict[str, Any] = Field(description="The body of the call.")
 
 
