@@ -146,6 +146,8 @@ class Plugin:
         options: HedgingOptions = self._options_by_model.get(call.model or "", self._options)
         if sum(other.is_hedge for other in call.attempts) >= options.max_per_call:
             raise Skip(f"has {options.max_per_call} hedges already")
+        if any(other.deployment.listed_id == target.deployment.listed_id for other in call.attempts):
+            raise Skip("is the deployment that is late, with another key")
         if not self._bucket.take():
             self._count["unaffordable"].inc()
             raise Skip(f"the hedge budget of {self._options.budget:.0%} of calls is spent")
@@ -158,7 +160,7 @@ class Plugin:
         ended_at = attempt.ended_at if attempt.is_loser else attempt.first_byte_at
         if ended_at is None or (attempt.error is not None and not attempt.is_loser) or call.endpoint not in ENDPOINTS:
             return
-        key = (attempt.deployment.id, call.endpoint, call.is_stream)
+        key = (attempt.deployment.listed_id, call.endpoint, call.is_stream)
         seen = self._seen.get(key)
         if seen is None:
             if len(self._seen) >= WINDOWS_MAX:
@@ -168,7 +170,7 @@ class Plugin:
 
     def _delay_of(self, call: Call, target: Target, options: HedgingOptions) -> float | None:
         if options.percentile is not None:
-            seen = self._seen.get((target.deployment.id, call.endpoint, call.is_stream))
+            seen = self._seen.get((target.deployment.listed_id, call.endpoint, call.is_stream))
             if seen is not None and len(seen) >= options.min_samples:
                 return max(seen.percentile(options.percentile), options.min_after_s)
         return options.after_s

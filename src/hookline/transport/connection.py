@@ -193,7 +193,9 @@ class Connection(asyncio.Protocol):
         if reader.is_complete:
             self._finish(response)
             return
-        if self._has_first_byte and not self.is_write_paused:  # a request that is not taken stays late, however much comes back
+        if (
+            self._has_first_byte and not self.is_write_paused
+        ):  # a request that is not taken stays late, however much comes back
             deadline = self._deadline = self._now() + self._idle_s
             if deadline < self._fire_at:
                 self._arm(deadline)
