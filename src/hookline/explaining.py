@@ -136,13 +136,20 @@ def _candidates(call: Call, found: Found, costs: Mapping[str, Any]) -> list[dict
 
 def _reasons(notes: Sequence[Note], id: str) -> list[dict[str, str]]:
     """What was noted about one deployment; the pipeline's own word only where no plugin said the same."""
-    about = [note for note in notes if note.text.startswith(f"{id}: ")]
-    said = {note.text for note in about if note.plugin != "pipeline"}
+    about = [(note, text) for note in notes if (text := _text_about(note, id)) is not None]
+    said = {text for note, text in about if note.plugin != "pipeline"}
     return [
-        {"plugin": n.plugin, "verdict": n.verdict, "text": n.text.removeprefix(f"{id}: ")}
-        for n in about
-        if n.plugin != "pipeline" or n.text not in said
+        {"plugin": note.plugin, "verdict": note.verdict, "text": text}
+        for note, text in about
+        if note.plugin != "pipeline" or text not in said
     ]
+
+
+def _text_about(note: Note, id: str) -> str | None:
+    """What a note says of a deployment; before its id there may be a rank ("2. ")."""
+    rank, dot, rest = note.text.partition(". ")
+    text = rest if dot and rank.isdecimal() else note.text
+    return text.removeprefix(f"{id}: ") if text.startswith(f"{id}: ") else None
 
 
 def _about(text: str) -> str:
@@ -221,7 +228,9 @@ class _Finish:
         return [] if self._impl.hook == "select" else None
 
     def _note_order(self, targets: list[Target]) -> None:
-        """Say who was put before whom, where it was not as listed."""
+        """Say who was put before whom, where it was not as listed and the plugin has not said so itself."""
+        if any(n.plugin == self._impl.plugin and n.verdict == "ranked" for n in self._call.notes or ()):
+            return
         after = [target.deployment.id for target in targets]
         if after != [id for id in self._before if id in after]:
             for rank, target in enumerate(targets, 1):

@@ -102,3 +102,16 @@ async def test_who_cannot_answer_a_dry_run_is_named_if_it_would_have_had_a_say()
     )
 
     assert [n["plugin"] for n in told["notes"] if n["verdict"] == "not asked"] == ["taker"]
+
+
+async def test_a_plugin_that_says_its_ranks_is_not_repeated() -> None:
+    def select(call: Any, targets: Any) -> Any:
+        for place, target in enumerate(reversed(targets), 1):
+            call.note("picker", "ranked", f"{place}. {target.deployment.id}: weight {place}")
+        return targets[::-1]
+
+    told = await explained(dry("picker", select=select))
+
+    assert [c["deployment"] for c in told["candidates"]] == ["up/3", "up/2", "up/1"]
+    assert told["candidates"][0]["reasons"][0] == {"plugin": "picker", "verdict": "ranked", "text": "weight 1"}
+    assert len([n for n in told["notes"] if n["verdict"] == "ranked"]) == 3
