@@ -34,6 +34,7 @@ from hookline.errors import (
 )
 from hookline.explaining import FINDINGS, explain
 from hookline.flight import RESERVE_FOR_FOLLOWER, FlightRules
+from hookline.failures import Failure, failure_of
 from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.free_routes import is_free
 from hookline.hookspecs import hookimpl
@@ -56,7 +57,7 @@ from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
 from hookline.results import SKIPPED
 from hookline.slots import CACHE_STATUS, END_USER, EXPOSED_HEADERS, Slot
-from hookline.steps import Continue, Fallback, GiveUp, Retry, Step
+from hookline.steps import TARGETS_LEFT, Continue, Fallback, GiveUp, Retry, Step
 from hookline.stores.keys import KeyChanges, KeyStore, StoredKey
 from hookline.stores.owners import Owner, OwnerStore
 from hookline.stores.plugin_tables import Page, Row, Table, TableStore
@@ -97,6 +98,7 @@ __all__ = [
     "RESERVE_FOR_FOLLOWER",
     "SKIPPED",
     "STATUSES_THAT_STAY",
+    "TARGETS_LEFT",
     "UPSTREAM_KINDS",
     "Access",
     "AddCommand",
@@ -117,6 +119,7 @@ __all__ = [
     "Deployment",
     "Endpoint",
     "Event",
+    "Failure",
     "Fallback",
     "FlightMismatch",
     "FlightRules",
@@ -191,6 +194,7 @@ __all__ = [
     "bound_output",
     "endpoint_of",
     "explain",
+    "failure_of",
     "format_usd",
     "hookimpl",
     "is_free",

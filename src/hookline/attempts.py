@@ -1,37 +1,35 @@
 """The attempt loop: from targets to the first byte of a reply.
 
-Lives here: opening, sending, hedging and ending attempts; what the client is told when no target is left.
-Elsewhere: what may be tried again (builtins/fallback.py says it by `after_failure`), the beginning of a stream (peek.py), the rest of it (relay.py).
+Lives here: opening, sending, hedging and ending attempts.
+Elsewhere: what may be tried again (builtins/fallback says it by `after_failure`), what a failure is called (attempt_errors.py), the beginning of a stream (peek.py),
+the rest of it (relay.py), a continuation's events (continuation.py).
 Idea: the loop runs over a set of live attempts. Usually it is one, which then runs in the call's own task; a hedge makes tasks of them."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import logging
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
 
 from hookline.attempt import Attempt, Outcome, Provider, Result
+from hookline.attempt_errors import (
+    as_upstream_error,
+    is_json_due,
+    no_target_error,
+    status_error,
+    stream_error,
+    unsupported,
+)
 from hookline.bounds import INPUT_BOUND, measure_input
 from hookline.call import Call
 from hookline.chain import Chain
+from hookline.continuation import JoinedBody
 from hookline.deployment import Target
-from hookline.errors import (
-    UPSTREAM_KINDS,
-    ApiError,
-    BadRequest,
-    InsufficientQuota,
-    RateLimited,
-    Skip,
-    Unavailable,
-    UpstreamError,
-)
+from hookline.errors import ApiError, BadRequest, Skip, UpstreamError
 from hookline.flight import SHARE, Share
 from hookline.guards import Waiting
 from hookline.host import Clock
@@ -40,9 +38,7 @@ from hookline.peek import PeekedBody, close_body, peek
 from hookline.reply import Reply, Source
 from hookline.results import SKIPPED, cost_of, end_of, sum_of
 from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled, settled
-from hookline.steps import Continue, Fallback, Retry, Step
-
-log = logging.getLogger("hookline.attempts")
+from hookline.steps import TARGETS_LEFT, Continue, Fallback, Retry, Step
 
 ATTEMPTS_MAX = 32
 """A bound for plugins that would retry for ever; nobody who waits wants the 33rd."""
@@ -52,6 +48,7 @@ class AttemptLoop:
     """The attempts of one call. `results` has the end of each, in order of ending."""
 
     __slots__ = (
+        "_again",
         "_bodies",
         "_chain",
         "_clock",
@@ -75,6 +72,7 @@ class AttemptLoop:
         self._live: list[Attempt] = []
         self._bodies: list[Any] = []
         self._waiting: deque[Target] = deque()
+        self._again: list[tuple[float, Target]] = []
         self._skips: list[tuple[Target, Skip]] = []
         self.results: list[Result] = []
 
@@ -82,8 +80,7 @@ class AttemptLoop:
         """Try until a reply has begun. Raises the last error, or what `no_target_error` makes of the skips."""
         self._waiting.extend(targets)
         error: ApiError | None = None
-        while self._waiting and len(self.call.attempts) < ATTEMPTS_MAX:
-            target = self._waiting.popleft()
+        while len(self.call.attempts) < ATTEMPTS_MAX and (target := await self._next_target()) is not None:
             attempt = await self._open(target)
             if attempt is None:
                 continue
@@ -107,7 +104,13 @@ class AttemptLoop:
                 if step.delay_s > 0:
                     await self.call.sleep(step.delay_s)
                 self._waiting.appendleft(attempt.target)
-            elif not isinstance(step, Fallback):
+            elif isinstance(step, Fallback):
+                self._replace_waiting(step.targets)
+                if step.retry_in_s is None:
+                    self._again.clear()
+                else:
+                    self._again.append((self._clock.monotonic() + step.retry_in_s, attempt.target))
+            else:
                 break
         raise error or no_target_error(self._skips)
 
@@ -116,22 +119,47 @@ class AttemptLoop:
         step = await self._after_failure(failed)
         if not isinstance(step, Continue) or not may_continue:
             return None
-        call, original = copy.copy(self.call), self.call
-        call._chat = None
-        payload = {**(original.payload or {}), "messages": list(step.messages)}
-        call.set_json(orjson.dumps(payload), payload)
-        original[INPUT_BOUND] = measure_input(call)  # the slots are shared: what is sent now is longer
+        self._replace_waiting(step.targets)
         while self._waiting:
-            attempt = await self._open(self._waiting.popleft())
+            target = self._waiting.popleft()
+            call = self._call_going_on(step.messages_by_deployment.get(target.deployment.id, step.messages))
+            attempt = await self._open(target)
             if attempt is None:
                 continue
             reply = await self._send(call, attempt)
             if reply is not None and not isinstance(reply.body, bytes) and reply.is_event_stream:
-                return attempt, reply.body
+                joined = JoinedBody(reply.body, self.call, step.members)
+                self._bodies[self._bodies.index(reply.body)] = joined
+                return attempt, joined
             if reply is not None:
                 attempt.error = UpstreamError(f"{attempt.deployment.id} answered without a stream", kind="garbage")
             await settled(self.end(attempt, "upstream_error"))
         return None
+
+    async def _next_target(self) -> Target | None:
+        """The first that waits. With none left, the one that may be tried again first, when its time has come."""
+        if self._waiting:
+            return self._waiting.popleft()
+        if not self._again:
+            return None
+        due_at, target = again = min(self._again, key=lambda one: one[0])
+        self._again.remove(again)
+        if (delay_s := due_at - self._clock.monotonic()) > 0:
+            await self.call.sleep(delay_s)
+        return target
+
+    def _replace_waiting(self, targets: Sequence[Target] | None) -> None:
+        if targets is not None:
+            self._waiting = deque(targets)
+
+    def _call_going_on(self, messages: Sequence[Any]) -> Call:
+        """The call as a continuation sends it."""
+        call, original = copy.copy(self.call), self.call
+        call._chat = None
+        payload = {**(original.payload or {}), "messages": list(messages)}
+        call.set_json(orjson.dumps(payload), payload)
+        original[INPUT_BOUND] = measure_input(call)  # the slots are shared: what is sent now is longer
+        return call
 
     async def ask(self, targets: Sequence[Target]) -> Reply:
         """A dry run: what `admit_attempt` says to each target. Nothing is sent; what was taken nevertheless is given back."""
@@ -231,7 +259,7 @@ class AttemptLoop:
         self._live.append(attempt)
         try:
             if call.endpoint not in provider.endpoints:
-                raise Skip(f"has no {call.endpoint} endpoint", _unsupported(call, target))
+                raise Skip(f"has no {call.endpoint} endpoint", unsupported(call, target))
             for impl in self._chain.admit_attempt:
                 ticket = impl.run(call, target, attempt)
                 if type(ticket) is Waiting:
@@ -308,7 +336,7 @@ class AttemptLoop:
             if not isinstance(body, bytes):
                 self._bodies.append(body)
             if reply.status >= 400:
-                raise _status_error(deployment.id, reply)
+                raise status_error(deployment.id, reply)
             if isinstance(body, bytes):
                 attempt.is_complete = True
                 if call.method == "POST":
@@ -342,10 +370,11 @@ class AttemptLoop:
         self._bodies.append(peeked)
         if told := await peek(peeked):
             await self.close(peeked)
-            raise _stream_error(attempt.deployment.id, told)
+            raise stream_error(attempt.deployment.id, told)
         return peeked
 
     async def _after_failure(self, attempt: Attempt) -> Step | None:
+        self.call[TARGETS_LEFT] = self._waiting
         for impl in self._chain.after_failure:
             answer = impl.run(self.call, attempt)
             step: Step | None = (await answer) if type(answer) is Waiting else answer
@@ -364,82 +393,3 @@ def named(reply: Reply, call: Call, attempt: Attempt) -> Reply:
         if limit is None or attempt.output_cap < limit:
             headers["x-hookline-output-capped"] = str(attempt.output_cap)
     return reply
-
-
-def no_target_error(skips: Sequence[tuple[Target, Skip]]) -> ApiError:
-    """What the client is told when no target is left and none was tried."""
-    reasons = "; ".join(f"{target.deployment.id}: {skip.reason}" for target, skip in skips) or "no target was chosen"
-    errors = [skip.error for _, skip in skips if skip.error is not None]
-    waits = [e.retry_after_s for e in errors if e.retry_after_s is not None]
-    if errors and len(errors) == len(skips):
-        if all(400 <= e.status < 500 and e.status != 429 for e in errors):
-            return errors[0]
-        quota = [e for e in errors if isinstance(e, InsufficientQuota)]
-        if quota and all(400 <= e.status < 500 and (e.status != 429 or e in quota) for e in errors):
-            if len(errors) == 1:
-                return errors[0]
-            return InsufficientQuota(
-                f"no deployment fits what is left: {reasons}", retry_after_s=min(waits, default=None)
-            )
-        if all(isinstance(e, RateLimited) for e in errors):
-            may_retry = any(e.may_retry for e in errors)
-            after_s = min(waits, default=1.0 if may_retry else None)
-            told = f"no deployment may be called now: {reasons}"
-            return RateLimited(told, retry_after_s=after_s, may_retry=may_retry)
-    return Unavailable(f"no deployment can take this call: {reasons}", retry_after_s=min(waits, default=1.0))
-
-
-def as_upstream_error(error: Exception, deployment: str) -> UpstreamError:
-    """Any failure of an upstream's body as an UpstreamError. A transport's own error is known by its `kind`."""
-    if isinstance(error, UpstreamError):
-        return error
-    kind = getattr(error, "kind", None)
-    if kind in UPSTREAM_KINDS:
-        return UpstreamError(f"{deployment}: {error}", kind=kind, is_written=getattr(error, "is_written", True))
-    log.error("%s: the provider failed: %s: %s", deployment, type(error).__name__, error, exc_info=error)
-    return UpstreamError(f"{deployment}: the answer could not be read; see the log of the gateway", kind="garbage")
-
-
-def _unsupported(call: Call, target: Target) -> BadRequest:
-    return BadRequest(
-        f"{target.deployment.id} has no endpoint for {call.method} {call.path}; ask a model at a provider that has it",
-        code="unsupported_endpoint",
-    )
-
-
-def _status_error(deployment: str, reply: Reply) -> UpstreamError:
-    return UpstreamError(
-        f"{deployment} answered {reply.status}",
-        kind="status",
-        upstream_status=reply.status,
-        upstream_body=reply.body if isinstance(reply.body, bytes) else b"",
-        upstream_headers=reply.headers,
-        retry_after_s=seconds_of(reply.headers.get("retry-after", "")),
-    )
-
-
-def seconds_of(retry_after: str) -> float | None:
-    """What a `retry-after` says: seconds, or the time until an HTTP date (RFC 9110, 10.2.3)."""
-    if len(retry_after) < 20 and retry_after.isascii() and retry_after.replace(".", "", 1).isdigit():
-        return float(retry_after)
-    try:
-        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
-    code = str(told.get("code"))
-    status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 502
-    return UpstreamError(
-        f"{deployment} began its stream with an error",
-        kind="stream_error",
-        upstream_status=status,
-        upstream_body=orjson.dumps({"error": told}),
-        upstream_headers={"content-type": "application/json"},
-    )
-
-
-def is_json_due(call: Call, reply: Reply) -> bool:
-    """Whether the reply must be JSON: on the endpoints that know nothing else, unless it is compressed and so can't be read."""
-    return call.endpoint not in ("relay", "models") and "content-encoding" not in reply.headers

@@ -80,6 +80,8 @@ class Target:
     reason: str = ""
     total_timeout_s: float | None = OWN
     min_bytes_per_s: float = OWN
+    model: str | None = None
+    """The model it stands for, where that is another one than the call asked for."""
 
     def __post_init__(self) -> None:
         own = self.deployment.timeouts

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from hookline.attempt import Provider
 from hookline.call import Call
+from hookline.deployment import Deployment
 from hookline.principal import Principal
 from hookline.reply import Reply
 from hookline.slots import Slot
@@ -87,6 +88,9 @@ class Host(Protocol):
 
     async def find_principal(self, key: str) -> Principal | None:
         """Who calls with the virtual key of this name or id, as a plugin knows that has `find_principal(key)` itself (auth); None if nobody does."""
+
+    def find_deployments(self, name: str, call: Call) -> Sequence[Deployment]:
+        """The deployments of another model, from `start()` on. Raises NotFound, and Forbidden if who makes this call may not use that model."""
 
     def describe(self) -> Mapping[str, Any]:
         """The compiled chain, deployments and settings, secrets masked."""

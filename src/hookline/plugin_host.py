@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 from hookline.begun_reply import BegunReply
 from hookline.call import Call
+from hookline.catalog import Catalog
 from hookline.chain import Chain
+from hookline.deployment import Deployment
 from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
 from hookline.flights import Flights
 from hookline.host import Clock, Metrics
@@ -31,6 +33,8 @@ RESTART_FIRST_S, RESTART_MAX_S = 1.0, 60.0
 
 
 class RunsCalls(Protocol):
+    catalog: Catalog
+
     async def run(self, call: Call, deliver: Callable[[Reply], Coroutine[Any, Any, None]], /) -> None: ...
 
 
@@ -133,6 +137,15 @@ class PluginHost:
             if principal is not None:
                 return principal
         return None
+
+    def find_deployments(self, name: str, call: Call) -> Sequence[Deployment]:
+        """See `Host.find_deployments`."""
+        pipeline = self._workshop.pipeline
+        if pipeline is None:
+            raise RuntimeError(f'plugin "{self.plugin}": find_deployments() is there from start() on')
+        found = pipeline.catalog.resolve(name, call)
+        pipeline.catalog.check_allowed(call.principal, name, call)
+        return found
 
     def describe(self) -> Mapping[str, Any]:
         return self._workshop.describe()

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hookline.attempt import Attempt, outcome_of
-from hookline.attempts import AttemptLoop, as_upstream_error
+from hookline.attempt_errors import as_upstream_error
+from hookline.attempts import AttemptLoop
 from hookline.call import Call
 from hookline.call_timer import CallTimer
+from hookline.continuation import JoinedBody, tell_whole_usage
 from hookline.cost_on_wire import add_cost, tells_usage
 from hookline.deadline import deadline_error
 from hookline.errors import ApiError, InternalError, Rejected, UpstreamError
@@ -27,6 +29,7 @@ from hookline.money import Usage
 from hookline.openai_wire import StreamWatch, error_event, sequence_number_after
 from hookline.peek import PeekedBody, close_body
 from hookline.reply import Event, Tap
+from hookline.results import sum_of
 from hookline.settling import is_being_cancelled, settled
 from hookline.transport.sse import SseSplitter, parse_event, serialize_event
 
@@ -183,9 +186,11 @@ async def _relay(
             attempt, upstream = following
             continue
         last = rest + watch.release()
-        if is_events and last and watch.usage is not None and tells_usage(call):
+        if is_events and last and (told := watch.usage) is not None and tells_usage(call):
             cost = loop.cost_nanousd
-            last = last if cost is None else add_cost(last, watch.usage, cost)
+            if isinstance(upstream, JoinedBody) and (whole := sum_of(loop.results)) is not None:
+                last, told = tell_whole_usage(last, told, whole), whole
+            last = last if cost is None else add_cost(last, told, cost)
         if lost is not None and is_events:
             last += b"\n\n" if watch.is_inside_event else b""
             if watch.error is None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hookline import BadRequest, Deployment, InsufficientQuota, Reply, Skip, Target, bound_input, is_free
-from hookline.attempts import no_target_error
+from hookline.attempt_errors import no_target_error
 from hookline.builtins.budget import find_unbounded
 from hookline.builtins.cache.recording import has_failed, is_answer
 from hookline.builtins.metrics import ModelLabels

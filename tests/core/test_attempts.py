@@ -28,7 +28,8 @@ from hookline import (
     UpstreamError,
     Usage,
 )
-from hookline.attempts import ATTEMPTS_MAX, no_target_error, seconds_of
+from hookline.attempt_errors import no_target_error, seconds_of
+from hookline.attempts import ATTEMPTS_MAX
 from hookline.testing.kit import ANSWER, CHAT, PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
 THREE = {"m": ["up/1", "up/2", "up/3"]}
@@ -651,7 +652,8 @@ async def test_continue_makes_one_stream_of_two_attempts_and_pays_for_both(journ
 
     delivered = await kit.run(call)
 
-    assert delivered.body == b"".join((first, second, *rest))
+    mark = b',"hookline":{"continued":["up/1","up/2"]}}\n\n'
+    assert delivered.body == b"".join((first, second, rest[0][:-3] + mark, *rest[1:]))
     assert delivered.error is None
     sent_call, _ = kit.providers["up"].sent[1]
     assert sent_call.payload == {**STREAMED, "messages": MORE}

@@ -1,0 +1,299 @@
+"""Fallback: what is tried after a failure: the next deployment, another model, the same again, the rest of a stream.
+
+Lives here: the plugin: the order of these. Elsewhere: options (options.py), which failures may be retried, and when (retry_table.py), how many attempts there may be (retry_budget.py), lists of
+other models (other_models.py), streams that died half way (continuation.py), what a failure is (hookline.failure_of), the loop itself (the core's attempts.py).
+Idea: elsewhere at once, the same again last. A failure that says "this request is wrong" stays, for the next target would say the same; every other goes on, to targets that have
+not been asked. Only when none is left does a call wait for one that it has tried, if the table, the budget and its deadline let it. The last error is passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from hookline import (
+    EXPOSED_HEADERS,
+    TARGETS_LEFT,
+    ApiError,
+    Attempt,
+    Call,
+    Continue,
+    Failure,
+    Fallback,
+    GiveUp,
+    Host,
+    Reply,
+    Result,
+    Skip,
+    Slot,
+    StartupError,
+    Step,
+    Target,
+    Ticket,
+    UpstreamError,
+    failure_of,
+    hookimpl,
+)
+from hookline.builtins.fallback.continuation import ReadAlong, messages_going_on, why_not
+from hookline.builtins.fallback.options import FallbackOptions
+from hookline.builtins.fallback.other_models import check_features, targets_of
+from hookline.builtins.fallback.retry_budget import RetryBudget
+from hookline.builtins.fallback.retry_table import draw_lot, may_retry, repeat_of, wait_s
+
+__all__ = ["FallbackOptions", "Plugin", "may_go_on"]
+
+LISTS: dict[Failure, str] = {
+    "context_window": "context_window",
+    "content_policy": "content_policy",
+    "rate_limit": "rate_limit",
+}
+"""Failure -> the option with its list."""
+INSTEAD = frozenset({"context_window", "content_policy"})
+"""Failures that the model's other deployments would share: the list comes in place of them."""
+LABELS_MAX = 1_000
+
+READ_ALONG: Slot[ReadAlong] = Slot("fallback read along")
+"""What the client has got of a stream that may be continued."""
+
+
+class Plugin:
+    """Owns `after_failure`."""
+
+    Options = FallbackOptions
+    supports_dry_run = True
+
+    def __init__(self, options: FallbackOptions, host: Host) -> None:
+        self._options = options
+        self._options_by_model = host.options_by_model
+        self._host = host
+        self._clock = host.clock
+        server = host.settings.get("server", {})
+        self._total_timeout_s = float(server.get("total_timeout_s", 600.0))
+        workers = max(int(server.get("workers", 1) or 1), 1)
+        self._budget = RetryBudget(options.retry_budget, options.retry_budget_per_s / workers, host.clock.monotonic())
+        every = [options, *host.options_by_model.values()]
+        self._has_models = any(one.models for one in every)
+        self._may_continue = any(one.mid_stream == "continue" for one in every)
+        self._labels: set[str] = set()
+        self._more = host.metrics.counter(
+            "hookline_extra_attempts_total",
+            "Attempts beyond a call's first: retry, fallback, hedge, continuation.",
+            ("deployment", "kind"),
+        )
+        self._refused = host.metrics.counter(
+            "hookline_retry_budget_spent_total",
+            "Attempts that were not made because the retry budget was spent.",
+            ("deployment",),
+        )
+
+    def start(self) -> None:
+        """Refuse lists with models that there are not."""
+        told = self._host.describe()
+        known, providers, default = told.get("models", {}), told.get("providers", {}), told.get("default_provider")
+        problems = []
+        for where, options in [
+            ("plugins.fallback", self._options),
+            *((f'models."{n}".plugins.fallback', o) for n, o in self._options_by_model.items()),
+        ]:
+            for key in ("models", *LISTS.values()):
+                for name in getattr(options, key):
+                    is_known = name in known or default is not None or name.partition("/")[0] in providers
+                    if told and not is_known:
+                        problems.append(f'[{where}] {key}: model "{name}" does not exist')
+        if problems:
+            raise StartupError(problems)
+
+    @hookimpl
+    def select(self, call: Call, targets: list[Target]) -> list[Target]:
+        if not call.is_dry_run:
+            budget = self._budget
+            known = budget.by_deployment
+            budget.all.calls += 1
+            for target in targets:
+                name = target.deployment.id
+                bucket = known.get(name) or budget.add(name, self._clock.monotonic())
+                bucket.calls += 1
+        if self._has_models and targets and (names := self._options_of(call).models):
+            return with_other_models(targets, targets_of(names, targets[0], targets, call, self._host))
+        return targets
+
+    @hookimpl
+    def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Ticket | None:
+        if attempt.number == 1 and target.model is None:
+            return None
+        if target.model is not None:
+            check_features(call, target)
+        if attempt.number == 1 or call.is_dry_run:
+            return None
+        name = target.deployment.id
+        if not self._budget.take(name, self._clock.monotonic()):
+            self._refused(self._label(name)).inc()
+            raise Skip("its retry budget is spent")
+        self._more(self._label(name), kind_of(call, attempt)).inc()
+        return Token(self._budget, name)
+
+    @hookimpl
+    def after_failure(self, call: Call, attempt: Attempt) -> Step | None:
+        error = attempt.error
+        if error is None:
+            return None
+        options = self._options_of(call)
+        read_along = call.slots.get(READ_ALONG)
+        if read_along is not None:
+            return self._go_on(call, attempt, options, read_along)
+        failure = failure_of(error)
+        left = call.slots.get(TARGETS_LEFT, ())
+        instead = self._targets_for(failure, call, attempt, options, left)
+        if instead is None and not may_go_on(error, options):
+            call.note("fallback", "stays", f"{attempt.deployment.id}: the next target would say the same")
+            return None
+        pause_s = self._pause_s(call, attempt, options)
+        targets = left if instead is None else instead
+        if pause_s is None and not targets:
+            self._tell_client(call, options)
+            call.note("fallback", "gives up", f"{attempt.deployment.id}: {error.error_code}; nothing is left to try")
+            return None
+        again = "" if pause_s is None else f"; again in {pause_s:.2f} s"
+        call.note("fallback", "goes on", f"{attempt.deployment.id}: {failure}; {len(targets)} targets left{again}")
+        return Fallback(instead, pause_s)
+
+    @hookimpl
+    def edit_reply(self, call: Call, reply: Reply) -> Reply:
+        if self._may_continue and call.is_stream and reply.source == "upstream" and reply.is_event_stream:
+            is_asked = self._options_of(call).mid_stream == "continue"
+            if is_asked and why_not(call) is None:
+                call[READ_ALONG] = read_along = ReadAlong()
+                reply.tap(read_along)
+        return reply
+
+    def _options_of(self, call: Call) -> FallbackOptions:
+        options: FallbackOptions = self._options_by_model.get(call.model or "", self._options)
+        return options
+
+    def _targets_for(
+        self, failure: Failure | None, call: Call, attempt: Attempt, options: FallbackOptions, left: Sequence[Target]
+    ) -> list[Target] | None:
+        """What comes in place of the targets that are left; None: they stay."""
+        names: list[str] = getattr(options, LISTS[failure]) if failure in LISTS else []
+        if not names:
+            return None
+        tried = [other.target for other in call.attempts]
+        if failure in INSTEAD:
+            return targets_of(names, attempt.target, tried, call, self._host)
+        own = [target for target in left if target.model is None]
+        rest = [target for target in left if target.model is not None]
+        listed = targets_of(names, attempt.target, [*tried, *own], call, self._host)
+        ids = {target.deployment.id for target in listed}
+        return [*own, *listed, *(target for target in rest if target.deployment.id not in ids)]
+
+    def _pause_s(self, call: Call, attempt: Attempt, options: FallbackOptions) -> float | None:
+        """Seconds until the same deployment may be asked again; None: never."""
+        error = attempt.error
+        if not options.max_retries or not isinstance(error, UpstreamError) or attempt.target.is_forced:
+            return None
+        retries = retries_of(call)
+        if retries >= options.max_retries - client_retries(call):
+            return None
+        failure = failure_of(error)
+        assert failure is not None
+        if not may_retry(
+            failure, is_sent=error.is_written, repeat=repeat_of(call), retry_lost_calls=options.retry_lost_calls
+        ):
+            return None
+        if (error.upstream_headers or {}).get("x-should-retry") == "false":
+            return None
+        pause_s = wait_s(error, retries, options, draw_lot())
+        now = self._clock.monotonic()
+        deadline = call.deadline if call.deadline is not None else call.started_at + self._total_timeout_s
+        if pause_s is None or now + pause_s >= deadline or not self._budget.has_token(attempt.deployment.id, now):
+            return None
+        return pause_s
+
+    def _tell_client(self, call: Call, options: FallbackOptions) -> None:
+        """What is known here about coming again: the earliest of several waits; not to multiply our retries by the client's."""
+        waits = [
+            a.error.retry_after_s for a in call.attempts if a.error is not None and a.error.retry_after_s is not None
+        ]
+        headers: dict[str, str] = {}
+        if len(waits) > 1:
+            headers["retry-after"] = str(max(1, -int(-min(waits) // 1)))
+        now = self._clock.monotonic()
+        is_spent = any(not self._budget.has_token(a.deployment.id, now) for a in call.attempts)
+        if not waits and (retries_of(call) or is_spent):
+            headers["x-should-retry"] = "false"
+        if headers:
+            exposed: dict[str, str] = call.slots.get(EXPOSED_HEADERS, {})
+            call[EXPOSED_HEADERS] = exposed | headers
+
+    def _go_on(self, call: Call, attempt: Attempt, options: FallbackOptions, read_along: ReadAlong) -> Step | None:
+        """After bytes have left."""
+        so_far = read_along.read()
+        if so_far is None:
+            call.note("fallback", "ends", f"{attempt.deployment.id}: what has left can't be continued")
+            return GiveUp()
+        left = call.slots.get(TARGETS_LEFT, ())
+        by_prefix = {
+            target.deployment.id: messages_going_on(call, so_far.text, is_prefix=True)
+            for target in left
+            if any(fnmatchcase(target.deployment.id, glob) for glob in options.continues_prefix)
+        }
+        return Continue(messages_going_on(call, so_far.text, is_prefix=False), by_prefix, members=so_far.members)
+
+    def _label(self, deployment: str) -> str:
+        if deployment in self._labels or len(self._labels) < LABELS_MAX:
+            self._labels.add(deployment)
+            return deployment
+        return "other"
+
+
+class Token:
+    """Of the retry budget. One that another plugin kept from being used goes back."""
+
+    __slots__ = ("_budget", "_deployment")
+
+    def __init__(self, budget: RetryBudget, deployment: str) -> None:
+        self._budget = budget
+        self._deployment = deployment
+
+    def settle(self, result: Result) -> None:
+        if result.outcome == "rejected":
+            self._budget.give_back(self._deployment)
+
+
+def may_go_on(error: ApiError, options: FallbackOptions) -> bool:
+    """Whether the next target could do better after `error`."""
+    if not isinstance(error, UpstreamError):
+        return error.reply_status >= 500
+    status = error.upstream_status
+    if status is not None and status in options.go_on_statuses:
+        return True
+    if status is not None and status in options.stay_statuses:
+        return False
+    return error.may_fall_back
+
+
+def with_other_models(targets: list[Target], others: list[Target]) -> list[Target]:
+    """Other models after the model's own targets. One that was forced, because every circuit was open, comes after these."""
+    if not others:
+        return targets
+    forced = [target for target in targets if target.is_forced]
+    return [*(target for target in targets if not target.is_forced), *others, *forced]
+
+
+def retries_of(call: Call) -> int:
+    """How often the call went back to a target."""
+    return len(call.attempts) - len({id(attempt.target) for attempt in call.attempts})
+
+
+def client_retries(call: Call) -> int:
+    """How often the client has tried this before, as OpenAI's SDKs say; what they did needs not be done again here."""
+    said = call.headers.get("x-stainless-retry-count", "")
+    return int(said) if said.isdecimal() and len(said) < 4 else 0
+
+
+def kind_of(call: Call, attempt: Attempt) -> str:
+    """What an attempt beyond the first is."""
+    if attempt.is_hedge:
+        return "hedge"
+    if READ_ALONG in call.slots:
+        return "continuation"
+    return "retry" if any(other.target is attempt.target for other in call.attempts) else "fallback"

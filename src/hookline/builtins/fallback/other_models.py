@@ -1,0 +1,50 @@
+"""Other models: the lists of `[plugins.fallback]` as targets.
+
+Lives here: names to targets, and whether such a target may take the call. Elsewhere: when which list is used (the package's __init__).
+Idea: a fallback must not become a way around a rule. The model's own price holds, because money is reserved per attempt; permission and features are checked
+when it is its turn, for the principal that called: a target that fails is skipped with its reason, never tried with less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from hookline import ApiError, Call, Deployment, Host, Skip, Target
+
+
+def targets_of(names: Sequence[str], like: Target, known: Iterable[Target], call: Call, host: Host) -> list[Target]:
+    """The deployments of these models as targets with the times of `like`, those of `known` left out."""
+    seen = {target.deployment.id for target in known}
+    targets: list[Target] = []
+    for name in names:
+        for deployment in _deployments_of(name, call, host):
+            if deployment.id not in seen:
+                seen.add(deployment.id)
+                targets.append(
+                    replace(
+                        like,
+                        deployment=deployment,
+                        hedge_after_s=None,
+                        is_forced=False,
+                        reason=f'fallback to "{name}"',
+                        model=name,
+                    )
+                )
+    return targets
+
+
+def _deployments_of(name: str, call: Call, host: Host) -> Sequence[Deployment]:
+    try:
+        return host.find_deployments(name, call)
+    except ApiError as error:
+        call.note("fallback", "left out", f'"{name}": {error.message}')
+        return ()
+
+
+def check_features(call: Call, target: Target) -> None:
+    """Raises Skip if the deployment declares that it lacks what the request needs."""
+    from hookline.builtins.model_selection import lacks_of, needs_of  # only where there are lists
+
+    reasons = list(lacks_of(target.deployment, needs_of(call)))
+    if reasons:
+        raise Skip(f"{', '.join(reasons)}")
