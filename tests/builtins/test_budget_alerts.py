@@ -13,7 +13,8 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from hookline import Budget, Principal, StartupError
-from hookline.builtins.budget import Plugin, alerts
+from hookline.builtins import alert_webhook
+from hookline.builtins.budget import Plugin
 from hookline.stores.memory import MemoryLimits
 from hookline.testing.clock import FakeClock
 from hookline.testing.kit import CHAT, PipelineKit
@@ -107,7 +108,7 @@ async def test_an_alert_is_signed_says_where_the_window_stands_and_comes_once(
 async def test_a_receiver_that_fails_is_asked_again_with_the_same_id(
     make_kit, session, start_receiver, monkeypatch
 ) -> None:
-    monkeypatch.setattr(alerts, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(alert_webhook, "FIRST_PAUSE_S", 0.001)
     receiver = Receiver(500, 302, 429)
     kit = started(make_kit, session, await start_receiver(receiver), clock=RealTime())
 
@@ -121,11 +122,11 @@ async def test_a_receiver_that_fails_is_asked_again_with_the_same_id(
 
 
 async def test_nobody_there_costs_an_alert_and_no_call(make_kit, session, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(alerts, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(alert_webhook, "FIRST_PAUSE_S", 0.001)
     kit = started(make_kit, session, "http://127.0.0.1:1/alerts?token=canary")
 
     statuses = [(await kit.call(ASKED, principal=OVER)).status for _ in range(3)]
-    await kit.plugin(Plugin).alerts._queue.join()
+    await kit.plugin(Plugin).alerts._sender._queue.join()
     await kit.workshop.cancel_tasks()
 
     assert statuses == [200] * 3
@@ -138,7 +139,7 @@ async def test_what_waits_is_bounded(make_kit, session, caplog) -> None:
         options={"alert_webhook": {"url": "http://127.0.0.1:1/", "secret": SECRET}}
     )  # not started: nobody sends
 
-    for number in range(alerts.QUEUE_MAX + 3):
+    for number in range(alert_webhook.QUEUE_MAX + 3):
         payer = Principal(key_id=f"k{number}", budget=Budget(total_nanousd=1, mode="soft"))
         await kit.call(ASKED, principal=payer)
 

@@ -7,23 +7,23 @@ import itertools
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hookline import Attempt, BadRequest, Deployment, Skip, Target, UpstreamError, hookimpl
-from hookline.builtins.circuit_breaker import (
-    CIRCUITS_MAX,
+from hookline.builtins.circuit_breaker import CIRCUITS_MAX, Plugin
+from hookline.builtins.circuit_breaker.circuit import (
     TRANSITIONS,
-    BreakerOptions,
     Circuit,
     Event,
-    Plugin,
     State,
     VoteWindow,
     choose_forced,
     open_time_s,
-    vote_of,
 )
+from hookline.builtins.circuit_breaker.options import BreakerOptions
+from hookline.builtins.circuit_breaker.votes import vote_of
 from hookline.builtins.fallback import Plugin as FallbackPlugin
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, stream
 
@@ -40,7 +40,9 @@ def attempt_at(started_at: float, *, is_forced: bool = False) -> Attempt:
 
 def in_state(state: State) -> Circuit:
     circuit = Circuit(30.0)
-    if state != "closed":
+    if state.startswith("forced"):
+        circuit.apply("force_open" if state == "forced_open" else "force_closed", 0.0)
+    elif state != "closed":
         circuit.apply("tripped", 0.0, wait_s=5.0)
     if state == "half_open":
         circuit.apply("time_over", 5.0)
@@ -52,11 +54,13 @@ def in_state(state: State) -> Circuit:
     ("error", "vote"),
     [
         (None, "ok"),
-        (failed(400), "ok"),
-        (failed(409), "ok"),
-        (failed(422), "ok"),
-        (failed(401), "failed"),
-        (failed(403), "failed"),
+        (failed(400), None),
+        (failed(409), None),
+        (failed(413), None),
+        (failed(422), None),
+        (failed(401), "refused"),
+        (failed(402), "refused"),
+        (failed(403), "refused"),
         (failed(404), "failed"),
         (failed(408), "failed"),
         (failed(429), "cooldown"),
@@ -75,20 +79,35 @@ def in_state(state: State) -> Circuit:
     ],
 )
 def test_what_an_ended_attempt_says_about_its_deployment(make_call, make_attempt, error, vote):
-    assert vote_of(make_call({"model": "m"}), make_attempt(error=error)) == vote
+    assert vote_of(make_call({"model": "m"}), make_attempt(error=error), BreakerOptions()) == vote
 
 
-def test_a_missing_object_says_that_the_deployment_is_there(make_call, make_attempt):
+@pytest.mark.parametrize("status", [403, 404])
+def test_an_object_that_is_not_there_or_not_ours_says_nothing_of_the_deployment(make_call, make_attempt, status):
     call = make_call(method="GET", path="/v1/files/gone")
 
-    assert vote_of(call, make_attempt(error=failed(404))) == "ok"
+    assert vote_of(call, make_attempt(error=failed(status)), BreakerOptions()) is None
+
+
+@pytest.mark.parametrize(("took_s", "vote"), [(1.9, "ok"), (2.1, "slow")])
+def test_a_call_that_takes_too_long_is_slow(make_call, make_attempt, took_s, vote):
+    options = BreakerOptions(slow_call_s=2.0)
+
+    assert vote_of(make_call({"model": "m"}), make_attempt(latency_s=took_s), options) == vote
+
+
+def test_of_a_stream_only_the_first_byte_can_be_slow(make_call, make_attempt):
+    attempt = make_attempt(latency_s=60.0)
+    attempt.first_byte_at = attempt.started_at + 1.0
+
+    assert vote_of(make_call({"model": "m", "stream": True}), attempt, BreakerOptions(slow_call_s=2.0)) == "ok"
 
 
 def test_losers_of_hedges_and_clients_that_left_cast_no_vote(make_call, make_attempt):
     loser, left = make_attempt(error=failed(500)), make_attempt()
     loser.is_loser, left.is_complete = True, False
 
-    assert [vote_of(make_call({"model": "m"}), a) for a in (loser, left)] == [None, None]
+    assert [vote_of(make_call({"model": "m"}), a, BreakerOptions()) for a in (loser, left)] == [None, None]
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(STATES, EVENTS)))
@@ -113,6 +132,23 @@ def test_opens_after_failures_in_a_row_and_a_success_starts_the_row_again():
     assert events == [None, None, None, None, None, "tripped"]
 
 
+def test_opens_at_once_when_it_refuses_us():
+    circuit = Circuit(30.0)
+
+    assert circuit.event_of("refused", attempt_at(1.0), 1.0, BreakerOptions()) == "tripped"
+    assert circuit.why == "refused"
+
+
+def test_opens_by_slow_calls_that_are_no_failures():
+    options = BreakerOptions(min_votes=10, slow_call_rate=0.5, consecutive_failures=3)
+    circuit = Circuit(30.0)
+
+    events = [circuit.event_of(vote, attempt_at(1.0), 1.0, options) for vote in ("ok", "slow") * 5]
+
+    assert events == [None] * 9 + ["tripped"]
+    assert circuit.why == "slow_calls"
+
+
 def test_opens_by_the_failure_rate_once_there_are_enough_votes():
     options = BreakerOptions(consecutive_failures=100, failure_rate=0.5, min_votes=10)
     circuit = Circuit(30.0)
@@ -127,10 +163,10 @@ def test_the_window_counts_what_is_younger_than_it_and_forgets_what_is_older(vot
     window, now, at = VoteWindow(30.0), 0.0, []
     for is_ok, wait_s in votes:
         now += wait_s
-        window.add(is_ok, now)
+        window.add("ok" if is_ok else "failed", now)
         at.append((is_ok, now))
 
-    total, bad = window.count(now)
+    total, bad, _ = window.count(now)
 
     surely_in = [ok for ok, t in at if t > now - 27.0]  # the oldest slice is up to a tenth short
     surely_out = [ok for ok, t in at if t <= now - 30.0]
@@ -168,29 +204,41 @@ def test_half_open_admits_one_probe_at_a_time():
     assert (circuit.state, circuit.is_admitting(100.0)) == ("half_open", False)
 
 
-def test_the_open_time_doubles_up_to_its_maximum_and_starts_again_after_closing(make_attempt):
-    options = BreakerOptions(open_s=5, max_open_s=30)
+def test_the_open_time_doubles_up_to_its_maximum_and_starts_again_after_a_well_window(make_attempt):
+    options = BreakerOptions(open_s=5, max_open_s=30, consecutive_failures=1)
     circuit, waits = Circuit(30.0), []
 
-    for event in ("tripped", "probe_failed", "probe_failed", "probe_failed"):
-        waits.append(open_time_s(event, circuit.opens, make_attempt(error=failed(500)), options))
-        circuit.apply(event, 0.0, wait_s=waits[-1])
-        circuit.apply("time_over", 0.0)
-    circuit.apply("probe_ok", 0.0)
+    def trip(at: float) -> None:
+        event = circuit.event_of("failed", circuit.probe or attempt_at(at), at, options)
+        waits.append(open_time_s(event, circuit.opens, make_attempt(error=failed(500)), options, 0.0))
+        circuit.apply(event, at, wait_s=waits[-1])
+        circuit.take_probe(attempt_at(at), at)
 
-    assert waits == [5, 10, 20, 30]
-    assert open_time_s("tripped", circuit.opens, make_attempt(error=failed(500)), options) == 5
+    for _ in range(4):
+        trip(0.0)
+    circuit.apply("probe_ok", 1.0)
+    trip(2.0)
+    circuit.apply("probe_ok", 100.0)
+    trip(200.0)
+
+    assert waits == [5, 10, 20, 30, 30, 5]
 
 
-def test_a_thousand_openings_do_not_overflow(make_attempt):
-    assert open_time_s("probe_failed", 10_000, make_attempt(error=failed(500)), BreakerOptions()) == 300
+@given(st.integers(0, 10_000), st.floats(0, 0.999))
+def test_the_time_open_is_never_longer_than_said_and_never_nothing(opens, draw):
+    options = BreakerOptions(open_s=5, max_open_s=60, jitter=0.2)
+
+    wait_s = open_time_s("probe_failed", opens, attempt_at(0.0), options, draw)
+
+    most_s = min(5 * 2.0 ** min(opens, 64), 60)
+    assert most_s * 0.8 <= wait_s <= most_s
 
 
-@pytest.mark.parametrize(("retry_after_s", "wait_s"), [(None, 5), (17, 17), (0, 0), (3600, 300)])
+@pytest.mark.parametrize(("retry_after_s", "wait_s"), [(None, 5), (17, 17), (0, 0), (7200, 3600)])
 def test_a_429_cools_down_for_what_retry_after_says(make_attempt, retry_after_s, wait_s):
     attempt = make_attempt(error=failed(429, retry_after_s=retry_after_s))
 
-    assert open_time_s("cooldown", 0, attempt, BreakerOptions()) == wait_s
+    assert open_time_s("cooldown", 0, attempt, BreakerOptions(), 0.5) == wait_s
 
 
 def test_panic_forces_the_circuit_that_opens_first_and_prefers_a_rate_limit_to_a_failure():
@@ -232,7 +280,7 @@ def make_kit(*bad_scripts, deployments=("bad/m", "good/m"), plugins=(Plugin, Fal
         *plugins,
         providers=[ScriptedProvider(*bad_scripts, name="bad"), ScriptedProvider(answer, name="good")],
         deployments={"m": deployments},
-        options={"circuit_breaker": {"consecutive_failures": 2, "open_s": 10.0}},
+        options={"circuit_breaker": {"consecutive_failures": 2, "open_s": 10.0, "jitter": 0.0}},
     )
 
 
@@ -377,8 +425,71 @@ async def test_a_dry_run_is_told_of_the_open_circuit_and_takes_no_probe():
     call.is_dry_run = True
 
     with pytest.raises(Skip, match=r"open for another 10\.0 s"):
-        plugin.admit_attempt(call, attempt.target, attempt)
+        await plugin.admit_attempt(call, attempt.target, attempt)
     kit.clock.advance(10)
-    ticket = plugin.admit_attempt(call, attempt.target, attempt)
+    ticket = await plugin.admit_attempt(call, attempt.target, attempt)
 
     assert (ticket, plugin._circuits["bad/m"].state) == (None, "open")
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """Whatever comes in whatever order: the state is what the table says, one probe at most, nothing admitted while open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.options = 100.0, BreakerOptions(consecutive_failures=2, min_votes=4, open_s=5.0, max_open_s=20.0)
+        self.circuit = Circuit(self.options.window_s)
+        self.live: list[Attempt] = []
+
+    @rule(seconds=st.floats(0, 30))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(is_forced=st.booleans())
+    def call(self, is_forced: bool) -> None:
+        circuit, attempt = self.circuit, attempt_at(self.now, is_forced=is_forced)
+        before, probe = circuit.state, circuit.probe
+        if is_forced and before != "forced_open":
+            self.live.append(attempt)
+        elif circuit.is_admitting(self.now):
+            if before in ("open", "half_open"):
+                assert probe is None
+                circuit.take_probe(attempt, self.now)
+                assert circuit.state == "half_open"
+            self.live.append(attempt)
+        else:
+            assert before in ("open", "half_open", "forced_open")
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), vote=st.sampled_from(["ok", "slow", "failed", "refused", "cooldown", None]))
+    def end(self, data: st.DataObject, vote: str | None) -> None:
+        circuit = self.circuit
+        attempt = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+        before = circuit.state
+        event = None if vote is None else circuit.event_of(vote, attempt, self.now, self.options)
+        if event is not None:
+            wait_s = open_time_s(event, circuit.opens, attempt, self.options, 0.0)
+            circuit.apply(event, self.now, wait_s=wait_s)
+            assert circuit.state == TRANSITIONS.get((before, event), before)
+        if circuit.probe is attempt:
+            circuit.probe = None
+
+    @rule(event=st.sampled_from(["force_open", "force_closed", "release"]))
+    def decide(self, event: str) -> None:
+        before = self.circuit.state
+        self.circuit.apply(event, self.now)
+        assert self.circuit.state == TRANSITIONS.get((before, event), before)
+
+    @invariant()
+    def what_is_open_has_an_end_and_a_reason(self) -> None:
+        circuit = self.circuit
+        assert (circuit.probe is None) or circuit.state == "half_open"
+        if circuit.state == "open":
+            assert circuit.why
+            assert circuit.open_until <= self.now + max(self.options.max_open_s, self.options.cooldown_s)
+        if circuit.state == "closed":
+            assert circuit.failures_in_row < self.options.consecutive_failures
+
+
+TestBreakerMachine = BreakerMachine.TestCase
+TestBreakerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -276,7 +276,7 @@ def test_a_lost_model_call_is_not_paid_twice():
 
 
 def test_an_outage_is_not_amplified_and_clients_are_told_not_to_come_again():
-    delivered, at, kit = play(lambda: answer(b"{}", 503), calls=[{}] * 200)
+    delivered, at, _ = play(lambda: answer(b"{}", 503), calls=[{}] * 200)
 
     seconds = at[-1][1]
     assert len(at) <= 1.2 * 200 + 10 * seconds
@@ -341,7 +341,7 @@ def test_another_model_that_lacks_what_the_request_needs_is_skipped(monkeypatch)
     weak = Deployment("up/other", "up", "other", capabilities=frozenset({"vision"}))
     monkeypatch.setattr("hookline.plugin_host.PluginHost.find_deployments", lambda self, name, call: [weak])
 
-    (delivered,), at, _ = play(
+    _, at, _ = play(
         lambda: answer(b"{}", 503),
         options={"models": ["other"], "max_retries": 0},
         calls=[{"payload": {"tools": [{"type": "function", "function": {"name": "f"}}]}}],

@@ -17,7 +17,7 @@ from itertools import repeat
 from typing import NamedTuple, TypeVar
 
 from hookline.errors import Unavailable
-from hookline.stores.protocols import Clock, Level, Refusal, Spend, SpendAlert, SpendRefusal, Take
+from hookline.stores.protocols import Clock, Level, Notice, Refusal, Spend, SpendAlert, SpendRefusal, Take
 from hookline.stores.windows import Entry, Window
 
 MAX_SCOPES = 100_000
@@ -33,6 +33,8 @@ ENTRY_OVERHEAD_BYTES = 512
 class MemoryLimits:
     """A `LimitStore` for one process."""
 
+    is_shared = False
+
     def __init__(self, clock: Clock, *, max_scopes: int = MAX_SCOPES) -> None:
         self._clock = clock
         self._max_scopes = max_scopes
@@ -41,6 +43,7 @@ class MemoryLimits:
         self._budgets: dict[str, _BudgetWindow] = {}
         self._holds: dict[str, _Hold] = {}
         self._reservations: dict[str, _Reservation] = {}
+        self._boards: dict[str, dict[str, tuple[Notice, float]]] = {}
         self._sweep_at = min(SWEEP_FROM_SCOPES, max_scopes)
         self._next_sweep_s = 0.0
         self._next_expiry_s = float("inf")
@@ -131,6 +134,16 @@ class MemoryLimits:
             self._expire(now_s)
         budgets = [self._budgets.get(window) for window in windows]
         return [0 if b is None else b.spent_at(now_unix_s) + b.reserved for b in budgets]
+
+    async def exchange(self, board: str, notices: Sequence[Notice]) -> Sequence[Notice]:
+        now_s, kept = self._clock.monotonic(), self._boards.setdefault(board, {})
+        for name in [name for name, (_, expires_at_s) in kept.items() if expires_at_s <= now_s]:
+            del kept[name]
+        for notice in notices:
+            known = kept.get(notice.name)
+            if known is None or notice.version >= known[0].version:
+                kept[notice.name] = (notice._replace(ttl_s=0.0), now_s + notice.ttl_s)
+        return [notice for notice, _ in kept.values()]
 
     async def aclose(self) -> None:
         return None

@@ -82,11 +82,25 @@ class SpendAlert(NamedTuple):
     spent_nanousd: int
 
 
+class Notice(NamedTuple):
+    """What one process tells the others: of two with one name the one with the higher version stays. It leaves after `ttl_s`, unless it is told again."""
+
+    name: str
+    version: int
+    """Below 2^53; microseconds since 1970 fit."""
+    value: bytes
+    ttl_s: float = 0.0
+    """Not told in answers."""
+
+
 class LimitStore(Protocol):
     """Windows and money in flight. Every method raises `Unavailable` when the store can't decide.
 
     What settles answers at once where it can, and an awaitable only where it must wait: an end that is awaited runs in a task of its own, which costs more
     than all of a call's other bookkeeping."""
+
+    is_shared: bool
+    """Other processes see it."""
 
     async def take(
         self, id: str, takes: Sequence[Take], amounts: Sequence[int], *, expires_s: float
@@ -112,6 +126,9 @@ class LimitStore(Protocol):
 
     async def held(self, windows: Sequence[str]) -> Sequence[int]:
         """Spent plus reserved nano-dollars of each window; 0 for unknown ones."""
+
+    async def exchange(self, board: str, notices: Sequence[Notice]) -> Sequence[Notice]:
+        """Put notices on a board; all that are there now, other processes' included. For some hundred notices: every answer has them all."""
 
     async def aclose(self) -> None: ...
 

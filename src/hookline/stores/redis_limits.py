@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from hookline.errors import Unavailable
 from hookline.stores.memory import MemoryLimits
-from hookline.stores.protocols import Clock, Level, Refusal, Spend, SpendAlert, SpendRefusal, Take
+from hookline.stores.protocols import Clock, Level, Notice, Refusal, Spend, SpendAlert, SpendRefusal, Take
 from hookline.stores.redis_client import Asked, Metrics, RedisClient, watch
 from hookline.stores.redis_leases import LEASE_S, UNIT, Lease, LeaseKeeper, to_us, until_us, window_arguments
 from hookline.stores.redis_presence import SLOT_S, Presence
@@ -61,13 +61,15 @@ class Reserved(NamedTuple):
 class RedisLimits:
     """A `LimitStore` for many processes. `clock` replaces the server's time; only tests give one."""
 
+    is_shared = True
+
     def __init__(self, client: RedisClient, clock: Clock | None = None) -> None:
         self._client = client
         self._clock = clock
         self._slot_s = SLOT_S if clock is None else math.inf
         self._keys = keys = LimitKeys(client.options.prefix)
-        self._take, self._give, self._reserve, self._settle, self._restore, self._spent = client.load(
-            "take", "give_back", "reserve", "settle", "restore", "spent"
+        self._take, self._give, self._reserve, self._settle, self._restore, self._spent, self._exchange = client.load(
+            "take", "give_back", "reserve", "settle", "restore", "spent", "exchange"
         )
         self._monotonic: Callable[[], float] = client.monotonic if clock is None else clock.monotonic
         self._plans: dict[int, tuple[Sequence[Take], tuple[str, ...], tuple[Any, ...]]] = {}
@@ -184,6 +186,13 @@ class RedisLimits:
         keys = [self._keys.in_flight, *(self._keys.money + window for window in windows)]
         answer: list[int] = await self._client.run(self._spent, keys, self._now(), self._keys.record)
         return answer
+
+    async def exchange(self, board: str, notices: Sequence[Notice]) -> Sequence[Notice]:
+        arguments: list[Any] = [self._now()]
+        for notice in notices:
+            arguments += (notice.name, notice.version, to_us(notice.ttl_s), notice.value)
+        answer = await self._client.run(self._exchange, [self._keys.board + board], *arguments)
+        return [Notice(answer[i].decode(), int(answer[i + 1]), answer[i + 2]) for i in range(0, len(answer), 3)]
 
     async def aclose(self) -> None:
         await self._presence.aclose()

@@ -23,9 +23,10 @@ class Script:
 class LimitKeys:
     """Names of all keys of the limits; the hash tag keeps them on one node of a cluster."""
 
-    __slots__ = ("epoch", "in_flight", "money", "record", "window", "workers")
+    __slots__ = ("board", "epoch", "in_flight", "money", "record", "window", "workers")
 
     def __init__(self, prefix: str) -> None:
         tag = f"{{{prefix}}}"
         self.window, self.money, self.record = f"{tag}:w:", f"{tag}:b:", f"{tag}:r:"
+        self.board = f"{tag}:n:"
         self.in_flight, self.epoch, self.workers = f"{tag}:in-flight", f"{tag}:epoch", f"{tag}:workers"

@@ -19,6 +19,7 @@ import pytest
 
 from hookline.stores.protocols import (
     LimitStore,
+    Notice,
     Refusal,
     ReplyStore,
     Spend,
@@ -324,6 +325,28 @@ class LimitStoreContract(_Fixtures):
 
     async def test_unknown_windows_have_spent_nothing(self, store: LimitStore, scope: str) -> None:
         assert list(await store.held((scope, scope + "x"))) == [0, 0]
+
+    async def test_what_one_tells_on_a_board_all_see_and_the_higher_version_stays(
+        self, store: LimitStore, scope: str
+    ) -> None:
+        await store.exchange(scope, [Notice("a", 2, b"two\0", 60.0), Notice("b", 1, b"", 60.0)])
+
+        seen = await store.exchange(
+            scope, [Notice("a", 1, b"one", 60.0), Notice("b", 1_795_000_000_000_000, b"new", 60.0)]
+        )
+
+        assert sorted(seen) == [("a", 2, b"two\0", 0.0), ("b", 1_795_000_000_000_000, b"new", 0.0)]
+        assert await store.exchange(f"{scope}/other", []) == []
+
+    async def test_a_notice_leaves_unless_it_is_told_again(
+        self, store: LimitStore, clock: FakeClock, scope: str
+    ) -> None:
+        await store.exchange(scope, [Notice("kept", 1, b"", 10.0), Notice("left", 1, b"", 10.0)])
+        clock.advance(6.0)
+        await store.exchange(scope, [Notice("kept", 1, b"", 10.0)])
+        clock.advance(6.0)
+
+        assert [notice.name for notice in await store.exchange(scope, [])] == ["kept"]
 
 
 class ReplyStoreContract(_Fixtures):

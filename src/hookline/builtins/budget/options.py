@@ -7,18 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 
-
-class AlertWebhook(BaseModel):
-    """`alert_webhook = { url, secret }`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    url: str = Field(
-        pattern=r"^https?://[^\s]+$", description="Gets a POST per alert, signed as standardwebhooks.com says."
-    )
-    secret: SecretStr = Field(strict=False, description='As in "whsec_..."; what signs the alerts.')
+from hookline.builtins.alert_webhook import AlertWebhook
 
 
 class BudgetOptions(BaseModel):

@@ -188,7 +188,7 @@ class Plugin:
     def _pause_s(self, call: Call, attempt: Attempt, options: FallbackOptions) -> float | None:
         """Seconds until the same deployment may be asked again; None: never."""
         error = attempt.error
-        if not options.max_retries or not isinstance(error, UpstreamError) or attempt.target.is_forced:
+        if not options.max_retries or not isinstance(error, UpstreamError):
             return None
         retries = retries_of(call)
         if retries >= options.max_retries - client_retries(call):

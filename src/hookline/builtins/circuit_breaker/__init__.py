@@ -1,0 +1,214 @@
+"""Circuit breaker: stop sending to a deployment that keeps failing.
+
+Lives here: the plugin: it asks the circuits before attempts and tells them afterwards; log, metrics and alerts. Elsewhere: options (options.py), what counts as a vote (votes.py), the
+table of states (circuit.py), other processes (sharing.py), operators (admin.py), what to try next (builtins/fallback).
+Idea: a healthy call pays for two dictionary look-ups and one count. Panic: when no target would be let through, the one that opens first is forced; a deployment may be bad, no
+deployment is worse."""
+
+from __future__ import annotations
+
+import random
+
+from hookline import (
+    AddRoute,
+    Attempt,
+    Call,
+    Host,
+    Skip,
+    Target,
+    Ticket,
+    Unavailable,
+    hookimpl,
+)
+from hookline.builtins.alert_webhook import WebhookSender
+from hookline.builtins.circuit_breaker.admin import BreakerRoutes
+from hookline.builtins.circuit_breaker.circuit import Circuit, Event, choose_forced, open_time_s
+from hookline.builtins.circuit_breaker.options import BreakerOptions
+from hookline.builtins.circuit_breaker.sharing import SharedProbe, Sharing
+from hookline.builtins.circuit_breaker.votes import vote_of
+
+CIRCUITS_MAX = 10_000
+LABELS_MAX = 1_000
+LEVELS = {"closed": 0, "half_open": 1, "open": 2, "forced_closed": 0, "forced_open": 2}
+
+
+class Plugin:
+    """Asks the circuits before attempts, tells them afterwards."""
+
+    Options = BreakerOptions
+    supports_dry_run = True
+
+    def __init__(self, options: BreakerOptions, host: Host) -> None:
+        self._options = options
+        self._options_by_model = host.options_by_model
+        self._host = host
+        self._clock = host.clock
+        self._draw = random.Random().random
+        self._changes = host.metrics.counter(
+            "hookline_circuit_changes_total", "Circuits that changed state.", ("deployment", "to")
+        )
+        self._opened = host.metrics.counter(
+            "hookline_circuit_opened_total", "Why circuits opened.", ("deployment", "why")
+        )
+        self._level = host.metrics.gauge(
+            "hookline_circuit_state", "0 while calls pass, 1 while one probe may, 2 while none does.", ("deployment",)
+        )
+        self._alerts = host.metrics.counter(
+            "hookline_circuit_alerts_total",
+            "Deployments that refused the gateway: credentials, permission, money.",
+            ("deployment",),
+        )
+        sent = host.metrics.counter(
+            "hookline_circuit_webhooks_total", "Alerts handed to the webhook, or lost.", ("outcome",)
+        )
+        webhook = options.alert_webhook
+        self._sender = None if webhook is None else WebhookSender(host, webhook, what="circuit alert", sent=sent)
+        self._labels: set[str] = set()
+        self._circuits: dict[str, Circuit] = {}
+        self._sharing: Sharing | None = None
+
+    def start(self) -> None:
+        """Begin to share, where there is a store to share through."""
+        if self._sender is not None:
+            self._sender.start()
+        if getattr(self._host.limits, "is_shared", False):
+            self._sharing = Sharing(self._host, self._circuits, self._add, self._report)
+            self._host.spawn("sharing", self._sharing.run(self._options.share_s))
+
+    async def stop(self) -> None:
+        """Let alerts that wait go out."""
+        if self._sender is not None:
+            await self._sender.stop()
+
+    @hookimpl
+    def register_routes(self, add: AddRoute) -> None:
+        BreakerRoutes(self._host, self._circuits, self._force).register(add)
+
+    @hookimpl
+    def select(self, call: Call, targets: list[Target]) -> list[Target]:
+        circuits: list[Circuit] = []
+        for target in targets:
+            circuit = self._circuits.get(target.deployment.id)
+            if circuit is None or circuit.state == "closed":
+                return targets
+            circuits.append(circuit)
+        if not circuits:
+            return targets
+        index = choose_forced(circuits, self._clock.monotonic())
+        if index is not None:
+            targets[index].is_forced = True
+            targets[index].reason = "every circuit is open; this one opens first"
+            call.note("circuit_breaker", "forced", f"{targets[index].deployment.id}: {targets[index].reason}")
+        return targets
+
+    @hookimpl
+    async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Ticket | None:
+        circuit = self._circuits.get(target.deployment.id)
+        if circuit is None or circuit.state == "closed" or circuit.state == "forced_closed":
+            return None
+        if target.is_forced and circuit.state != "forced_open":
+            return None
+        now = self._clock.monotonic()
+        if not circuit.is_admitting(now):
+            raise skip(circuit, now)
+        if call.is_dry_run:
+            return None
+        if circuit.take_probe(attempt, now):
+            self._report(target.deployment.id, circuit)
+        sharing = self._sharing
+        if sharing is None or not sharing.is_up:
+            return SharedProbe(circuit, attempt)
+        name: str | None = None
+        try:
+            name = await sharing.take_probe(target.deployment.id)
+        finally:
+            if name is None and circuit.probe is attempt:
+                circuit.probe = None
+        if name is None:
+            raise skip(circuit, now)
+        return SharedProbe(circuit, attempt, sharing, name)
+
+    @hookimpl
+    def attempt_ended(self, call: Call, attempt: Attempt) -> None:
+        options: BreakerOptions = self._options_by_model.get(call.model or "", self._options)
+        vote = vote_of(call, attempt, options)
+        if vote is None:
+            return
+        deployment = attempt.target.deployment.id
+        circuit = self._circuits.get(deployment) or self._add(deployment)
+        now = attempt.ended_at if attempt.ended_at is not None else self._clock.monotonic()
+        event = circuit.event_of(vote, attempt, now, options)
+        if event is None:
+            return
+        reason = attempt.error.message if attempt.error is not None else ""
+        wait_s = open_time_s(event, circuit.opens, attempt, options, self._draw())
+        self._apply(deployment, circuit, event, now, wait_s=wait_s, reason=reason)
+        if vote == "refused" and not circuit.alerted:
+            circuit.alerted = True
+            self._alert(deployment, circuit)
+
+    def _apply(
+        self, deployment: str, circuit: Circuit, event: Event, now: float, *, wait_s: float = 0.0, reason: str = ""
+    ) -> None:
+        until = circuit.open_until
+        has_changed = circuit.apply(event, now, wait_s=wait_s, reason=reason)
+        if self._sharing is not None and (has_changed or circuit.open_until != until):
+            self._sharing.tell(circuit)
+        if has_changed:
+            self._report(deployment, circuit)
+
+    def _force(self, deployment: str, event: Event, reason: str) -> Circuit:
+        """What an operator decides."""
+        circuit = self._circuits.get(deployment) or self._add(deployment)
+        self._apply(deployment, circuit, event, self._clock.monotonic(), reason=reason)
+        return circuit
+
+    def _report(self, deployment: str, circuit: Circuit) -> None:
+        """A circuit that has changed, here or in another process."""
+        label, log = self._label(deployment), self._host.log
+        if circuit.state == "open":
+            open_s = circuit.open_until - circuit.changed_at
+            log.warning("circuit of %s opened for %.1f s (%s): %s", deployment, open_s, circuit.why, circuit.reason)
+            self._opened(label, circuit.why).inc()
+        elif circuit.state in ("forced_open", "forced_closed"):
+            log.warning("circuit of %s is %s: %s", deployment, circuit.state, circuit.reason)
+        else:
+            log.info("circuit of %s is %s", deployment, circuit.state)
+        self._changes(label, circuit.state).inc()
+        self._level(label).set(LEVELS[circuit.state])
+
+    def _alert(self, deployment: str, circuit: Circuit) -> None:
+        """It will not heal by itself: somebody has to look. Once until it is well again."""
+        self._alerts(self._label(deployment)).inc()
+        self._host.log.error("%s refuses this gateway, look at its key and account: %s", deployment, circuit.reason)
+        if self._sender is not None:
+            data = {"deployment": deployment, "reason": circuit.reason}
+            self._sender.send(
+                {"type": "circuit.refused", "timestamp": self._host.clock.time(), "data": data}, about=deployment
+            )
+
+    def _label(self, deployment: str) -> str:
+        if deployment in self._labels or len(self._labels) < LABELS_MAX:
+            self._labels.add(deployment)
+            return deployment
+        return "other"
+
+    def _add(self, deployment: str) -> Circuit:
+        """Deployments of a default provider are named by clients, so there is no end of them: the oldest makes room, a closed one if there is one."""
+        if len(self._circuits) >= CIRCUITS_MAX:
+            closed = (name for name, circuit in self._circuits.items() if circuit.state == "closed")
+            del self._circuits[next(closed, next(iter(self._circuits)))]
+        circuit = self._circuits[deployment] = Circuit(self._options.window_s)
+        return circuit
+
+
+def skip(circuit: Circuit, now: float) -> Skip:
+    """Why a target is dropped, and when to come back."""
+    left_s = max(circuit.open_until - now, 0.0)
+    if circuit.state == "half_open":
+        reason = "circuit half-open, its probe is under way"
+    elif circuit.state == "forced_open":
+        reason = f"circuit held open: {circuit.reason}"
+    else:
+        reason = f"circuit open for another {left_s:.1f} s: {circuit.reason}"
+    return Skip(reason, Unavailable(reason, retry_after_s=left_s))

@@ -1,0 +1,64 @@
+"""Votes: what an ended attempt says about its deployment.
+
+Lives here: `vote_of`. Elsewhere: what a failure is (hookline.failure_of), what votes lead to (circuit.py).
+Idea: a vote is about the deployment. What the client or the gateway caused says nothing: a wrong request, a client that left, a hedge that lost, the call's own deadline, our
+full pool. Else one client's mistakes could open a circuit for all, or keep a dead deployment's closed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hookline import Attempt, Call, Failure, UpstreamError, bound_input, failure_of
+from hookline.builtins.circuit_breaker.options import BreakerOptions
+
+Vote = Literal["ok", "slow", "failed", "refused", "cooldown"]
+"""`refused`: it will not serve us until somebody does something. `cooldown`: it said when to come back."""
+
+VOTE_OF_FAILURE: dict[Failure, Vote | None] = {
+    "unreachable": "failed",
+    "lost": "failed",
+    "timeout": "failed",
+    "overloaded": "failed",
+    "server_error": "failed",
+    "missing": "failed",  # it has no such model; objects: see vote_of
+    "conflict": None,
+    "rate_limit": "cooldown",
+    "quota": "refused",
+    "refused": "refused",
+    "context_window": None,
+    "content_policy": None,
+    "bad_request": None,
+    "deadline": None,
+    "ours": "failed",  # it can't be asked as it is configured
+}
+
+
+def vote_of(call: Call, attempt: Attempt, options: BreakerOptions) -> Vote | None:
+    """None: it says nothing."""
+    if attempt.is_loser:
+        return None
+    error = attempt.error
+    if error is None:
+        if not attempt.is_complete:
+            return None
+        slow_s = options.slow_call_s
+        return "ok" if slow_s is None or _took_s(call, attempt) <= slow_s else "slow"
+    if not isinstance(error, UpstreamError) or error.kind == "pool_timeout":
+        return None
+    if error.upstream_status == 408:
+        return "failed"
+    failure = failure_of(error)
+    assert failure is not None
+    if failure in ("missing", "refused") and error.upstream_status in (403, 404) and _names_objects(call):
+        return None  # of that object
+    return VOTE_OF_FAILURE[failure]
+
+
+def _names_objects(call: Call) -> bool:
+    """Whether the call is about something the client named, which may not be there, or not be ours."""
+    return call.endpoint == "relay" or bound_input(call).open_field is not None
+
+
+def _took_s(call: Call, attempt: Attempt) -> float:
+    ended_at = attempt.first_byte_at if call.is_stream else attempt.ended_at
+    return 0.0 if ended_at is None else ended_at - attempt.started_at
