@@ -5,6 +5,7 @@ On uvloop, as `hookline serve` runs; tests/transport and tests/surfaces run on a
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -89,3 +90,12 @@ async def upstream() -> AsyncIterator[ScriptedUpstream]:
 async def spare() -> AsyncIterator[ScriptedUpstream]:
     async with ScriptedUpstream() as spare:
         yield spare
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -124,9 +124,9 @@ async def test_on_the_wire_there_is_one_done_and_a_clean_end(start, upstream, sp
     proxy = await start()
 
     url, headers = f"http://127.0.0.1:{proxy.port}/v1/chat/completions", {"authorization": "Bearer sk-client"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        async with session.post(url, json={**ASKED, "stream": True}) as reply:
-            body = await reply.read()
+    asked = {**ASKED, "stream": True}
+    async with aiohttp.ClientSession(headers=headers) as session, session.post(url, json=asked) as reply:
+        body = await reply.read()
 
     assert body.count(b"data: [DONE]\n\n") == 1
     assert body.endswith(b"data: [DONE]\n\n")

@@ -5,13 +5,13 @@ Idea: a dead upstream is asked once per call and not three times. Calls pay in a
 
     attempts <= calls + share * calls + per_s * seconds        (in all, and for each deployment by the calls that could go there)
 
-holds at every moment, whatever fails (Finagle's RetryBudget has the same numbers). The first second's `per_s` is there at once, so that the very first call can be saved;
-what is not used is kept for KEEP_S. Counting a call is one addition; the rest is reckoned when somebody takes."""
+holds over any ten seconds or more, whatever fails (Finagle's RetryBudget has the same numbers). What `per_s` gives in KEEP_S is there at the start, and is kept when
+it is not used: a handful of calls must be saved whatever their share. Counting a call is one addition; the rest is reckoned when somebody takes."""
 
 from __future__ import annotations
 
 KEEP_S = 10.0
-"""Unused tokens are kept for as long: a burst of failures after a quiet minute is what they are for."""
+"""Unused tokens are kept for as long: a burst of failures after a quiet minute is what they are for. The first ones are an advance on these seconds."""
 DEPLOYMENTS_MAX = 10_000
 
 
@@ -23,8 +23,8 @@ class Bucket:
     def __init__(self, share: float, per_s: float, now: float) -> None:
         self._share = share
         self._per_s = per_s
-        self._at = now + 1.0
-        self._tokens = max(per_s, 1.0) if per_s else 0.0  # many workers have less than one each
+        self._at = now + KEEP_S
+        self._tokens = KEEP_S * per_s
         self._seen = 0
         self._rate = 0.0
         self._rated, self._rated_at = 0, now
