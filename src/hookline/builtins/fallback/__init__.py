@@ -7,6 +7,7 @@ not been asked. Only when none is left does a call wait for one that it has trie
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -37,7 +38,7 @@ from hookline.builtins.fallback.continuation import ReadAlong, messages_going_on
 from hookline.builtins.fallback.options import FallbackOptions
 from hookline.builtins.fallback.other_models import check_features, targets_of
 from hookline.builtins.fallback.retry_budget import RetryBudget
-from hookline.builtins.fallback.retry_table import draw_lot, may_retry, repeat_of, wait_s
+from hookline.builtins.fallback.retry_table import may_retry, repeat_of, wait_s
 
 __all__ = ["FallbackOptions", "Plugin", "may_go_on"]
 
@@ -66,6 +67,7 @@ class Plugin:
         self._options_by_model = host.options_by_model
         self._host = host
         self._clock = host.clock
+        self._draw = random.Random().random
         server = host.settings.get("server", {})
         self._total_timeout_s = float(server.get("total_timeout_s", 600.0))
         workers = max(int(server.get("workers", 1) or 1), 1)
@@ -201,7 +203,7 @@ class Plugin:
             return None
         if (error.upstream_headers or {}).get("x-should-retry") == "false":
             return None
-        pause_s = wait_s(error, retries, options, draw_lot())
+        pause_s = wait_s(error, retries, options, self._draw())
         now = self._clock.monotonic()
         deadline = call.deadline if call.deadline is not None else call.started_at + self._total_timeout_s
         if pause_s is None or now + pause_s >= deadline or not self._budget.has_token(attempt.deployment.id, now):

@@ -17,7 +17,6 @@ What it leaves behind
 
 from __future__ import annotations
 
-import random
 from typing import Literal, NamedTuple
 
 from hookline import Call, Failure, UpstreamError
@@ -87,9 +86,6 @@ def wait_s(error: UpstreamError, retries: int, options: FallbackOptions, draw: f
         return min(options.backoff_s * 2.0**retries, options.max_backoff_s) * (0.5 + draw / 2)
     later_s = asked_s * (1 + LATER_AT_MOST * draw)
     return None if asked_s > options.max_wait_s else later_s
-
-
-draw_lot = random.Random().random
 
 
 def table_as_markdown() -> str:
