@@ -51,6 +51,7 @@ from hookline.host import (
     RouteRequest,
 )
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
+from hookline.offers import LACKS, LONGER_MODELS
 from hookline.openai_wire import usage_in
 from hookline.paths import endpoint_of, resolve_target
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
@@ -92,6 +93,8 @@ __all__ = [
     "END_USER",
     "EXPOSED_HEADERS",
     "FINDINGS",
+    "LACKS",
+    "LONGER_MODELS",
     "MADE_AT",
     "NANO_PER_USD",
     "REPORT_BUCKETS",

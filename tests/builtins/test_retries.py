@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookline import Deployment, Failure, Principal, Reply, UpstreamError, failure_of, hookimpl
+from hookline import Deployment, Failure, Limits, Principal, Reply, UpstreamError, failure_of, hookimpl
+from hookline.builtins.circuit_breaker import Plugin as Breaker
 from hookline.builtins.fallback import Plugin as Fallback
 from hookline.builtins.fallback.options import FallbackOptions
 from hookline.builtins.fallback.retry_budget import KEEP_S, Bucket, RetryBudget
 from hookline.builtins.fallback.retry_table import RETRY_TABLE, Repeat, may_retry, repeat_of, wait_s
+from hookline.builtins.model_selection import Plugin as ModelSelection
+from hookline.builtins.rate_limit import Plugin as RateLimit
+from hookline.plugin_host import Stores
+from hookline.stores.memory import MemoryLimits
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer
 from hookline.testing.virtual_time import run_in_virtual_time
 
@@ -168,6 +174,7 @@ def play(
             providers=[provider],
             deployments=deployments or {"m": ["up/1"]},
             options={"fallback": {"max_retries": 2, **(options or {})}},
+            stores=Stores(MemoryLimits(clock), None, None),
             clock=clock,
         )
         return [await kit.call({**ASKED, **about.pop("payload", {})}, **about) for about in map(dict, calls)], at, kit
@@ -345,6 +352,71 @@ def test_another_model_that_lacks_what_the_request_needs_is_skipped(monkeypatch)
         lambda: answer(b"{}", 503),
         options={"models": ["other"], "max_retries": 0},
         calls=[{"payload": {"tools": [{"type": "function", "function": {"name": "f"}}]}}],
+        chain=(ModelSelection,),
     )
 
     assert [name for name, _ in at] == ["up/1"]
+
+
+def test_a_request_known_to_be_too_long_goes_to_the_longer_model_at_once():
+    class Short:
+        @hookimpl
+        def select(self, call, targets):
+            return [replace(t, deployment=replace(t.deployment, context_tokens=100)) for t in targets]
+
+    long = {"messages": [{"role": "user", "content": "x" * 10_000}]}
+
+    (delivered,), at, _ = play(
+        answer,
+        options={"context_window": ["long"]},
+        deployments=LISTS,
+        calls=[{"payload": long}],
+        chain=(Short, ModelSelection),
+    )
+
+    assert (delivered.status, [name for name, _ in at]) == (200, ["up/long"])
+
+
+def test_another_model_is_no_way_around_a_limit_on_it():
+    limits = Limits(by_model=(("other", Limits(requests_per_minute=1)),))
+    ann = Principal(key_id="ann", key_name="ann", limits=limits)
+    deployments = {"m": ["up/1"], "other": ["up/other"]}
+
+    delivered, at, _ = play(
+        lambda: answer(b"{}", 503),
+        options={"models": ["other"], "max_retries": 0},
+        deployments=deployments,
+        calls=[{"principal": ann}] * 2,
+        chain=(RateLimit,),
+    )
+
+    assert [name for name, _ in at] == ["up/1", "up/other", "up/1"]
+    assert [one.status for one in delivered] == [503, 503]
+
+
+def test_when_every_circuit_of_a_model_is_open_the_other_model_is_asked_first():
+    """Else its outage would be paid from the retry budget, call by call."""
+    options = {"models": ["other"], "max_retries": 0}
+    scripts = [lambda: answer(b"{}", 401), answer, answer]
+
+    delivered, at, _ = play(
+        *scripts, options=options, deployments=LISTS | {"m": ["up/1"]}, calls=[{}] * 2, chain=(Breaker,)
+    )
+
+    assert [one.status for one in delivered] == [200, 200]
+    assert [name for name, _ in at] == ["up/1", "up/other", "up/other"]
+
+
+def test_when_that_is_open_too_the_least_bad_is_asked_all_the_same():
+    options = {"models": ["other"], "max_retries": 0}
+
+    delivered, at, _ = play(
+        lambda: answer(b"{}", 401),
+        options=options,
+        deployments=LISTS | {"m": ["up/1"]},
+        calls=[{}] * 2,
+        chain=(Breaker,),
+    )
+
+    assert [name for name, _ in at] == ["up/1", "up/other", "up/1"]
+    assert delivered[-1].status == 401

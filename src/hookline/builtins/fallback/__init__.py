@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 from hookline import (
     EXPOSED_HEADERS,
+    LONGER_MODELS,
     TARGETS_LEFT,
     ApiError,
     Attempt,
@@ -36,7 +37,7 @@ from hookline import (
 )
 from hookline.builtins.fallback.continuation import ReadAlong, messages_going_on, why_not
 from hookline.builtins.fallback.options import FallbackOptions
-from hookline.builtins.fallback.other_models import check_features, targets_of
+from hookline.builtins.fallback.other_models import check_rules, targets_of
 from hookline.builtins.fallback.retry_budget import RetryBudget
 from hookline.builtins.fallback.retry_table import may_retry, repeat_of, wait_s
 
@@ -87,6 +88,9 @@ class Plugin:
             ("deployment",),
         )
 
+        if any(one.context_window for one in every):
+            host.offers[LONGER_MODELS] = self._longer_models
+
     def start(self) -> None:
         """Refuse lists with models that there are not."""
         told = self._host.describe()
@@ -123,7 +127,9 @@ class Plugin:
         if attempt.number == 1 and target.model is None:
             return None
         if target.model is not None:
-            check_features(call, target)
+            if attempt.is_hedge:
+                raise Skip("another model is for failures, not for hedges")
+            check_rules(call, target, self._host)
         if attempt.number == 1 or call.is_dry_run:
             return None
         name = target.deployment.id
@@ -239,6 +245,11 @@ class Plugin:
             if any(fnmatchcase(target.deployment.id, glob) for glob in options.continues_prefix)
         }
         return Continue(messages_going_on(call, so_far.text, is_prefix=False), by_prefix, members=so_far.members)
+
+    def _longer_models(self, call: Call, targets: Sequence[Target]) -> list[Target]:
+        """For a request of which is known beforehand that it is too long for all of these."""
+        names = self._options_of(call).context_window
+        return targets_of(names, targets[0], targets, call, self._host) if names else []
 
     def _label(self, deployment: str) -> str:
         if deployment in self._labels or len(self._labels) < LABELS_MAX:

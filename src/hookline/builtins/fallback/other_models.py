@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from hookline import ApiError, Call, Deployment, Host, Skip, Target
+from hookline import LACKS, ApiError, Call, Deployment, Host, Skip, Target
 
 
 def targets_of(names: Sequence[str], like: Target, known: Iterable[Target], call: Call, host: Host) -> list[Target]:
@@ -41,10 +41,9 @@ def _deployments_of(name: str, call: Call, host: Host) -> Sequence[Deployment]:
         return ()
 
 
-def check_features(call: Call, target: Target) -> None:
-    """Raises Skip if the deployment declares that it lacks what the request needs."""
-    from hookline.builtins.model_selection import lacks_of, needs_of  # only where there are lists
-
-    reasons = list(lacks_of(target.deployment, needs_of(call)))
+def check_rules(call: Call, target: Target, host: Host) -> None:
+    """Raises Skip if the deployment may not serve the request, by what it declares and by what the call demands."""
+    lacks = host.offers.get(LACKS)
+    reasons = [] if lacks is None else list(lacks(call, target.deployment))
     if reasons:
-        raise Skip(f"{', '.join(reasons)}")
+        raise Skip(", ".join(reasons))

@@ -8,7 +8,7 @@ Idea: two pure questions: who may serve, and who goes first. Models with one dep
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import cast
 
@@ -17,8 +17,11 @@ from hookline import (
     CACHE_VARY,
     COMPLEXITY,
     EXPOSED_HEADERS,
+    LACKS,
+    LONGER_MODELS,
     Attempt,
     Call,
+    Deployment,
     Host,
     Principal,
     RateLimited,
@@ -41,7 +44,7 @@ from hookline.builtins.model_selection.naming import Naming
 from hookline.builtins.model_selection.needs import needs_of
 from hookline.builtins.model_selection.options import SelectionOptions
 from hookline.builtins.model_selection.policies import Policy, option_problems
-from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, qualify
+from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, exclusions, qualify
 from hookline.builtins.model_selection.ranking import Rank, arrange, rank_of
 from hookline.builtins.model_selection.told_limits import read_told
 from hookline.builtins.model_selection.wishes import NONE, WISHES, Wishes, take_wishes
@@ -67,6 +70,7 @@ class Plugin:
         if problems:
             raise StartupError([f"[plugins.model_selection] {text}" if text[0] != "[" else text for text in problems])
         self._host = host
+        host.offers[LACKS] = self._lacks
         self._clock = host.clock
         self._naming = Naming(options.aliases, options.mappings, host.settings.get("aliases", {}))
         self._policy = Policy(options)
@@ -155,9 +159,10 @@ class Plugin:
         has_choice = policy.has_classes and not is_low and len(targets) > 1
         class_at = self._class_of(call, wishes) if has_choice else None
         if class_at is None and wishes is NONE and not policy.is_strict:
-            qualified = qualify(call, targets, NO_DEMAND, policy)
+            demand = NO_DEMAND
         else:
-            qualified = qualify(call, targets, self._demand(call, policy, wishes, class_at), policy)
+            demand = self._demand(call, policy, wishes, class_at)
+        qualified = self._qualify(call, targets, demand, policy)
         if len(qualified) < 2:
             call.note("model_selection", "kept", f"{qualified[0].deployment.id}: the only one that may serve")
             return qualified
@@ -195,6 +200,24 @@ class Plugin:
         if call.is_explained:
             _explain(call, qualified, arranged, ranks, strategy)
         return arranged
+
+    def _qualify(self, call: Call, targets: list[Target], demand: Demand, policy: Policy) -> list[Target]:
+        """The targets that may serve; of longer models, where all of these are too small. Raises Rejected."""
+        try:
+            return qualify(call, targets, demand, policy)
+        except Rejected as rejected:
+            longer = self._host.offers.get(LONGER_MODELS)
+            if longer is None or rejected.error.error_code != "context_length_exceeded":
+                raise
+            if not (found := longer(call, targets)):
+                raise
+            return cast("list[Target]", found)
+
+    def _lacks(self, call: Call, deployment: Deployment) -> Iterator[str]:
+        """Why a deployment of another model may not serve: what the request needs, and what is demanded whatever the model."""
+        policy = self._policies.get(call.model or "") or self._policy
+        demand = self._demand(call, policy, call.slots.get(WISHES, NONE), None)
+        return exclusions(call, deployment, needs_of(call), demand, policy)
 
     def _demand(self, call: Call, policy: Policy, wishes: Wishes, class_at: int | None) -> Demand:
         places = [place for place in policy.places if place.includes(call.principal, call.tags)]

@@ -123,6 +123,8 @@ class Plugin:
         if self._options.cap_output and standing is not None and standing[2]:
             self._cap_output(call, attempt)
         plan = self._deployment_plans.get(deployment.id) or self._plan_deployment(deployment)
+        if target.model is not None:
+            plan = self._scopes.of_other_model(deployment.id, deployment.limits, call.principal, target.model)
         if not plan.takes:
             return of_call.for_attempt() if of_call is not None else None
         amounts = self._amounts(plan, call)

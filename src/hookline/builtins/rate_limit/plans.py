@@ -91,6 +91,15 @@ class Scopes:
         """The ceilings of every attempt at this deployment."""
         return make_plan([self._scope("deployment", id, own)], ())
 
+    def of_other_model(self, id: str, own: Limits, principal: Principal, model: str) -> Plan:
+        """The ceilings of an attempt that goes to another model than the call asked for: the deployment's, that model's, and those that others have for it."""
+        names = [model, self._canonical(model)]
+        scopes = [self._scope("deployment", id, own)]
+        for scope in self._of_call(principal, names):
+            of_model = scope.label.startswith("model:")
+            scopes.append(scope if of_model else scope._replace(limits=Limits(by_model=scope.limits.by_model)))
+        return make_plan(scopes, names)
+
     def _of_call(self, principal: Principal, names: Sequence[str]) -> Iterator[Scope]:
         tenant, user = principal.tenant, principal.user
         yield self._scope("key", principal.key_id, principal.limits)
