@@ -35,6 +35,7 @@ from hookline.errors import (
 from hookline.explaining import FINDINGS, explain
 from hookline.flight import RESERVE_FOR_FOLLOWER, FlightRules
 from hookline.failures import Failure, failure_of
+from hookline.flight import RESERVE_FOR_FOLLOWER, FlightRules
 from hookline.flights import FlightMismatch, Flights, Lead
 from hookline.free_routes import is_free
 from hookline.hookspecs import hookimpl

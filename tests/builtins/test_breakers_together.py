@@ -222,7 +222,7 @@ async def routes_of(process: Process) -> dict[tuple[str, str], Any]:
 
 
 def request(body: bytes = b"", query: str = "") -> RouteRequest:
-    return RouteRequest("POST", "/admin/breakers", query, {}, body, True, True)
+    return RouteRequest("POST", "/admin/breakers", query, {"content-type": "application/json"}, body, True, True)
 
 
 async def test_the_list_has_every_deployment_and_why_it_is_as_it_is(four):
@@ -238,6 +238,14 @@ async def test_the_list_has_every_deployment_and_why_it_is_as_it_is(four):
     )  # fmt: skip
     assert bad["reason"] == "bad/m answered 500"
     assert (good["deployment"], good["state"], good["votes"]["total"]) == ("good/m", "closed", 5)
+    page = orjson.loads((await routes["GET", "/admin/breakers"](request(query="limit=1"))).body)
+    assert ([one["deployment"] for one in page["data"]], page["last_id"], page["has_more"]) == (
+        ["bad/m"],
+        "bad/m",
+        True,
+    )
+    page = orjson.loads((await routes["GET", "/admin/breakers"](request(query="state=open&after=bad/m"))).body)
+    assert (page["data"], page["has_more"]) == ([], False)
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,28 @@ Idea: forcing is an event like any other, so it reaches the other processes the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-import orjson
+from pydantic import Field
 
-from hookline import AddRoute, BadRequest, Host, NotFound, Reply, RouteRequest
-from hookline.builtins.circuit_breaker.circuit import Circuit, Event
+from hookline import AddRoute, Host, ListParameters, NotFound, Parameters, Reply, RouteRequest, list_object
+from hookline.builtins.circuit_breaker.circuit import Circuit, Event, State
 
 EVENTS: dict[str, Event] = {"open": "force_open", "closed": "force_closed", "auto": "release"}
-MEMBERS = ("deployment", "state", "reason")
-REASON_MAX = 200
+
+
+class CircuitFilters(ListParameters):
+    """What `GET /admin/breakers` takes."""
+
+    state: list[State] = Field([], description="Only circuits in one of these states.")
+
+
+class Decision(Parameters):
+    """What `POST /admin/breakers` takes."""
+
+    deployment: str = Field(min_length=1, max_length=1_000)
+    state: Literal["open", "closed", "auto"]
+    reason: str = Field("forced by an operator", min_length=1, max_length=200)
 
 
 class BreakerRoutes:
@@ -34,22 +46,25 @@ class BreakerRoutes:
         add("POST", "/admin/breakers", self.decide, access="admin")
 
     async def list_circuits(self, request: RouteRequest) -> Reply:
-        """Every deployment of `[models]`, and every other one that was called."""
-        if request.query:
-            raise BadRequest("/admin/breakers has no parameters")
+        """Every deployment of `[models]`, and every other one that was called, by name."""
+        asked = request.parameters(CircuitFilters)
         now = self._host.clock.monotonic()
-        names = dict.fromkeys([*self._configured(), *self._circuits])
-        return Reply.from_json(
-            {"object": "list", "data": [describe(name, self._circuits.get(name), now) for name in names]}
-        )
+        names = sorted({*self._configured(), *self._circuits})
+        if asked.after is not None:
+            names = [name for name in names if name > asked.after]
+        found = [describe(name, self._circuits.get(name), now) for name in names]
+        if asked.state:
+            found = [line for line in found if line["state"] in asked.state]
+        cursors = [str(line["deployment"]) for line in found]
+        return Reply.from_json(list_object(found[: asked.limit + 1], asked.limit, cursors))
 
     async def decide(self, request: RouteRequest) -> Reply:
-        """`{"deployment": ..., "state": "open" | "closed" | "auto"}`: auto closes it and lets votes decide again."""
-        asked = _read(request.body)
-        name = asked["deployment"]
+        """`auto` closes a circuit and lets votes decide again."""
+        asked = request.json_object(Decision)
+        name = asked.deployment
         if name not in self._circuits and name not in self._configured():
             raise NotFound(f'there is no deployment "{name[:100]}"; GET /admin/breakers lists them')
-        circuit = self._force(name, EVENTS[asked["state"]], asked.get("reason") or "forced by an operator")
+        circuit = self._force(name, EVENTS[asked.state], asked.reason)
         return Reply.from_json(describe(name, circuit, self._host.clock.monotonic()))
 
     def _configured(self) -> list[str]:
@@ -70,22 +85,3 @@ def describe(name: str, circuit: Circuit | None, now: float) -> dict[str, Any]:
         "failures_in_row": circuit.failures_in_row,
         "votes": {"total": counts.total, "failed": counts.failed, "slow": counts.slow},
     }
-
-
-def _read(body: bytes) -> dict[str, str]:
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise BadRequest("the body must be JSON") from None
-    if not isinstance(asked, dict):
-        raise BadRequest("the body must be a JSON object")
-    for name, value in asked.items():
-        if name not in MEMBERS:
-            raise BadRequest(f'unknown member "{name[:40]}"; there are {", ".join(MEMBERS)}', param=name[:40])
-        if not isinstance(value, str) or len(value) > (REASON_MAX if name == "reason" else 1_000):
-            raise BadRequest(f'"{name}" must be a short string', param=name)
-    if not asked.get("deployment"):
-        raise BadRequest('"deployment" is missing', param="deployment")
-    if asked.get("state") not in EVENTS:
-        raise BadRequest(f'"state" must be one of {", ".join(EVENTS)}', param="state")
-    return asked
