@@ -149,6 +149,7 @@ def main() -> int:
         "hooks": hooks(),
         "configuration": configuration(),
         "errors": error_table(),
+        "failures": failures(),
         "metrics": metrics(),
         "admin-api": admin_api(),
         "cli": command_line(),
@@ -318,6 +319,39 @@ def error_table() -> str:
         "## Codes\n\nMore exact codes, given where the case is known:\n\n"
         + "\n".join(f"- `{code}`" for code in codes)
         + "\n"
+    )
+
+
+def failures() -> str:
+    """failures.md: what kind of failure an answer is, what is retried, what is a vote, states by events."""
+    from hookline import failures as known
+    from hookline.builtins.circuit_breaker.circuit import TRANSITIONS, Event, State
+    from hookline.builtins.circuit_breaker.votes import VOTE_OF_FAILURE
+    from hookline.builtins.fallback.retry_table import table_as_markdown
+
+    by_status = ", ".join(f"{status} `{failure}`" for status, failure in known.FAILURE_OF_STATUS.items())
+    by_kind = [f"| `{kind}` | `{failure}` |" for kind, failure in known.FAILURE_OF_KIND.items()]
+    by_code = [f"| `{code}` | `{failure}` |" for code, failure in known.FAILURE_OF_CODE.items()]
+    votes = [f"| `{failure}` | {f'`{vote}`' if vote else 'none'} |" for failure, vote in VOTE_OF_FAILURE.items()]
+    states = get_args(State)
+    moves = [
+        f"| `{event}` | " + " | ".join(f"`{after}`" if (after := TRANSITIONS.get((state, event))) else "" for state in states) + " |"
+        for event in get_args(Event)
+    ]
+    return (
+        "# Failures\n\nWhat kind of failure an attempt ended in decides what is tried next, and what the breaker is told.\n"
+        "A code in the error body says more than its status, and a message about length or content more than a code like `invalid_request_error`.\n\n"
+        f"By status: {by_status}; every other 4xx `bad_request`, every other 5xx `server_error`.\n\n"
+        "| without an answer | |\n|---|---|\n" + "\n".join(by_kind) + "\n\n"
+        "| `code`, then `type` | |\n|---|---|\n" + "\n".join(by_code) + "\n\n"
+        "## What is retried\n\nWhether the same deployment may be asked again, where [`max_retries`](configuration.md) allows it.\n"
+        "Repeatable: GET, HEAD, OPTIONS, PUT, DELETE. A model call: a POST that stores nothing. Other: every other POST, and model calls with `store` or `background`.\n"
+        "Once bytes of the reply have left, nothing is retried: a stream can only be continued.\n\n" + table_as_markdown() + "\n"
+        "## Votes\n\nWhat a failure tells the circuit breaker of the deployment. A complete answer is `ok`, or `slow`; a client that left and a hedge that lost say nothing.\n\n"
+        "| failure | vote |\n|---|---|\n" + "\n".join(votes) + "\n\n"
+        "`missing` and a 403 on routes that name objects are no votes: it is the object that is not there, or not ours.\n\n"
+        "## Circuits\n\nWhat an event makes of each state; nothing where the cell is empty.\n\n"
+        "| event | " + " | ".join(f"`{state}`" for state in states) + " |\n|" + "---|" * (len(states) + 1) + "\n" + "\n".join(moves) + "\n"
     )
 
 
