@@ -106,12 +106,15 @@ class Guard:
         return self._wrap_async(function) if inspect.iscoroutinefunction(function) else self._wrap_sync(function)
 
     def _wrap_sync(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        known, signals = self._known, self._signals
+        """A plain function of a hook that takes may answer a coroutine, where it seldom has to wait: a coroutine per call costs 0.2 µs."""
+        known, signals, may_wait = self._known, self._signals, self.hook in TAKING_HOOKS
 
         def guarded(*args: Any) -> Any:
             try:
                 answer = function(*args)
                 if type(answer) not in known:
+                    if may_wait and inspect.iscoroutine(answer):
+                        return Waiting(self, answer, args[0])
                     self._check(answer)
                 return answer
             except signals:

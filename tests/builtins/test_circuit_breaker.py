@@ -425,9 +425,9 @@ async def test_a_dry_run_is_told_of_the_open_circuit_and_takes_no_probe():
     call.is_dry_run = True
 
     with pytest.raises(Skip, match=r"open for another 10\.0 s"):
-        await plugin.admit_attempt(call, attempt.target, attempt)
+        plugin.admit_attempt(call, attempt.target, attempt)
     kit.clock.advance(10)
-    ticket = await plugin.admit_attempt(call, attempt.target, attempt)
+    ticket = plugin.admit_attempt(call, attempt.target, attempt)
 
     assert (ticket, plugin._circuits["bad/m"].state) == (None, "open")
 

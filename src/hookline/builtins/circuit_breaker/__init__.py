@@ -8,6 +8,8 @@ deployment is worse."""
 from __future__ import annotations
 
 import random
+from collections.abc import Coroutine
+from typing import Any
 
 from hookline import (
     AddRoute,
@@ -102,7 +104,9 @@ class Plugin:
         return targets
 
     @hookimpl
-    async def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Ticket | None:
+    def admit_attempt(
+        self, call: Call, target: Target, attempt: Attempt
+    ) -> Ticket | Coroutine[Any, Any, Ticket | None] | None:
         circuit = self._circuits.get(target.deployment.id)
         if circuit is None or circuit.state == "closed" or circuit.state == "forced_closed":
             return None
@@ -118,15 +122,7 @@ class Plugin:
         sharing = self._sharing
         if sharing is None or not sharing.is_up:
             return SharedProbe(circuit, attempt)
-        name: str | None = None
-        try:
-            name = await sharing.take_probe(target.deployment.id)
-        finally:
-            if name is None and circuit.probe is attempt:
-                circuit.probe = None
-        if name is None:
-            raise skip(circuit, now)
-        return SharedProbe(circuit, attempt, sharing, name)
+        return self._share_probe(circuit, attempt, sharing)
 
     @hookimpl
     def attempt_ended(self, call: Call, attempt: Attempt) -> None:
@@ -146,6 +142,18 @@ class Plugin:
         if vote == "refused" and not circuit.alerted:
             circuit.alerted = True
             self._alert(deployment, circuit)
+
+    async def _share_probe(self, circuit: Circuit, attempt: Attempt, sharing: Sharing) -> Ticket:
+        """The probe, unless another process has it."""
+        name: str | None = None
+        try:
+            name = await sharing.take_probe(attempt.deployment.id)
+        finally:
+            if name is None and circuit.probe is attempt:
+                circuit.probe = None
+        if name is None:
+            raise skip(circuit, self._clock.monotonic())
+        return SharedProbe(circuit, attempt, sharing, name)
 
     def _apply(
         self, deployment: str, circuit: Circuit, event: Event, now: float, *, wait_s: float = 0.0, reason: str = ""
