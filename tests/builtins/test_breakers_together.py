@@ -283,3 +283,36 @@ async def test_a_deployment_that_refuses_us_opens_at_once_with_one_alert(caplog)
     assert kit.metric("hookline_circuit_opened_total", deployment="bad/m", why="refused") >= 2
     assert kit.metric("hookline_circuit_state", deployment="bad/m") == 2
     assert caplog.text.count("bad/m refuses this gateway") == 1
+
+
+async def test_a_reload_forgets_nothing(clock):
+    """Its new circuits learn from the process's own store what the old ones told it."""
+    store = MemoryLimits(clock)
+    old, new = (Process(store, clock) for _ in range(2))
+    old.plugin._force("bad/m", "force_open", "moving house")
+    await old.sharing.exchange()
+    assert not old.sharing.is_up  # nobody shares: probes need no slot there
+
+    await new.sharing.exchange()
+
+    assert await new.ask() == "good/m 1"
+
+
+async def test_an_alert_is_sent_to_the_webhook_of_the_breaker():
+    kit = PipelineKit(
+        Plugin,
+        providers=[ScriptedProvider(lambda: answer(b"{}", 403), name="bad")],
+        deployments={"m": ["bad/m"]},
+        options={
+            "circuit_breaker": {
+                "alert_webhook": {"url": "http://127.0.0.1:1/", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+            }
+        },
+    )
+
+    await kit.call(ASKED)
+
+    sent = orjson.loads(kit.plugin(Plugin)._sender._queue.get_nowait().text)
+    assert (sent["type"], sent["data"]) == (
+        "circuit.refused", {"deployment": "bad/m", "reason": "bad/m answered 403"},
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 from hookline import (
@@ -70,12 +71,12 @@ class Plugin:
         self._sharing: Sharing | None = None
 
     def start(self) -> None:
-        """Begin to share, where there is a store to share through."""
+        """Begin to share; a store of somebody else may have no boards."""
         if self._sender is not None:
             self._sender.start()
-        if getattr(self._host.limits, "is_shared", False):
-            self._sharing = Sharing(self._host, self._circuits, self._add, self._report)
-            self._host.spawn("sharing", self._sharing.run(self._options.share_s))
+        if hasattr(self._host.limits, "exchange"):
+            sharing = self._sharing = Sharing(self._host, self._circuits, self._add, self._report)
+            self._host.spawn("sharing", sharing.run(self._options.share_s if sharing.is_shared else None))
 
     async def stop(self) -> None:
         """Let alerts that wait go out."""
@@ -191,9 +192,8 @@ class Plugin:
         self._host.log.error("%s refuses this gateway, look at its key and account: %s", deployment, circuit.reason)
         if self._sender is not None:
             data = {"deployment": deployment, "reason": circuit.reason}
-            self._sender.send(
-                {"type": "circuit.refused", "timestamp": self._host.clock.time(), "data": data}, about=deployment
-            )
+            told = {"type": "circuit.refused", "timestamp": utc(self._host.clock.time()), "data": data}
+            self._sender.send(told, about=deployment)
 
     def _label(self, deployment: str) -> str:
         if deployment in self._labels or len(self._labels) < LABELS_MAX:
@@ -208,6 +208,10 @@ class Plugin:
             del self._circuits[next(closed, next(iter(self._circuits)))]
         circuit = self._circuits[deployment] = Circuit(self._options.window_s)
         return circuit
+
+
+def utc(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat()
 
 
 def skip(circuit: Circuit, now: float) -> Skip:

@@ -7,6 +7,7 @@ tell is short, for who is well has nothing to say. Only a probe asks the store o
 What is told
 - A state that is not closed, and for LINGER_S one that has closed: of two with the same deployment the later change counts, so all agree after one exchange.
 - Ballots: votes of the window, of deployments that somebody has seen failing. They are added to each process's own, so four processes with two failures each see eight.
+In one process the store's memory is told changes only: so a reload of the configuration, which makes new circuits, forgets none.
 Away, the store is not missed: each process decides by its own votes, and probes for itself."""
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -26,7 +28,7 @@ BOARD = "circuits"
 LINGER_S = 30.0
 BALLOT_S = 2.0
 """A ballot that is not told again is of a process that has gone."""
-FORCED_S = 86_400.0
+FORCED_S = 30 * 86_400.0
 PROBE_S = 120.0
 """The probe's slot comes free by itself after so long, should its process die."""
 NOTICES_MAX = 500
@@ -50,19 +52,18 @@ class Sharing:
         self._node = uuid.uuid4().hex[:12]
         self._names = map(f"probe-{self._node}.%d".__mod__, itertools.count())
         self._wake = asyncio.Event()
+        self.is_shared = bool(host.limits.is_shared)
         self.is_up = False
-        """The last exchange worked."""
+        """There are other processes, and the last exchange worked."""
 
-    async def run(self, every_s: float) -> None:
-        """For ever."""
+    async def run(self, every_s: float | None) -> None:
+        """For ever; None: only when there is something to tell."""
         while True:
             self._wake.clear()
             await self.exchange()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
 
     def tell(self, circuit: Circuit) -> None:
         """It has changed: tell it now."""
@@ -78,7 +79,7 @@ class Sharing:
             for circuit in self._circuits.values():
                 circuit.others = None
             return
-        self.is_up = True
+        self.is_up = self.is_shared
         self._learn(told)
 
     async def take_probe(self, deployment: str) -> str | None:
@@ -94,20 +95,23 @@ class Sharing:
         return self._limits.give_back(name, (0,)) if name else None
 
     def _notices(self) -> Iterator[Notice]:
+        """States before ballots: made-up names that fail must not crowd out what is open."""
         now, unix = self._clock.monotonic(), self._clock.time()
         for name, circuit in self._circuits.items():
-            if circuit.version:
+            is_closed = circuit.state == "closed"
+            if circuit.version and (not is_closed or now - circuit.changed_at < LINGER_S):
                 left_s = circuit.open_until - now
-                is_closed = circuit.state == "closed"
-                if not is_closed or now - circuit.changed_at < LINGER_S:
-                    state = "open" if circuit.state == "half_open" else circuit.state
-                    said = [state, unix + left_s, circuit.opens, circuit.why, circuit.reason]
-                    keep_s = FORCED_S if state.startswith("forced") else max(left_s, 0.0) + LINGER_S
-                    yield Notice(f"s {name}", circuit.version, orjson.dumps(said), keep_s)
+                state = "open" if circuit.state == "half_open" else circuit.state
+                said = [state, unix + left_s, circuit.opens, circuit.why, circuit.reason]
+                keep_s = FORCED_S if state.startswith("forced") else max(left_s, 0.0) + LINGER_S
+                yield Notice(f"s {name}", circuit.version, orjson.dumps(said), keep_s)
+        if not self.is_shared:
+            return
+        for name, circuit in self._circuits.items():
             counts = circuit.window.count(now)
             if circuit.state == "closed" and (counts.failed or counts.slow or circuit.others is not None):
-                row_at, ok_at = unix - now + circuit.row_at, max(unix - now + circuit.ok_at, 0.0)
-                ballot = [*counts, circuit.failures_in_row, max(row_at, 0.0), ok_at]
+                row_at, ok_at = max(unix - now + circuit.row_at, 0.0), max(unix - now + circuit.ok_at, 0.0)
+                ballot = [*counts, circuit.failures_in_row, row_at, ok_at]
                 yield Notice(f"v {self._node} {name}", int(unix * 1e6), orjson.dumps(ballot), BALLOT_S)
 
     def _learn(self, notices: Any) -> None:
