@@ -335,7 +335,9 @@ def failures() -> str:
     votes = [f"| `{failure}` | {f'`{vote}`' if vote else 'none'} |" for failure, vote in VOTE_OF_FAILURE.items()]
     states = get_args(State)
     moves = [
-        f"| `{event}` | " + " | ".join(f"`{after}`" if (after := TRANSITIONS.get((state, event))) else "" for state in states) + " |"
+        f"| `{event}` | "
+        + " | ".join(f"`{after}`" if (after := TRANSITIONS.get((state, event))) else "" for state in states)
+        + " |"
         for event in get_args(Event)
     ]
     return (
@@ -346,12 +348,20 @@ def failures() -> str:
         "| `code`, then `type` | |\n|---|---|\n" + "\n".join(by_code) + "\n\n"
         "## What is retried\n\nWhether the same deployment may be asked again, where [`max_retries`](configuration.md) allows it.\n"
         "Repeatable: GET, HEAD, OPTIONS, PUT, DELETE. A model call: a POST that stores nothing. Other: every other POST, and model calls with `store` or `background`.\n"
-        "Once bytes of the reply have left, nothing is retried: a stream can only be continued.\n\n" + table_as_markdown() + "\n"
+        "Once bytes of the reply have left, nothing is retried: a stream can only be continued.\n\n"
+        + table_as_markdown()
+        + "\n"
         "## Votes\n\nWhat a failure tells the circuit breaker of the deployment. A complete answer is `ok`, or `slow`; a client that left and a hedge that lost say nothing.\n\n"
         "| failure | vote |\n|---|---|\n" + "\n".join(votes) + "\n\n"
         "`missing` and a 403 on routes that name objects are no votes: it is the object that is not there, or not ours.\n\n"
         "## Circuits\n\nWhat an event makes of each state; nothing where the cell is empty.\n\n"
-        "| event | " + " | ".join(f"`{state}`" for state in states) + " |\n|" + "---|" * (len(states) + 1) + "\n" + "\n".join(moves) + "\n"
+        "| event | "
+        + " | ".join(f"`{state}`" for state in states)
+        + " |\n|"
+        + "---|" * (len(states) + 1)
+        + "\n"
+        + "\n".join(moves)
+        + "\n"
     )
 
 

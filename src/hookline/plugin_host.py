@@ -83,6 +83,7 @@ class Workshop:
             ) from error
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(lambda _: coro.close())  # one that was cancelled before its first step
 
     async def cancel_tasks(self) -> None:
         """End what was spawned."""
