@@ -5,12 +5,12 @@ Idea: a dead upstream is asked once per call and not three times. Calls pay in a
 
     attempts <= calls + share * calls + per_s * seconds        (in all, and for each deployment by the calls that could go there)
 
-holds over any ten seconds or more, whatever fails (Finagle's RetryBudget has the same numbers). What `per_s` gives in KEEP_S is there at the start, and is kept when
+holds over any KEEP_S or more, whatever fails (Finagle's RetryBudget has the same numbers). What `per_s` gives in KEEP_S is there at the start, and is kept when
 it is not used: a handful of calls must be saved whatever their share. Counting a call is one addition; the rest is reckoned when somebody takes."""
 
 from __future__ import annotations
 
-KEEP_S = 10.0
+KEEP_S = 30.0
 """Unused tokens are kept for as long: a burst of failures after a quiet minute is what they are for. The first ones are an advance on these seconds."""
 DEPLOYMENTS_MAX = 10_000
 
