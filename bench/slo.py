@@ -21,12 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import aiohttp
+
 from bench.contenders import Site, prepare_hookline
 from bench.installs import REPO, WORK
 from bench.overload import SERVICE_S, call_at, upstream_with_places
 from bench.processes import Process, choose_cores, find_free_port
 from bench.streams import Door, read_stream
 from bench.upstream import ID_BYTES, Script, Upstream
+from hookline.testing.process import ProxyProcess
+from hookline.testing.redis import RedisServer
 
 _HOOKLINE = Path(sys.executable).with_name("hookline")
 _USER = "s" * ID_BYTES
@@ -200,6 +204,41 @@ async def time_overload(world: World) -> float:
     if seen.goodput < 0.9 or seen.failed or quiet.failed:
         raise Broken(told)
     return seen.p99("high") * min(1.1 * SERVICE_S / quiet.p99("high"), 1.0)
+
+
+@bound("four processes know of a dead deployment", 1.0)
+async def time_breakers_agree(world: World) -> float:
+    """From the failure that opens a circuit in one process until three others, on one Redis, have opened theirs."""
+    config = """
+[server]
+port = 0
+[state]
+shared = "{redis}"
+[chain]
+plugins = ["circuit_breaker", "fallback"]
+[providers.demo]
+kind = "demo"
+default = true
+"""
+    WORK.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="slo-", dir=WORK))
+    with RedisServer(folder) as redis, contextlib.ExitStack() as stack:
+        processes = []
+        for number in range(4):
+            (folder / str(number)).mkdir()
+            text = config.format(redis=redis.url)
+            starting = asyncio.to_thread(ProxyProcess, folder / str(number), text)
+            processes.append(stack.enter_context(await starting))
+        first, *others = processes
+        url = f"{first.base_url}/v1/chat/completions"
+        async with aiohttp.ClientSession() as client:
+            for _ in range(5):
+                async with client.post(url, json={"model": "demo/error-500", "messages": []}) as reply:
+                    await reply.read()
+        started_at = time.monotonic()
+        knowing = (asyncio.to_thread(process.wait_for, "circuit of demo/error-500 opened") for process in others)
+        await asyncio.gather(*knowing)
+        return time.monotonic() - started_at
 
 
 async def _time_cancel(world: World, script: Script, *, stream: bool) -> float:

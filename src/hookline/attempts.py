@@ -126,6 +126,8 @@ class AttemptLoop:
             attempt = await self._open(target)
             if attempt is None:
                 continue
+            if step.output_cap is not None:
+                attempt.lower_output_cap(step.output_cap)
             reply = await self._send(call, attempt)
             if reply is not None and not isinstance(reply.body, bytes) and reply.is_event_stream:
                 joined = JoinedBody(reply.body, self.call, step.members)

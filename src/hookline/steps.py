@@ -39,12 +39,13 @@ class Continue:
     """After bytes have left: let the next target go on from here, asked with these messages. Only while no tool call has begun.
 
     `messages_by_deployment`: other messages for some deployments, by id. `targets`: these, in place of those that are left. `members`: what events of
-    the continuation say of the reply they belong to ("id", "model", "created"), as the client was told before."""
+    the continuation say of the reply they belong to ("id", "model", "created"), as the client was told before. `output_cap`: at most so many tokens more."""
 
     messages: Sequence[Mapping[str, Any]]
     messages_by_deployment: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     targets: Sequence[Target] | None = None
     members: Mapping[str, Any] = field(default_factory=dict)
+    output_cap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ async def test_the_sdk_sees_one_stream_and_both_attempts_are_paid(start, upstrea
     )  # what died is charged by its bound
     assert await spent_usd(proxy) == pytest.approx(cost_usd)
     asked = spare.requests[0].json()
-    assert asked["model"] == "second"
+    assert (asked["model"], asked["max_tokens"]) == ("second", ASKED["max_tokens"] - 2)
     assert asked["messages"][:2] == [*ASKED["messages"], {"role": "assistant", "content": "one two "}]
     assert asked["messages"][2]["role"] == "user"
 
@@ -205,3 +205,45 @@ async def test_it_is_off_unless_asked_for(start, upstream, spare):
                 pass
 
     assert spare.requests == []
+
+
+def said(kind: str, **data: Any) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + orjson.dumps({"type": kind, **data}) + b"\n\n"
+
+
+@pytest.mark.parametrize("style", ["", 'continues_prefix = ["spare/*"]'])
+async def test_a_provider_with_another_wire_goes_on_too(start_gateway, upstream, spare, style):
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "second",
+        "content": [],
+        "stop_reason": None,
+    }
+    upstream.play(sse_reply(chunk("", role="assistant"), chunk("one "), chunk("two"), RESET))
+    spare.play(
+        sse_reply(
+            said("message_start", message={**message, "usage": {"input_tokens": 9, "output_tokens": 1}}),
+            said("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+            said("content_block_delta", index=0, delta={"type": "text_delta", "text": " three"}),
+            said("content_block_stop", index=0),
+            said("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 4}),
+            said("message_stop"),
+        )
+    )
+    text = TEXT.format(up=upstream.url, spare=spare.url, options=f'mid_stream = "continue"\n{style}')
+    text = text.replace(
+        '[providers.spare]\nkind = "openai"', '[providers.spare]\nkind = "anthropic"\napi_key = "sk-ant"'
+    )
+
+    async with client_of(await start_gateway(text)) as client, client.chat.completions.stream(**ASKED) as stream:
+        async for _ in stream:
+            pass
+        completion = await stream.get_final_completion()
+
+    assert completion.choices[0].message.content == "one two three"
+    assert (completion.id, completion.model) == ("one", "one")
+    asked = spare.requests[0].json()["messages"]
+    assert [message["role"] for message in asked] == ["user", "assistant"] + ["user"] * (not style)
+    assert "one two" in orjson.dumps(asked[1]["content"]).decode()

@@ -35,7 +35,7 @@ from hookline import (
     failure_of,
     hookimpl,
 )
-from hookline.builtins.fallback.continuation import ReadAlong, messages_going_on, why_not
+from hookline.builtins.fallback.continuation import ReadAlong, messages_going_on, tokens_left, why_not
 from hookline.builtins.fallback.options import FallbackOptions
 from hookline.builtins.fallback.other_models import check_rules, targets_of
 from hookline.builtins.fallback.retry_budget import RetryBudget
@@ -244,7 +244,12 @@ class Plugin:
             for target in left
             if any(fnmatchcase(target.deployment.id, glob) for glob in options.continues_prefix)
         }
-        return Continue(messages_going_on(call, so_far.text, is_prefix=False), by_prefix, members=so_far.members)
+        return Continue(
+            messages_going_on(call, so_far.text, is_prefix=False),
+            by_prefix,
+            members=so_far.members,
+            output_cap=tokens_left(call, so_far),
+        )
 
     def _longer_models(self, call: Call, targets: Sequence[Target]) -> list[Target]:
         """For a request of which is known beforehand that it is too long for all of these."""

@@ -29,6 +29,8 @@ class SoFar(NamedTuple):
 
     text: str
     members: Mapping[str, Any]
+    tokens: int
+    """At least: no event with text holds less than one."""
 
 
 class ReadAlong:
@@ -66,7 +68,7 @@ class ReadAlong:
                     return None
                 if isinstance(delta.get("content"), str):
                     text.append(delta["content"])
-        return SoFar("".join(text), members)
+        return SoFar("".join(text), members, sum(map(bool, text)))
 
 
 def why_not(call: Call) -> str | None:
@@ -90,6 +92,12 @@ def messages_going_on(call: Call, text: str, *, is_prefix: bool) -> Sequence[Map
     if is_prefix and not text[-1].isspace():  # Anthropic refuses a last message that ends in white space
         return [*asked, said]
     return [*asked, said, {"role": "user", "content": PROMPT}]
+
+
+def tokens_left(call: Call, so_far: SoFar) -> int | None:
+    """What is left of the client's own limit, at most; None: it has set none."""
+    limit = call.chat.max_output_tokens
+    return None if limit is None else max(limit - so_far.tokens, 1)
 
 
 def _events(stream: bytes) -> Iterator[dict[str, Any]]:
