@@ -83,6 +83,7 @@ Each with plugin, file, line and what to write, all at once; `hookline check` sa
 
 ## When it runs
 
+A plain `def` of `admit`, `lookup` or `admit_attempt` may return a coroutine where it seldom has to wait: it is awaited for the answer.
 An async hook has `[server] hook_timeout_s`; `await call.wait(...)` and `await call.sleep(...)` wait on purpose and do not count.
 A plain `def` that blocks the event loop for a second is named in the log and counted in `hookline_loop_blocked_total`.
 A failure is logged with plugin and hook (the 1st, 2nd, 4th, 8th, ... time) and counted in `hookline_hook_errors_total`; the time of each hook is in `hookline_hook_seconds`.

@@ -803,3 +803,28 @@ async def test_a_200_that_is_no_json_is_garbage_and_the_next_target_is_tried(bod
     delivered = await kit.call({"model": "m", "messages": []})
 
     assert (delivered.status, delivered.headers["x-hookline-deployment"]) == (200, "b/m")
+
+
+async def test_a_plain_hook_may_answer_a_coroutine_where_it_seldom_waits(journal: Any) -> None:
+    async def ask() -> Any:
+        await asyncio.sleep(0)
+        return journal.ticket("asked")
+
+    rarely = make_plugin("rarely", admit_attempt=lambda call, target, attempt: ask())
+    kit = kit_of(answer, plugins=(rarely,))
+
+    delivered = await kit.call(ASKED)
+
+    assert delivered.status == 200
+    assert journal == ["settle asked"]
+
+
+async def test_a_plain_hook_whose_coroutine_is_late_is_one_that_failed(journal: Any) -> None:
+    async def ask() -> Any:
+        await asyncio.Event().wait()
+
+    rarely = make_plugin("rarely", admit_attempt=lambda call, target, attempt: ask())
+    kit = kit_of(answer, plugins=(rarely,), hook_timeout_s=0.01)
+
+    assert (await kit.call(ASKED)).status == 200
+    assert kit.metric("hookline_hook_errors_total", plugin="rarely") == 1
