@@ -22,6 +22,7 @@ from hookline.builtins.auth.key_fields import KeyFilters, NewKey, Rotation
 from hookline.builtins.budget.admin import CheckedCall, WindowFilters
 from hookline.builtins.cache.purge import PurgeParameters
 from hookline.builtins.explain import ExplainedCall
+from hookline.builtins.circuit_breaker.admin import CircuitFilters, Decision
 from hookline.builtins.spend_report import LedgerParameters, SpendParameters
 from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, Chain, compile_chain
 from hookline.config import ChainEntry, Settings
@@ -136,6 +137,14 @@ ADMIN_ROUTES: dict[str, tuple[type[BaseModel] | None, str]] = {
     ),
     "GET /admin/spend": (SpendParameters, "Sums of the ledger. See [what was spent](../howto/ledger.md)."),
     "GET /admin/ledger": (LedgerParameters, "The ledger's rows, the newest first."),
+    "GET /admin/breakers": (
+        CircuitFilters,
+        "Where each deployment's [circuit](../howto/circuit-breaker.md#by-hand) stands, and why; by name.",
+    ),
+    "POST /admin/breakers": (
+        Decision,
+        "Holds a circuit open or closed in every process, or (`auto`) lets votes decide again.",
+    ),
     "DELETE /admin/cache": (
         PurgeParameters,
         "Removes answers from the [cache](../howto/cache.md#purging): exactly one of these.",

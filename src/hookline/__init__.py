@@ -33,7 +33,6 @@ from hookline.errors import (
     UpstreamError,
 )
 from hookline.explaining import FINDINGS, explain
-from hookline.flight import RESERVE_FOR_FOLLOWER, FlightRules
 from hookline.failures import Failure, failure_of
 from hookline.flight import RESERVE_FOR_FOLLOWER, FlightRules
 from hookline.flights import FlightMismatch, Flights, Lead

@@ -41,8 +41,9 @@ from hookline import (
     hookimpl,
     is_free,
 )
+from hookline.builtins.alert_webhook import LAST_WAIT_S
 from hookline.builtins.budget.admin import CHECKS, BudgetRoutes, Check
-from hookline.builtins.budget.alerts import LAST_WAIT_S, Alerts
+from hookline.builtins.budget.alerts import Alerts
 from hookline.builtins.budget.late import LateUsage
 from hookline.builtins.budget.options import BudgetOptions
 from hookline.builtins.budget.payment import NO_USAGE, Payment, add_to_windows

@@ -25,9 +25,14 @@ class CircuitFilters(ListParameters):
 class Decision(Parameters):
     """What `POST /admin/breakers` takes."""
 
-    deployment: str = Field(min_length=1, max_length=1_000)
-    state: Literal["open", "closed", "auto"]
-    reason: str = Field("forced by an operator", min_length=1, max_length=200)
+    deployment: str = Field(min_length=1, max_length=1_000, description="Its id, as the list has it.")
+    state: Literal["open", "closed", "auto"] = Field(description="What it is held at; auto: what votes say.")
+    reason: str = Field(
+        "forced by an operator",
+        min_length=1,
+        max_length=200,
+        description="Told in the log, and to calls that find no other.",
+    )
 
 
 class BreakerRoutes:

@@ -119,7 +119,7 @@ class Plugin:
                 bucket = known.get(name) or budget.add(name, self._clock.monotonic())
                 bucket.calls += 1
         if self._has_models and targets and (names := self._options_of(call).models):
-            return with_other_models(targets, targets_of(names, targets[0], targets, call, self._host))
+            return with_other_models(targets, targets_of(names, targets, call, self._host))
         return targets
 
     @hookimpl
@@ -186,10 +186,10 @@ class Plugin:
             return None
         tried = [other.target for other in call.attempts]
         if failure in INSTEAD:
-            return targets_of(names, attempt.target, tried, call, self._host)
+            return targets_of(names, tried, call, self._host)
         own = [target for target in left if target.model is None]
         rest = [target for target in left if target.model is not None]
-        listed = targets_of(names, attempt.target, [*tried, *own], call, self._host)
+        listed = targets_of(names, [*tried, *own], call, self._host)
         ids = {target.deployment.id for target in listed}
         return [*own, *listed, *(target for target in rest if target.deployment.id not in ids)]
 
@@ -254,7 +254,7 @@ class Plugin:
     def _longer_models(self, call: Call, targets: Sequence[Target]) -> list[Target]:
         """For a request of which is known beforehand that it is too long for all of these."""
         names = self._options_of(call).context_window
-        return targets_of(names, targets[0], targets, call, self._host) if names else []
+        return targets_of(names, targets, call, self._host) if names else []
 
     def _label(self, deployment: str) -> str:
         if deployment in self._labels or len(self._labels) < LABELS_MAX:

@@ -7,29 +7,19 @@ when it is its turn, for the principal that called: a target that fails is skipp
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from hookline import LACKS, ApiError, Call, Deployment, Host, Skip, Target
 
 
-def targets_of(names: Sequence[str], like: Target, known: Iterable[Target], call: Call, host: Host) -> list[Target]:
-    """The deployments of these models as targets with the times of `like`, those of `known` left out."""
+def targets_of(names: Sequence[str], known: Iterable[Target], call: Call, host: Host) -> list[Target]:
+    """The deployments of these models as targets, those of `known` left out."""
     seen = {target.deployment.id for target in known}
     targets: list[Target] = []
     for name in names:
         for deployment in _deployments_of(name, call, host):
             if deployment.id not in seen:
                 seen.add(deployment.id)
-                targets.append(
-                    replace(
-                        like,
-                        deployment=deployment,
-                        hedge_after_s=None,
-                        is_forced=False,
-                        reason=f'fallback to "{name}"',
-                        model=name,
-                    )
-                )
+                targets.append(Target(deployment, reason=f'fallback to "{name}"', model=name))
     return targets
 
 
