@@ -75,7 +75,8 @@ class Plugin:
         self._budget = RetryBudget(options.retry_budget, options.retry_budget_per_s / workers, host.clock.monotonic())
         every = [options, *host.options_by_model.values()]
         self._has_models = any(one.models for one in every)
-        self._may_continue = any(one.mid_stream == "continue" for one in every)
+        if not any(one.mid_stream == "continue" for one in every):
+            self.edit_reply = None  # type: ignore[assignment,method-assign]  # nobody reads along: no hook for it
         self._labels: set[str] = set()
         self._more = host.metrics.counter(
             "hookline_extra_attempts_total",
@@ -166,7 +167,7 @@ class Plugin:
 
     @hookimpl
     def edit_reply(self, call: Call, reply: Reply) -> Reply:
-        if self._may_continue and call.is_stream and reply.source == "upstream" and reply.is_event_stream:
+        if call.is_stream and reply.source == "upstream" and reply.is_event_stream:
             is_asked = self._options_of(call).mid_stream == "continue"
             if is_asked and why_not(call) is None:
                 call[READ_ALONG] = read_along = ReadAlong()
