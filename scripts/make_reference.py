@@ -21,8 +21,8 @@ from hookline import errors, hookspecs
 from hookline.builtins.auth.key_fields import KeyFilters, NewKey, Rotation
 from hookline.builtins.budget.admin import CheckedCall, WindowFilters
 from hookline.builtins.cache.purge import PurgeParameters
-from hookline.builtins.explain import ExplainedCall
 from hookline.builtins.circuit_breaker.admin import CircuitFilters, Decision
+from hookline.builtins.explain import ExplainedCall
 from hookline.builtins.spend_report import LedgerParameters, SpendParameters
 from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, Chain, compile_chain
 from hookline.config import ChainEntry, Settings
