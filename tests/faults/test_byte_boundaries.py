@@ -117,7 +117,7 @@ def cut_everywhere(start_gateway, upstream, spare) -> Callable:
                 is_stream = sent.content_type == "text/event-stream"
                 return cut, await gateway.ask(chat_request(model, stream=is_stream, user=str(cut)))
 
-        first_byte_s, idle_s = (1.0, 0.2) if end == "stall" else (60, 60)
+        first_byte_s, idle_s = (1.5, 0.6) if end == "stall" else (60, 60)
         gateway = await start_gateway(
             PROXY.format(up=upstream.url, spare=spare.url, first_byte_s=first_byte_s, idle_s=idle_s)
         )
