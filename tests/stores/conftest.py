@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,18 @@ class PostgresServer:
 
     def start(self) -> None:
         self._run("start_postgres", self._folder)
+
+    def freeze(self) -> None:
+        """It answers nothing, and its connections stay."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = int((Path(self._folder) / "postgres/data/postmaster.pid").read_text().split()[0])
+        for one in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
+            os.kill(one, number)
 
     def end(self) -> None:
         self._run("stop_services", self._folder)

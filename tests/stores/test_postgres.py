@@ -15,7 +15,7 @@ from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from hookline.errors import StartupError, Unavailable
-from hookline.stores import postgres_statements
+from hookline.stores import postgres_server, postgres_statements
 from hookline.stores.migration import migrate
 from hookline.stores.postgres import PostgresRecords
 from hookline.stores.reports import SpendQuery
@@ -227,6 +227,28 @@ async def test_a_database_that_does_not_answer_is_given_up_and_tried_again(postg
     monkeypatch.setattr("hookline.stores.postgres.QUESTION_TIMEOUT_S", 5)
 
     assert await eventually(records.spent_in("key:ci"), lambda: records.spent_in("key:ci")) == 7
+
+
+async def test_a_question_ends_in_its_time_where_its_rollback_gets_no_answer_either(running, tmp_path, monkeypatch):
+    """The rollback, the reset and the cancel request of a question that was given up would each wait as long as a commit may take."""
+    monkeypatch.setattr(postgres_server, "QUESTION_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(postgres_server, "COMMIT_TIMEOUT_S", 3600.0)
+    url = await asyncio.to_thread(running.make_database)
+    server = postgres_server.PostgresServer(url, tmp_path)
+    await server.open()
+
+    async def ask(connection) -> None:
+        async with connection.transaction():
+            running.freeze()
+            await connection.fetchval("SELECT 1")
+
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(Unavailable):
+                await server.connected(ask)
+    finally:
+        running.thaw()
+        server.close()
 
 
 async def test_closing_does_not_wait_for_a_database_that_does_not_answer(postgres_url, open_at, monkeypatch):

@@ -250,7 +250,7 @@ class PostgresRecords:
         try:
             async with asyncio.timeout(QUESTION_TIMEOUT_S):
                 await self._flush()
-                async with self._server.acquire() as connection:
+                async with self._server.acquire(QUESTION_TIMEOUT_S) as connection:
                     rows: list[Any] = await connection.fetch(statement, *arguments)
                     return rows
         except Unavailable:

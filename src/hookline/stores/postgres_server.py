@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -65,9 +66,25 @@ class PostgresServer:
         """Cut what is open."""
         self._pool.terminate()
 
-    def acquire(self) -> Any:
-        """A connection, for `async with`."""
-        return self._pool.acquire(timeout=CONNECT_TIMEOUT_S)
+    @asynccontextmanager
+    async def acquire(self, within_s: float | None = None) -> AsyncIterator[Any]:
+        """A connection for at most `within_s`: cut then, so that no rollback, reset or cancel request waits for a server that does not answer."""
+        loop = asyncio.get_running_loop()
+        ends_at = None if within_s is None else loop.time() + within_s
+        connection = await self._pool.acquire(timeout=CONNECT_TIMEOUT_S)
+        cutting = None if ends_at is None else loop.call_at(ends_at, self._cut, connection)
+        try:
+            yield connection
+        finally:
+            try:
+                await self._pool.release(connection, timeout=within_s)
+            finally:
+                if cutting is not None:
+                    cutting.cancel()
+
+    def _cut(self, connection: Any) -> None:
+        with suppress(self.asyncpg.InterfaceError):  # it has been given up already
+            connection.terminate()
 
     async def try_step(self, step: Coroutine[Any, Any, None]) -> None:
         """One step of the writer: what keeps it from succeeding is remembered, and opens the breaker."""
@@ -105,7 +122,7 @@ class PostgresServer:
 
     async def probe(self) -> None:
         """See whether the database answers and has our schema."""
-        async with self._pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+        async with self.acquire(QUESTION_TIMEOUT_S) as connection:
             await self._check(connection)
 
     async def _check(self, connection: Any) -> None:
@@ -133,7 +150,7 @@ class PostgresServer:
         if self.problem is not None:
             raise self.unavailable()
         try:
-            async with asyncio.timeout(QUESTION_TIMEOUT_S), self._pool.acquire() as connection:
+            async with asyncio.timeout(QUESTION_TIMEOUT_S), self.acquire(QUESTION_TIMEOUT_S) as connection:
                 return await job(connection)
         except ApiError:
             raise
