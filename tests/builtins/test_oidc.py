@@ -104,13 +104,20 @@ async def make_kit(server, clock):
     made: list[PipelineKit] = []
     session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
 
-    def make(*, keys: tuple[Any, ...] = (), issuers: list[dict[str, Any]] | None = None, **issuer: Any) -> PipelineKit:
+    def make(
+        *,
+        keys: tuple[Any, ...] = (),
+        issuers: list[dict[str, Any]] | None = None,
+        records: Any = None,
+        **issuer: Any,
+    ) -> PipelineKit:
         table = {"name": "corp", "issuer": ISSUER, "audience": "hookline", "jwks_url": f"{server.url}/jwks", **issuer}
         table = {name: value for name, value in table.items() if value is not None}
         kit = PipelineKit(
             Auth, Witness, options={"auth": {"issuers": issuers or [table], "keys": list(keys)}}, clock=clock
         )
         kit.workshop.find_http = lambda: session
+        kit.plugin(Auth)._host.records = records
         made.append(kit)
         return kit
 
@@ -447,6 +454,27 @@ async def test_an_issuer_that_is_away_from_the_start_is_503_and_comes_back(make_
     clock.advance(10)
 
     assert await status(kit, make_token()) == 200
+
+
+class NoKeys:
+    """Records as far as reloads need them: one object for all."""
+
+    keys = None
+
+
+async def test_a_reload_while_the_issuer_is_away_knows_the_keys_that_were_known(make_kit, server):
+    records = NoKeys()
+    kit = make_kit(records=records)
+    assert await status(kit, make_token()) == 200
+    server.status = 500
+
+    reloaded = make_kit(records=records)
+    await reloaded.chain.start()
+    another = make_kit(records=NoKeys())
+    await another.chain.start()
+
+    assert await status(reloaded, make_token(sub="bob")) == 200
+    assert await status(another, make_token(sub="bob")) == 503, "another gateway's"
 
 
 async def test_a_slow_issuer_is_503_within_its_time(make_kit, server):

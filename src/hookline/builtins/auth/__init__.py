@@ -92,6 +92,8 @@ class Plugin:
 
     async def start(self) -> None:
         """Raises StartupError where others can reach this host and nobody would be asked for a key."""
+        if self._tokens is not None:
+            self._tokens.begin()
         store: KeyStore | None = getattr(self._host.records, "keys", None)  # another's store of records may keep none
         if store is not None:
             self._recorded = RecordedKeys(store, self._host, self._lookups)

@@ -2,18 +2,20 @@
 
 Lives here: fetching them, keeping them, finding one for a token. Elsewhere: what a token must say (tokens.py), options (options.py).
 Idea: keys are fetched every `refresh_s` by a task, and at once where a token names one that is not here, but that at most UNKNOWN_AT_ONCE times and then every
-UNKNOWN_EVERY_S, for anybody can invent names, and an invented one must not keep a new key waiting. What was fetched last stays while the issuer can't be reached."""
+UNKNOWN_EVERY_S, for anybody can invent names, and an invented one must not keep a new key waiting. What was fetched last stays while the issuer can't be reached,
+through reloads too."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import orjson
 
-from hookline import Host
+from hookline import Host, RecordStore
 from hookline.builtins.auth.credentials import cannot_tell
 from hookline.builtins.auth.options import IssuerTable, is_safe_url
 
@@ -22,6 +24,7 @@ UNKNOWN_AT_ONCE = 5
 RETRY_FIRST_S, RETRY_MAX_S = 1.0, 30.0
 BYTES_MAX = 512 * 1024
 KEYS_MAX = 100
+ADDRESSES_MAX = 100
 RSA_BITS_MIN = 2048
 KINDS = {
     "RS256": ("RSA", None), "RS384": ("RSA", None), "RS512": ("RSA", None),
@@ -45,12 +48,19 @@ class PublicKey(NamedTuple):
         return self.kty == kty and self.alg in (None, algorithm) and crv in (None, self.crv)
 
 
+_Address = tuple[str, str | None]
+"""Issuer and `jwks_url`."""
+
+
 class FetchError(Exception):
     """The issuer did not answer as it should."""
 
 
 class KeySet:
     """Everything runs on the loop."""
+
+    _fetched_by: ClassVar[WeakKeyDictionary[RecordStore, dict[_Address, tuple[PublicKey, ...]]]] = WeakKeyDictionary()
+    """What was fetched last, per gateway (it has one store of records through all its reloads) and address."""
 
     def __init__(self, issuer: IssuerTable, host: Host) -> None:
         self._issuer = issuer
@@ -62,6 +72,12 @@ class KeySet:
         """When all that was asked for unknown names is paid off, at one question per UNKNOWN_EVERY_S."""
         self.version = 0
         """Grows when keys have come or gone."""
+
+    def begin(self) -> None:
+        """Begin with what the predecessor fetched from the same address: the issuer may be away just now."""
+        fetched = self._fetched()
+        if (keys := fetched.get(self._address)) is not None:
+            self._keys, self._problem = keys, None
 
     async def find(self, kid: str | None, algorithm: str) -> PublicKey | None:
         """The key that signed; None if the issuer has none such. Raises Unavailable where that can't be told."""
@@ -91,6 +107,14 @@ class KeySet:
                 await asyncio.sleep(min(pause_s, self._issuer.refresh_s))
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
 
+    def _fetched(self) -> dict[_Address, tuple[PublicKey, ...]]:
+        records = self._host.records
+        return {} if records is None else self._fetched_by.setdefault(records, {})
+
+    @property
+    def _address(self) -> _Address:
+        return self._issuer.issuer, self._issuer.jwks_url
+
     async def aclose(self) -> None:
         if self._fetching is not None:
             self._fetching.cancel()
@@ -104,10 +128,10 @@ class KeySet:
         """Fetch, together with everybody who waits for the same; a caller who leaves does not end it."""
         if self._fetching is None:
             self._fetching = asyncio.get_running_loop().create_task(self._fetch(), name="auth: fetch keys")
-            self._fetching.add_done_callback(self._fetched)
+            self._fetching.add_done_callback(self._end_fetching)
         await asyncio.shield(self._fetching)
 
-    def _fetched(self, task: asyncio.Task[None]) -> None:
+    def _end_fetching(self, task: asyncio.Task[None]) -> None:
         self._fetching = None
 
     async def _fetch(self) -> None:
@@ -131,6 +155,10 @@ class KeySet:
         if _names(keys) != _names(self._keys or ()) or self._keys is None:
             self.version += 1
         self._keys = keys
+        fetched = self._fetched()
+        fetched[self._address] = keys
+        if len(fetched) > ADDRESSES_MAX:
+            del fetched[next(iter(fetched))]
 
     async def _discover(self) -> str:
         issuer = self._issuer.issuer

@@ -51,6 +51,11 @@ class Tokens:
         self._key_sets = {table.issuer: KeySet(table, host) for table in issuers if table.secret is None}
         self._known: dict[bytes, _Known] = {}
 
+    def begin(self) -> None:
+        """Begin with the public keys of the predecessor."""
+        for key_set in self._key_sets.values():
+            key_set.begin()
+
     def find(self, digest: bytes, now_unix: float) -> Principal | None:
         """Who has this token, if it was found good before and still is."""
         known = self._known.get(digest)
