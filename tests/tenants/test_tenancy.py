@@ -66,6 +66,25 @@ async def test_named_tenants_count_before_anybody_calls(make_process) -> None:
     assert not await make_process("acme").meet("globex")
 
 
+async def test_a_burst_of_first_calls_asks_once_and_one_who_leaves_takes_nobody_along(make_process) -> None:
+    """500 first calls at once asked 500 times: a database's few connections were busy for longer than a question may take, and calls were refused."""
+    process = make_process()
+    owners, asked = process._host.records.owners, []
+
+    async def claim(claims: Any) -> Any:
+        asked.append(claims)
+        return await owners.claim(claims)
+
+    process._host.records.owners = SimpleNamespace(claim=claim, tenants=owners.tenants)
+
+    first, *others = [asyncio.ensure_future(process.meet("acme")) for _ in range(500)]
+    await asyncio.sleep(0)
+    first.cancel()
+
+    assert all(await asyncio.gather(*others))
+    assert len(asked) == 1
+
+
 async def test_who_can_not_ask_assumes_that_there_are_others_until_it_can(make_process) -> None:
     process = make_process()
     owners = process._host.records.owners

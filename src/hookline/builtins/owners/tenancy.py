@@ -25,6 +25,8 @@ class Tenancy:
         self._host = host
         self._named = set(names)
         self._known: set[str] = set()
+        self._looking: dict[str, asyncio.Task[set[str]]] = {}
+        """Questions under way: a burst of first calls asks once."""
         self.is_shared = is_always_shared or len(self._named) > 1
 
     def is_alone(self, tenant: str) -> bool:
@@ -36,7 +38,7 @@ class Tenancy:
         if self.is_shared:
             return False
         try:
-            others = await self._find_others(tenant)
+            others = await self._look_once(tenant)
         except Unavailable:
             return False  # until it can be told
         self.is_shared = self.is_shared or bool(others)
@@ -52,6 +54,20 @@ class Tenancy:
             except Unavailable:
                 pass  # an outage makes no tenants; whoever is new while it lasts is not believed to be alone
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _look_once(self, tenant: str) -> set[str]:
+        """Look together with everybody who wants to know the same; a caller who leaves does not end it. Raises Unavailable."""
+        task = self._looking.get(tenant)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._find_others(tenant), name="owners: look for others")
+            self._looking[tenant] = task
+            task.add_done_callback(lambda task: self._end_looking(tenant, task))
+        return await asyncio.shield(task)
+
+    def _end_looking(self, tenant: str, task: asyncio.Task[set[str]]) -> None:
+        del self._looking[tenant]
+        if not task.cancelled():
+            task.exception()  # whoever asked has left: it is asked again
 
     async def _find_others(self, tenant: str) -> set[str]:
         """Leave this tenant's mark, then look who else there is. Raises Unavailable."""
