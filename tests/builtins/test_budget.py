@@ -324,6 +324,24 @@ async def test_while_the_store_is_away_calls_are_refused_or_served_and_booked(
     assert booked == (ANSWER_NANOUSD if status == 200 else 0)
 
 
+async def test_while_the_ledger_is_away_windows_that_the_store_knows_go_on(
+    make_kit: MakeKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has not served this key yet may share its store with one that has."""
+    kit = make_kit()
+    await kit.call(principal=key())
+    kit.plugin(Plugin)._plans.clear()
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("records: the ledger is away")
+
+    monkeypatch.setattr(kit.workshop.stores.records, "spent_in", away)
+    known = await kit.call(principal=key())
+    unknown = await kit.call(principal=Principal(key_id="new", budget=Budget(total_nanousd=1_000_000_000)))
+
+    assert (known.status, unknown.status) == (200, 503)
+
+
 async def test_it_offers_the_share_that_is_left_of_the_tightest_window(make_kit: MakeKit) -> None:
     kit = make_kit(tenants={"acme": {"budget": {"total_usd": 0.001}}})
     find_left = kit.plugin(Plugin).find_left

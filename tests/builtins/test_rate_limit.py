@@ -184,7 +184,15 @@ async def test_nothing_is_held_after_five_hundred_cancelled_calls() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0s"), (0.12, "120ms"), (8.64, "8.64s"), (MINUTE_S, MINUTE_RESET), (360, "6m0s"), (86_341, "23h59m1s")],
+    [
+        (0.0, "0s"),
+        (0.12, "120ms"),
+        (8.64, "8.64s"),
+        (59.999, MINUTE_RESET),
+        (MINUTE_S, MINUTE_RESET),
+        (360, "6m0s"),
+        (86_341, "23h59m1s"),
+    ],
 )
 def test_reset_is_written_as_openai_writes_it(seconds: float, text: str) -> None:
     assert format_reset(seconds) == text

@@ -128,6 +128,9 @@ class MemoryLimits:
         line = spend.alert_nanousd
         budget.is_alerted = line is not None and budget.spent_at(now_unix_s) >= line
 
+    async def knows(self, spend: Spend) -> bool:
+        return spend.window in self._budgets
+
     async def held(self, windows: Sequence[str]) -> Sequence[int]:
         now_s, now_unix_s = self._clock.monotonic(), self._clock.time()
         if now_s >= self._next_expiry_s:

@@ -124,6 +124,9 @@ class LimitStore(Protocol):
     async def restore(self, spend: Spend, charges: Sequence[tuple[float, int]]) -> None:
         """Tell a store that does not know this window what was spent in it: (Unix seconds, nano-dollars). A window it knows stays as it is."""
 
+    async def knows(self, spend: Spend) -> bool:
+        """Whether this window has been restored or spent from, so that `restore` would leave it as it is."""
+
     async def held(self, windows: Sequence[str]) -> Sequence[int]:
         """Spent plus reserved nano-dollars of each window; 0 for unknown ones."""
 

@@ -182,6 +182,9 @@ class RedisLimits:
             await asyncio.sleep(answer[1] / UNIT)
             raise Unavailable("the shared store came back empty; the ledger must be asked once more", retry_after_s=1.0)
 
+    async def knows(self, spend: Spend) -> bool:
+        return bool(await self._client.send("HEXISTS", self._keys.money + spend.window, "k"))
+
     async def held(self, windows: Sequence[str]) -> Sequence[int]:
         keys = [self._keys.in_flight, *(self._keys.money + window for window in windows)]
         answer: list[int] = await self._client.run(self._spent, keys, self._now(), self._keys.record)

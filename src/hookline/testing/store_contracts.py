@@ -323,6 +323,15 @@ class LimitStoreContract(_Fixtures):
 
         assert list(await store.held((scope,))) == [4]
 
+    async def test_a_window_is_known_once_it_was_restored_or_spent_from(self, store: LimitStore, scope: str) -> None:
+        restored, spent, unknown = (Spend(f"{scope}:{name}", 100, NEVER) for name in ("restored", "spent", "unknown"))
+        id = _id()
+        await store.restore(restored, ())
+        await store.reserve(id, (spent,), 10, expires_s=LONG_S)
+        await done(store.settle(id, 4))
+
+        assert [await store.knows(one) for one in (restored, spent, unknown)] == [True, True, False]
+
     async def test_unknown_windows_have_spent_nothing(self, store: LimitStore, scope: str) -> None:
         assert list(await store.held((scope, scope + "x"))) == [0, 0]
 

@@ -269,7 +269,12 @@ class Plugin:
     async def _restore(self, opened: Opened, now: float) -> None:
         """Once more where the store says that it waited for rows to reach the ledger. Raises Unavailable."""
         for is_last in (False, True):
-            charges = await self._charges_of(opened, now)
+            try:
+                charges = await self._charges_of(opened, now)
+            except Unavailable:
+                if await self.limits.knows(opened.window.spend):
+                    return  # another process has told it
+                raise
             try:
                 await self.limits.restore(opened.window.spend, charges)
                 return

@@ -63,7 +63,7 @@ def format_reset(seconds: float) -> str:
         return "0s"
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
-    if seconds < MINUTE_S:
+    if seconds <= MINUTE_S - 0.01:
         return f"{math.ceil(seconds * 100) / 100:g}s"
     minutes, whole = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
