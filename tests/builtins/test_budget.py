@@ -342,6 +342,20 @@ async def test_while_the_ledger_is_away_windows_that_the_store_knows_go_on(
     assert (known.status, unknown.status) == (200, 503)
 
 
+async def test_while_the_ledger_is_away_the_next_day_begins(make_kit: MakeKit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = make_kit()
+    await kit.call(principal=key())
+    kit.clock.advance(86_400)
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("records: the ledger is away")
+
+    monkeypatch.setattr(kit.workshop.stores.records, "spent_in", away)
+
+    assert [(await kit.call(principal=key())).status for _ in range(2)] == [200, 200]
+    assert await spent(kit, DAY, "key:ci/day:2023-11-15") == [ANSWER_NANOUSD, 2 * ANSWER_NANOUSD]
+
+
 async def test_it_offers_the_share_that_is_left_of_the_tightest_window(make_kit: MakeKit) -> None:
     kit = make_kit(tenants={"acme": {"budget": {"total_usd": 0.001}}})
     find_left = kit.plugin(Plugin).find_left

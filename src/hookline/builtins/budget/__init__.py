@@ -259,21 +259,25 @@ class Plugin:
         """Tell the store what the ledger knows of these windows, at the quarter of an hour. Raises Rejected where either can't be asked.
 
         They are open before the ledger is asked; what ends meanwhile is booked and counted after it, so that nothing is counted twice."""
+        following = [self.open.follows(one) for one in opened]
         with self.open.adding(opened):
             try:
-                for one in opened:
-                    await self._restore(one, now)
+                for one, is_next in zip(opened, following, strict=True):
+                    await self._restore(one, now, is_next=is_next)
             except Unavailable as error:
                 raise Rejected(error) from error
 
-    async def _restore(self, opened: Opened, now: float) -> None:
-        """Once more where the store says that it waited for rows to reach the ledger. Raises Unavailable."""
+    async def _restore(self, opened: Opened, now: float, *, is_next: bool) -> None:
+        """Once more where the store says that it waited for rows to reach the ledger. Raises Unavailable.
+
+        Without the ledger, a window will do that another process has told, and one that began while its budget stood here (`is_next`): all that was
+        spent in it passed through the store, which itself refuses what it may have lost."""
         for is_last in (False, True):
             try:
                 charges = await self._charges_of(opened, now)
             except Unavailable:
-                if await self.limits.knows(opened.window.spend):
-                    return  # another process has told it
+                if is_next or await self.limits.knows(opened.window.spend):
+                    return
                 raise
             try:
                 await self.limits.restore(opened.window.spend, charges)

@@ -78,6 +78,12 @@ class OpenWindows:
             found = cls._by_store[limits] = cls()
         return found
 
+    def follows(self, opened: Opened) -> bool:
+        """The payer had a window of this kind when this one began."""
+        kind = kind_of(opened.window.spend.window)
+        known = self._by_payer.get(opened.payer, {})
+        return any(kind_of(name) == kind and one.since < opened.since for name, one in known.items())
+
     @contextmanager
     def adding(self, opened: Iterable[Opened]) -> Iterator[None]:
         """These windows pay from now on; what is known of them comes inside. If that fails, they are as unknown as before."""
