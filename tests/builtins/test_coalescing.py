@@ -15,7 +15,7 @@ from hookline.stores.memory import MemoryLimits, MemoryReplies
 from hookline.stores.sqlite import SqliteRecords
 from hookline.tape import Tape
 from hookline.testing.clock import FakeClock
-from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin, stream
+from hookline.testing.kit import NoRecords, PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
 COLD = {"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "hi"}]}
 HOT = {**COLD, "temperature": 1}
@@ -47,7 +47,7 @@ class World:
             make_plugin("watch", call_ended=call_ended),
             providers=[self.up],
             deployments={"m": ["up/m"]},
-            stores=Stores(MemoryLimits(self.clock), MemoryReplies(self.clock), records),
+            stores=Stores(MemoryLimits(self.clock), MemoryReplies(self.clock), records or NoRecords()),
             clock=self.clock,
             options=options,
         )

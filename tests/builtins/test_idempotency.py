@@ -250,9 +250,22 @@ class AwayFlights(MemoryFlights):
         raise Unavailable("the shared store does not answer", retry_after_s=1.0)
 
 
-async def test_a_store_that_is_away_is_a_503_for_calls_with_a_key_only():
+class Records:
+    """What the plugin asks of `records`: whether they answer."""
+
+    def __init__(self, *, is_away: bool) -> None:
+        self._is_away = is_away
+
+    async def ping(self) -> None:
+        if self._is_away:
+            raise Unavailable("records do not answer", retry_after_s=0.5)
+
+
+@pytest.mark.parametrize("away", ["flights", "records"])
+async def test_a_store_that_is_away_is_a_503_for_calls_with_a_key_only(away):
     clock = FakeClock()
-    kit = make_kit(stores=Stores(None, None, None, Flights(AwayFlights(clock), clock)))
+    flights = AwayFlights(clock) if away == "flights" else MemoryFlights(clock)
+    kit = make_kit(stores=Stores(None, None, Records(is_away=away == "records"), Flights(flights, clock)))
 
     refused, plain = await kit.call(headers=KEY), await kit.call()
 

@@ -251,6 +251,22 @@ async def test_a_question_ends_in_its_time_where_its_rollback_gets_no_answer_eit
         server.close()
 
 
+async def test_a_ping_finds_out_that_it_is_frozen_and_that_it_is_back(running, open_at, monkeypatch):
+    monkeypatch.setattr(postgres_server, "QUESTION_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("hookline.stores.postgres.PING_EVERY_S", 0.0)
+    records = open_at(await asyncio.to_thread(running.make_database))
+    await records.ping()
+
+    running.freeze()
+    try:
+        with pytest.raises(Unavailable):
+            await records.ping()
+    finally:
+        running.thaw()
+
+    await eventually(records.ping(), records.ping)
+
+
 async def test_closing_does_not_wait_for_a_database_that_does_not_answer(postgres_url, open_at, monkeypatch):
     monkeypatch.setattr("hookline.stores.postgres.CLOSE_COMMIT_S", 0.05)
     records = open_at(postgres_url)

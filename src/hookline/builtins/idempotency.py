@@ -67,6 +67,7 @@ class Plugin:
 
     def __init__(self, options: IdempotencyOptions, host: Host) -> None:
         self._flights = host.flights
+        self._records = host.records
         self._rules = FlightRules(
             "idempotency",
             "replay",
@@ -93,6 +94,7 @@ class Plugin:
             scope.update(part.encode("utf-8", "surrogateescape") + b"\0")
         note = await fingerprint(call)
         try:
+            await self._records.ping()  # a call that is promised to run once is not begun where its row may be lost
             found = await self._flights.board(call, scope.digest(), self._rules, note=note)
         except FlightMismatch:
             self._calls("conflict").inc()

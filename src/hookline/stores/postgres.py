@@ -40,6 +40,7 @@ from hookline.stores.spend_query import days_question, read_page, read_sums, row
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+PING_EVERY_S = 1.0
 COMMIT_EVERY_S = 0.25
 CLOSE_COMMIT_S = 2.0
 CLOSE_WAIT_S = 10.0
@@ -72,6 +73,8 @@ class PostgresRecords:
         self._adopt_at = 0.0
         self._known_groups: set[int] = set()
         self._loop = asyncio.new_event_loop()
+        self._answered_at = 0.0
+        """When `ping` was answered."""
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
         self._turning = asyncio.Lock()
@@ -88,6 +91,12 @@ class PostgresRecords:
         if self._server.refusal is not None:  # its schema is not ours, which does not mend itself
             return f"records: {self._server.refusal}; rows wait in {self._journal.folder}; see `hookline migrate`"
         return self._intake.find_problem(f"{self._server.shown}: {self._server.problem or 'it does not keep up'}")
+
+    async def ping(self) -> None:
+        self._server.check_breaker()
+        if time.monotonic() - self._answered_at > PING_EVERY_S:
+            await self._ask(self._server.connected(lambda connection: connection.fetchval("SELECT 1")))
+            self._answered_at = time.monotonic()
 
     @property
     def lost_rows(self) -> int:

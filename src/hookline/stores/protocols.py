@@ -242,6 +242,9 @@ class RecordStore(Protocol):
     def readiness(self) -> str | None:
         """Why nothing more can be kept right now, in a sentence; None when all is well."""
 
+    async def ping(self) -> None:
+        """See whether it answers, asking at most once a second. Raises `Unavailable`."""
+
     def intend(self, entry: LedgerEntry) -> None:
         """Say what is to be booked if neither `book` nor `withdraw` comes for `entry.id`, because the process died: an attempt may cost `entry.cost_nanousd`.
 

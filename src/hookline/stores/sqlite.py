@@ -117,6 +117,10 @@ class SqliteRecords:
             )
         return self._intake.find_problem(self._path)
 
+    async def ping(self) -> None:
+        if self._problem is not None:
+            raise Unavailable(self.readiness or "records: can't be used", retry_after_s=1.0)
+
     @property
     def lost_rows(self) -> int:
         """Rows that were not kept, since start."""

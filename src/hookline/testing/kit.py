@@ -135,6 +135,13 @@ class Running:
         return self.delivered
 
 
+class NoRecords:
+    """The `records` of a kit that was given none: there, and of no use."""
+
+    async def ping(self) -> None:
+        pass
+
+
 class PipelineKit:
     """Plugins by class (in chain order), providers, and the models they serve.
 
@@ -157,7 +164,7 @@ class PipelineKit:
         self.clock = clock or FakeClock()
         self.metrics = MetricsRegistry()
         self.providers = {p.name: p for p in (providers or [ScriptedProvider()])}
-        stores = stores or Stores(None, None, None)  # type: ignore[arg-type]
+        stores = stores or Stores(None, None, NoRecords())  # type: ignore[arg-type]
         stores.flights = stores.flights or Flights(MemoryFlights(self.clock), self.clock)
         self.workshop = Workshop(
             clock=self.clock,

@@ -234,7 +234,11 @@ class RecordStoreContract:
         assert {row.id for row in some.rows} == set(ids[6:10])
 
     async def test_is_ready(self, open_records: MakeRecords) -> None:
-        assert open_records().readiness is None
+        records = open_records()
+
+        await records.ping()
+
+        assert records.readiness is None
 
 
 def entry(

@@ -28,7 +28,9 @@ class CacheOptions(BaseModel):
         0, ge=0, description="So long after that it is still served, at once, while it is asked anew in the background."
     )
     stale_if_error_s: float = Field(
-        0, ge=0, description="So long after `ttl_s` it is served, marked `stale`, when no provider answers."
+        3600,
+        ge=0,
+        description="So long after `ttl_s` it is served, marked `stale`, when no provider answers; 0: never.",
     )
     max_entry_bytes: int = Field(1024 * 1024, gt=0, description="Longer answers are not kept.")
     headers_in_key: tuple[str, ...] = Field(
