@@ -41,8 +41,12 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 def serve_alone(settings: Settings, plan: Plan) -> int:
     """Serve in this process, the only one. Answers the exit status. Raises StartupError."""
     app = App(settings, host=plan.host)
-    former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
-    listener = open_listener(plan.host, plan.port) if former is None else former.listener
+    try:
+        former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
+        listener = open_listener(plan.host, plan.port) if former is None else former.listener
+    except BaseException:
+        app.abandon()
+        raise
     if former is not None and not former.overlaps:
         former.wait_for_end()
 

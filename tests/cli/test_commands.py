@@ -168,6 +168,16 @@ def test_a_misspelt_hook_names_file_line_and_the_right_name(run, folder: Path) -
     assert f'{folder}/mine.py:14: plugin "mine": there is no hook "prepair"; did you mean "prepare"?' in said
 
 
+@pytest.mark.parametrize("command", [("serve",), ("keys", "list")])
+def test_what_is_refused_at_start_leaves_no_journal_behind(run, folder: Path, command: tuple[str, ...]) -> None:
+    (folder / "mine.py").write_text(PLUGIN.replace("def prepare(self, call)", "def prepair(self, call)"))
+    (folder / "proxy.toml").write_text(DEMO + "[chain]\nplugins = ['auth', { name = 'mine', path = 'mine.py' }]\n")
+
+    assert run(*command).returncode == 2
+
+    assert list((folder / "hookline.db.journal").iterdir()) == []
+
+
 def test_plugins_prints_hook_order_plugin_and_place(run, folder: Path) -> None:
     (folder / "mine.py").write_text(PLUGIN)
     (folder / "proxy.toml").write_text(DEMO + "[chain]\nplugins = [{ name = 'mine', path = 'mine.py' }]\n")
