@@ -28,6 +28,7 @@ from hookline.assembly import (
     plugin_entries,
     public_settings,
     tenant_names,
+    where_it_stands,
 )
 from hookline.catalog import Catalog
 from hookline.chain import ActivePlugin, Chain, compile_chain
@@ -212,7 +213,7 @@ def _make_workshop(settings: Settings, process: Process, registry: Registry, fou
                 if (report_to := getattr(type(store), "report_to", None)) is not None:
                     report_to(store, process.metrics)
     except StartupError as error:
-        found += error.problems
+        found += where_it_stands(error, settings.source)
     except Exception as error:  # the factory may be a plugin's
         found.append(settings.source.problem(("state",), f"a store can't be opened: {said(error)}"))
     stores = stores or _unopened()

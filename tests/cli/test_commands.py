@@ -168,6 +168,27 @@ def test_a_misspelt_hook_names_file_line_and_the_right_name(run, folder: Path) -
     assert f'{folder}/mine.py:14: plugin "mine": there is no hook "prepair"; did you mean "prepare"?' in said
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('shared = "redis"', "shared: must be redis://[user:password@]host[:port][/number]"),
+        ('shared = "redis://h?comand_timeout_s=1"', 'shared: no option "comand_timeout_s"; did you mean'),
+        ('records = "sqlite://x.db"', "records: must be sqlite:///file.db, or sqlite:////folder/file.db"),
+        ('records = "sqlite:////no-such-folder/x.db"', "records: there is no folder /no-such-folder"),
+        ('records = "postgresql"', "records: must be postgresql://"),
+        ('records = "postgresql://ann:sk-secret@h:port/db"', "records: must be postgresql://"),
+    ],
+)
+def test_check_judges_the_addresses_of_stores(run, folder: Path, line: str, problem: str) -> None:
+    (folder / "proxy.toml").write_text(f"[state]\n{line}\n{DEMO}")
+
+    done = run("check")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"proxy.toml:2: [state] {problem}")
+    assert "sk-secret" not in done.stderr
+
+
 @pytest.mark.parametrize("command", [("serve",), ("keys", "list")])
 def test_what_is_refused_at_start_leaves_no_journal_behind(run, folder: Path, command: tuple[str, ...]) -> None:
     (folder / "mine.py").write_text(PLUGIN.replace("def prepare(self, call)", "def prepair(self, call)"))
