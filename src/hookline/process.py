@@ -23,7 +23,7 @@ from hookline.app import App
 from hookline.config import Settings
 from hookline.config_loading import load
 from hookline.handover import HandoverDesk, shares_state, socket_path, take_over
-from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines, unset_variables
+from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines, remarks
 from hookline.reload import stamps_of, watch
 
 log = logging.getLogger("hookline.process")
@@ -53,7 +53,7 @@ def serve_alone(settings: Settings, plan: Plan) -> int:
     def on_ready() -> None:
         if former is not None and former.overlaps:
             former.retire()
-        for text in unset_variables(settings):
+        for text in remarks(settings):
             log.warning("%s", text)
         print("\n".join(ready_lines(settings, plan.host, listener.getsockname()[1])), file=sys.stderr, flush=True)
 

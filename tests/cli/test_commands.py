@@ -168,6 +168,16 @@ def test_a_misspelt_hook_names_file_line_and_the_right_name(run, folder: Path) -
     assert f'{folder}/mine.py:14: plugin "mine": there is no hook "prepair"; did you mean "prepare"?' in said
 
 
+def test_options_of_a_plugin_that_is_not_active_are_no_secret(run, folder: Path) -> None:
+    keys = "[[plugins.auth.keys]]\nname = 'ci'\nkey = 'sk-12345678'\n"
+    (folder / "proxy.toml").write_text(f"[chain]\nplugins = ['logging']\n{keys}{DEMO}")
+
+    done = run("check")
+
+    assert done.returncode == 0
+    assert 'proxy.toml:3: [plugins.auth]: has no effect: "auth" is not in [chain] plugins' in done.stdout
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
