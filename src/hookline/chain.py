@@ -160,10 +160,7 @@ def compile_chain(
 
     failed = metrics.counter("hookline_hook_errors_total", "Hooks that raised or were late.", ("plugin", "hook"))
     seconds = metrics.histogram(
-        "hookline_hook_seconds",
-        "Time in a hook: of the first call, then of one in 64.",
-        ("plugin", "hook"),
-        buckets=TIMED_BUCKETS,
+        "hookline_hook_seconds", "Time in a hook, one call in 64.", ("plugin", "hook"), buckets=TIMED_BUCKETS
     )
     plain: dict[str, list[Impl]] = {}
     slow: dict[str, list[Impl]] = {}
