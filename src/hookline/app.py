@@ -64,6 +64,10 @@ class App:
             await self.stop(0)
             raise
 
+    def abandon(self) -> None:
+        """Instead of `start`: close what was opened, where no loop runs."""
+        self._process.close_unused()
+
     async def reload(self, load: Callable[[], Settings]) -> list[str]:
         """Serve what `load` answers from the next request on. Answers the problems: if there are any, nothing has changed."""
         async with self._reload_lock:

@@ -33,6 +33,7 @@ from hookline.plugin_loading import PluginEntry, said
 from hookline.prices import PriceTable, find_facts, price_from_usd
 from hookline.principal import Limits
 from hookline.stores.schema import NotMigrated
+from hookline.stores.store_address import check_address
 
 log = logging.getLogger("hookline.assembly")
 
@@ -166,12 +167,16 @@ def choose_stores(settings: Settings, registry: Registry) -> Callable[[Clock], S
     source, state, problems = settings.source, settings.state, list[str]()
 
     def find(store: StoreKind, url: str, key: str) -> Callable[[Clock], Any]:
-        scheme = url.split(":", 1)[0]
+        scheme = url.partition("?")[0].split(":", 1)[0]
         factory = registry.stores.get((store, scheme))
         if factory is None:
             known = ", ".join(sorted(s for kind, s in registry.stores if kind == store))
             problems.append(source.problem(("state", key), f'no store for "{scheme}"; known: {known}'))
             return lambda clock: None
+        try:
+            check_address(scheme, url)
+        except StartupError as error:
+            problems.extend(where_it_stands(error, source))
         return partial(factory, url)
 
     limits = find("limits", state.shared, "shared")
@@ -191,6 +196,16 @@ def choose_stores(settings: Settings, registry: Registry) -> Callable[[Clock], S
             ) from error
 
     return lambda clock: Stores(limits(clock), replies(clock), open_records(clock), Flights(flights(clock), clock))
+
+
+def where_it_stands(error: StartupError, source: Source) -> list[str]:
+    """What a store says of its address, `[state] shared: ...`, with file and line."""
+    told = []
+    for problem in error.problems:
+        begin, _, rest = problem.partition(": ")
+        is_ours = begin in ("[state] shared", "[state] records")
+        told.append(source.problem(("state", begin.removeprefix("[state] ")), rest) if is_ours else problem)
+    return told
 
 
 def _keeps_flights(shared: str, registry: Registry) -> bool:

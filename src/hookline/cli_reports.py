@@ -16,7 +16,7 @@ from hookline.chain import PHASES
 from hookline.compilation import Compiled
 from hookline.config import Settings
 from hookline.config_loading import json_schema
-from hookline.launch import counted, unset_variables, url_of
+from hookline.launch import counted, remarks, url_of
 from hookline.plugin_loading import said
 
 
@@ -33,7 +33,7 @@ def summary(compiled: Compiled) -> Iterator[str]:
         yield f"provider   {name} ({made.kind}{default})"
     for name in catalog.model_names():
         yield f"model      {name}: {', '.join(d.id for d in catalog.resolve(name))}"
-    yield from (f"note       {text}" for text in unset_variables(settings))
+    yield from (f"note       {text}" for text in remarks(settings))
 
 
 def chain_table(compiled: Compiled) -> Iterator[str]:

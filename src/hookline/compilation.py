@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ from hookline.assembly import (
     plugin_entries,
     public_settings,
     tenant_names,
+    where_it_stands,
 )
 from hookline.catalog import Catalog
 from hookline.chain import ActivePlugin, Chain, compile_chain
@@ -105,6 +107,13 @@ class Process:
         if self.http is not None:
             await within(CLOSE_S, self.http.close(), "the HTTP client did not close")
 
+    def close_unused(self) -> None:
+        """`aclose` for a process that never served: what it has opened leaves nothing behind. A loop may run here, or none."""
+        closing = threading.Thread(target=lambda: asyncio.run(self.aclose()), name="hookline-close")
+        closing.start()
+        closing.join()
+        self.stores = None
+
     def find_what_is_missing(self) -> Sequence[str]:
         """Why this process can't serve right now."""
         readiness = self.stores.records.readiness if self.stores is not None else None
@@ -142,8 +151,23 @@ def compile_settings(
     problems: Sequence[str] = (),
     add_command: AddCommand | None = None,
 ) -> Compiled:
-    """Make every part of a configuration. Raises StartupError with `problems` (known before) and all that is found here."""
-    found = list(problems)
+    """Make every part of a configuration. Raises StartupError with `problems` (known before) and all that is found here; stores that were opened for it are closed again."""
+    are_stores_kept = process.stores is not None
+    try:
+        return _compile(settings, process, kept or {}, list(problems), add_command)
+    except BaseException:
+        if not are_stores_kept:
+            process.close_unused()
+        raise
+
+
+def _compile(
+    settings: Settings,
+    process: Process,
+    kept: Mapping[str, MadeProvider],
+    found: list[str],
+    add_command: AddCommand | None,
+) -> Compiled:
     registry = builtin_registry(settings)
     workshop = _make_workshop(settings, process, registry, found)
     chain = _compile_chain(settings, process, workshop, found)
@@ -159,7 +183,7 @@ def compile_settings(
             _register(chain, hook, add, found)
     for plugin in chain.plugins:
         _register(Chain((plugin,), {}), "register_workers", partial(_add_worker, workers, plugin.name), found)
-    providers = make_providers(settings, registry, process.clock, found, kept=kept or {})
+    providers = make_providers(settings, registry, process.clock, found, kept=kept)
     found += _refusals(settings, process, chain)
     if found:
         raise StartupError(settings.source.in_order(found))
@@ -189,7 +213,7 @@ def _make_workshop(settings: Settings, process: Process, registry: Registry, fou
                 if (report_to := getattr(type(store), "report_to", None)) is not None:
                     report_to(store, process.metrics)
     except StartupError as error:
-        found += error.problems
+        found += where_it_stands(error, settings.source)
     except Exception as error:  # the factory may be a plugin's
         found.append(settings.source.problem(("state",), f"a store can't be opened: {said(error)}"))
     stores = stores or _unopened()

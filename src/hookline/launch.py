@@ -94,10 +94,15 @@ def ready_lines(settings: Settings, host: str, port: int, *, workers: int = 1) -
     ]
 
 
-def unset_variables(settings: Settings) -> Iterator[str]:
-    """Upstream keys whose variable is not set: no problem until that provider is used."""
+def remarks(settings: Settings) -> Iterator[str]:
+    """What is no problem, but perhaps not what was meant: an upstream key whose variable is not set matters once that provider is used; options of a plugin
+    that is not active are not even read, and with them keys, budgets and limits."""
     for path, variable in settings.source.missing_by_path.items():
         yield settings.source.problem(path, f"environment variable {variable} is not set; calls that need it will fail")
+    active = {entry.name for entry in settings.chain.plugins}
+    for name in settings.plugins:
+        if name not in active:
+            yield settings.source.problem(("plugins", name), f'has no effect: "{name}" is not in [chain] plugins')
 
 
 def url_of(host: str, port: int) -> str:

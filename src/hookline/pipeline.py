@@ -86,8 +86,8 @@ class Pipeline:
 
     async def run(self, call: Call, deliver: Deliver) -> None:
         """Take `call` through the chain and hand its reply to `deliver`. Every outcome is a Reply; raises only if cancelled from outside."""
+        chain = self.chain if self.calls % TIMED_EVERY else self.chain.timed  # the first call, too
         self.calls += 1
-        chain = self.chain if self.calls % TIMED_EVERY else self.chain.timed
         if call.is_dry_run:
             chain = self._explaining if call.is_explained else self._dry_chain
             for name in unasked(self.chain):

@@ -23,7 +23,7 @@ from hookline.app import App
 from hookline.config import Settings
 from hookline.config_loading import load
 from hookline.handover import HandoverDesk, shares_state, socket_path, take_over
-from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines, unset_variables
+from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines, remarks
 from hookline.reload import stamps_of, watch
 
 log = logging.getLogger("hookline.process")
@@ -41,15 +41,19 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 def serve_alone(settings: Settings, plan: Plan) -> int:
     """Serve in this process, the only one. Answers the exit status. Raises StartupError."""
     app = App(settings, host=plan.host)
-    former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
-    listener = open_listener(plan.host, plan.port) if former is None else former.listener
+    try:
+        former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
+        listener = open_listener(plan.host, plan.port) if former is None else former.listener
+    except BaseException:
+        app.abandon()
+        raise
     if former is not None and not former.overlaps:
         former.wait_for_end()
 
     def on_ready() -> None:
         if former is not None and former.overlaps:
             former.retire()
-        for text in unset_variables(settings):
+        for text in remarks(settings):
             log.warning("%s", text)
         print("\n".join(ready_lines(settings, plan.host, listener.getsockname()[1])), file=sys.stderr, flush=True)
 

@@ -168,6 +168,47 @@ def test_a_misspelt_hook_names_file_line_and_the_right_name(run, folder: Path) -
     assert f'{folder}/mine.py:14: plugin "mine": there is no hook "prepair"; did you mean "prepare"?' in said
 
 
+def test_options_of_a_plugin_that_is_not_active_are_no_secret(run, folder: Path) -> None:
+    keys = "[[plugins.auth.keys]]\nname = 'ci'\nkey = 'sk-12345678'\n"
+    (folder / "proxy.toml").write_text(f"[chain]\nplugins = ['logging']\n{keys}{DEMO}")
+
+    done = run("check")
+
+    assert done.returncode == 0
+    assert 'proxy.toml:3: [plugins.auth]: has no effect: "auth" is not in [chain] plugins' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('shared = "redis"', "shared: must be redis://[user:password@]host[:port][/number]"),
+        ('shared = "redis://h?comand_timeout_s=1"', 'shared: no option "comand_timeout_s"; did you mean'),
+        ('records = "sqlite://x.db"', "records: must be sqlite:///file.db, or sqlite:////folder/file.db"),
+        ('records = "sqlite:////no-such-folder/x.db"', "records: there is no folder /no-such-folder"),
+        ('records = "postgresql"', "records: must be postgresql://"),
+        ('records = "postgresql://ann:sk-secret@h:port/db"', "records: must be postgresql://"),
+    ],
+)
+def test_check_judges_the_addresses_of_stores(run, folder: Path, line: str, problem: str) -> None:
+    (folder / "proxy.toml").write_text(f"[state]\n{line}\n{DEMO}")
+
+    done = run("check")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"proxy.toml:2: [state] {problem}")
+    assert "sk-secret" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("serve",), ("keys", "list")])
+def test_what_is_refused_at_start_leaves_no_journal_behind(run, folder: Path, command: tuple[str, ...]) -> None:
+    (folder / "mine.py").write_text(PLUGIN.replace("def prepare(self, call)", "def prepair(self, call)"))
+    (folder / "proxy.toml").write_text(DEMO + "[chain]\nplugins = ['auth', { name = 'mine', path = 'mine.py' }]\n")
+
+    assert run(*command).returncode == 2
+
+    assert list((folder / "hookline.db.journal").iterdir()) == []
+
+
 def test_plugins_prints_hook_order_plugin_and_place(run, folder: Path) -> None:
     (folder / "mine.py").write_text(PLUGIN)
     (folder / "proxy.toml").write_text(DEMO + "[chain]\nplugins = [{ name = 'mine', path = 'mine.py' }]\n")

@@ -102,15 +102,19 @@ def test_command_line_wins_over_the_file(serve) -> None:
     assert post(server.base_url)[0] == 200
 
 
-def test_a_port_that_is_taken_is_a_sentence_and_status_2(serve, run) -> None:
+def test_a_port_that_is_taken_is_a_sentence_and_status_2(serve, run, folder: Path) -> None:
     server = serve()
     port = str(urlsplit(server.base_url).port)
+    other = folder / "other"
+    other.mkdir()
+    (other / "proxy.toml").write_text(BARE)
 
-    done = run("serve", "--port", port)
+    done = run("serve", "--port", port, "--config", "other/proxy.toml")
 
     assert done.returncode == 2
     assert f"hookline: can't listen on 127.0.0.1:{port}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
+    assert list((other / "hookline.db.journal").iterdir()) == []
 
 
 def test_sigterm_stops_accepting_and_lets_running_calls_finish(serve, folder: Path) -> None:

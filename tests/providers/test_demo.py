@@ -104,6 +104,10 @@ class TestChat:
         assert (reply.status, reply.json()["error"]["code"]) == (404, "model_not_found")
         assert "demo/lorem" in reply.json()["error"]["message"]
 
+    @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/moderations", "/v1/audio/speech"])
+    async def test_where_the_answer_is_no_text_any_name_serves(self, ask: Ask, path: str) -> None:
+        assert (await ask({"model": "demo/mine", "input": "hi"}, path=path)).status == 200
+
     async def test_the_same_request_has_the_same_answer(self, ask: Ask) -> None:
         assert (await ask.chat("demo/lorem")).body == (await ask.chat("demo/lorem")).body
 

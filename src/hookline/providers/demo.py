@@ -29,6 +29,8 @@ from hookline.providers.demo_objects import DemoObjects
 from hookline.reply import Reply
 
 RETRY_AFTER_S = 1
+_ANY_NAME = frozenset({"embeddings", "moderations", "relay"})
+"""Endpoints whose answer is no text: there are no names for what they do, so `demo/embed` is as good as `demo/echo`."""
 
 
 class DemoOptions(BaseModel):
@@ -60,7 +62,7 @@ class DemoProvider:
         """See `Provider.send`."""
         target = attempt.target
         model = target.deployment.model or call.model or ""
-        if self._is_misspelt(call.model or ""):
+        if call.endpoint not in _ANY_NAME and self._is_misspelt(call.model or ""):
             return self._unknown_model(call.model or "")
         behaviour = find_behaviour(model)
         await self._begin(behaviour, target)
