@@ -352,6 +352,7 @@ def describe(compiled: Compiled) -> Mapping[str, Any]:
         ],
         "providers": {name: made.kind for name, made in compiled.providers.items()},
         "models": {name: [d.id for d in catalog.resolve(name)] for name in catalog.model_names()},
+        "deployments": {d.id: d.provider for name in catalog.model_names() for d in catalog.resolve(name)},
         "default_provider": catalog.default_provider,
         "settings": masked(compiled.settings.source),
     }

@@ -188,6 +188,6 @@ async def test_a_call_counts_with_its_tokens_and_its_cost():
         'ai_tokens_total{model="m",provider="up",type="completion"} 5.0',
         'ai_cost_dollars_total{model="m",provider="up"} 2e-05',
         'ai_request_duration_seconds_bucket{le="30.0",model="m",provider="up"} 1.0',
-        'hookline_attempts_total{outcome="ok",provider="up"} 1.0',
+        'hookline_attempts_total{deployment="up/m",outcome="ok",provider="up"} 1.0',
     ):
         assert line in shown

@@ -65,7 +65,7 @@ def test_time_to_first_byte_is_observed_where_there_was_one(plugin, host, make_c
     plugin.call_ended(call, make_result(attempt, first_byte_at=call.started_at + 0.5))
     plugin.call_ended(call, make_result(attempt))
 
-    assert host.metrics.observed["hookline_ttft_seconds", "gpt-4o", "openai"] == [0.5]
+    assert host.metrics.observed["hookline_ttft_seconds", "gpt-4o", "openai", "openai/gpt-4o"] == [0.5]
 
 
 def test_the_caches_part_is_counted(plugin, host, make_call, make_result):
@@ -85,8 +85,20 @@ def test_every_attempt_counts_by_how_it_ended(plugin, host, make_call, make_atte
 
     plugin.call_ended(call, make_result(call.attempts[-1]))
 
-    assert host.metrics.values["hookline_attempts_total", "a", "429"] == 1
-    assert host.metrics.values["hookline_attempts_total", "b", "ok"] == 1
+    assert host.metrics.values["hookline_attempts_total", "a/m", "a", "429"] == 1
+    assert host.metrics.values["hookline_attempts_total", "b/m", "b", "ok"] == 1
+
+
+def test_a_canary_at_the_same_provider_counts_apart(plugin, host, make_call, make_attempt, make_result):
+    call = make_call({"model": "gpt-4o"})
+    for id in ("up/stable", "up/canary", "up/canary"):
+        call.attempts = [make_attempt(id)]
+        plugin.call_ended(call, make_result(call.attempts[0], first_byte_at=call.started_at + 0.5))
+
+    assert host.metrics.values["hookline_attempts_total", "up/stable", "up", "ok"] == 1
+    assert host.metrics.values["hookline_attempts_total", "up/canary", "up", "ok"] == 2
+    assert len(host.metrics.observed["hookline_ttft_seconds", "gpt-4o", "up", "up/canary"]) == 2
+    assert host.metrics.values["ai_requests_total", "gpt-4o", "up", "success"] == 3
 
 
 @pytest.mark.parametrize(
@@ -110,7 +122,7 @@ def test_a_hedge_that_lost_and_a_cut_answer_have_words_of_their_own(make_attempt
 
 
 def test_unknown_names_become_other_after_the_first_two_hundred():
-    labels = ModelLabels({"models": ["gpt-4o"]})
+    labels = ModelLabels(["gpt-4o"])
 
     got = {labels.label(f"made-up-{n}", is_priced=False) for n in range(1000)}
 

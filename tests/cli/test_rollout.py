@@ -108,6 +108,7 @@ class Callers:
                 thread.join()
 
 
+@pytest.mark.timeout(600 if LONG else 120)
 def test_rolling_restarts_refuse_nobody_and_cut_no_stream(serve: Serve) -> None:
     server = serve(config())
     callers = Callers(server.base_url)

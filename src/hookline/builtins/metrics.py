@@ -1,12 +1,11 @@
 """Metrics: what calls cost in time, tokens and money, for Prometheus.
 
 Lives here: the families about calls, their labels, `GET /metrics`. Elsewhere: families about hooks (chain.py) and about single plugins (theirs), how families are kept and shown (`host.metrics`).
-Idea: label values come from the outside, so every one is bounded; and the children of one (model, provider) are found once and then only added to."""
+Idea: label values come from the outside, so every one is bounded; and the children of one (model, deployment) are found once and then only added to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,7 +34,7 @@ PRICED_MODELS_MAX = 1_000
 LABEL_CHARS_MAX = 200
 """A longer name, which comes from a client and may be megabytes, is counted as "other"."""
 CHILDREN_MAX = 5_000
-NO_MODEL = "none"
+NO_MODEL = NO_DEPLOYMENT = "none"
 OTHER = "other"
 
 
@@ -57,7 +56,8 @@ class Plugin:
         self._is_open = options.open
         self._metrics = host.metrics
         self._families = Families(host.metrics)
-        self._labels = ModelLabels(host.settings)
+        self._labels = ModelLabels(host.settings.get("models", ()))
+        self._deployments = ModelLabels(id for ids in host.settings.get("deployments", {}).values() for id in ids)
         self._children: dict[tuple[str | None, str], Children] = {}
 
     @hookimpl
@@ -70,8 +70,8 @@ class Plugin:
     @hookimpl
     def call_ended(self, call: Call, result: Result) -> None:
         outcome, _, attempt, _, usage, cost_nanousd, _, _, ended_at, first_byte_at = result
-        provider = attempt.target.deployment.provider if attempt is not None else "none"
-        children = self._children.get((call.model, provider)) or self._find_children(call, attempt, provider)
+        deployment = attempt.target.deployment.id if attempt is not None else NO_DEPLOYMENT
+        children = self._children.get((call.model, deployment)) or self._find_children(call, attempt)
         if outcome == "ok":
             children.succeeded()
         else:
@@ -92,22 +92,33 @@ class Plugin:
             if tried is attempt and tried.is_complete and tried.error is None:
                 children.attempt_ok()
             else:
-                self._families.attempt(tried.target.deployment.provider, attempt_outcome(tried)).inc()
+                label, provider = self._deployment_label(tried), tried.deployment.provider
+                self._families.attempt(label, provider, attempt_outcome(tried)).inc()
 
-    def _find_children(self, call: Call, attempt: Attempt | None, provider: str) -> Children:
-        label = self._labels.label(call.model, is_priced=attempt is not None and attempt.deployment.price is not None)
-        children = Children(self._families, label, provider)
+    def _find_children(self, call: Call, attempt: Attempt | None) -> Children:
+        if attempt is None:
+            label = self._labels.label(call.model, is_priced=False)
+            deployment = at = provider = NO_DEPLOYMENT
+        else:
+            deployment, provider = attempt.deployment.id, attempt.deployment.provider
+            label = self._labels.label(call.model, is_priced=attempt.deployment.price is not None)
+            at = self._deployment_label(attempt)
+        children = Children(self._families, label, provider, at)
         # Names counted as "other" are not remembered: they have no end.
-        if label != OTHER and len(self._children) < CHILDREN_MAX:
-            self._children[(call.model, provider)] = children
+        if OTHER not in (label, at) and len(self._children) < CHILDREN_MAX:
+            self._children[(call.model, deployment)] = children
         return children
+
+    def _deployment_label(self, attempt: Attempt) -> str:
+        deployment = attempt.deployment
+        return self._deployments.label(deployment.id, is_priced=deployment.price is not None)
 
 
 class ModelLabels:
-    """Which names may be a `model` label: those in `[models]`, PRICED_MODELS_MAX that have a price, OTHER_MODELS_MAX others."""
+    """Which names may be a `model` or `deployment` label: the configured ones, PRICED_MODELS_MAX that have a price, OTHER_MODELS_MAX others."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._configured = frozenset(settings.get("models", ()))
+    def __init__(self, configured: Iterable[str]) -> None:
+        self._configured = frozenset(configured)
         self._priced: set[str] = set()
         self._others: set[str] = set()
 
@@ -135,34 +146,37 @@ class Families:
         self.tokens = metrics.counter("ai_tokens_total", "Tokens read and written.", (*of_model, "type"))
         self.cost_usd = metrics.counter("ai_cost_dollars_total", "Money spent, in USD.", of_model)
         self.ttft_s = metrics.histogram(
-            "hookline_ttft_seconds", "From the request's head to the first byte.", of_model, buckets=TTFT_BUCKETS_S
+            "hookline_ttft_seconds",
+            "From the request's head to the first byte.",
+            (*of_model, "deployment"),
+            buckets=TTFT_BUCKETS_S,
         )
         self.cache = metrics.counter("hookline_cache_total", "Calls by the cache's part.", ("model", "status"))
         self.attempt = metrics.counter(
-            "hookline_attempts_total", "Attempts by how they ended.", ("provider", "outcome")
+            "hookline_attempts_total", "Attempts by how they ended.", ("deployment", "provider", "outcome")
         )
 
 
 class Children:
-    """What one model at one provider adds to, as bound methods."""
+    """What one model at one deployment adds to, as bound methods."""
 
     __slots__ = (
         "_cache", "_families", "_label", "attempt_ok", "completion_tokens", "cost_usd", "duration_s", "failed", "prompt_tokens",
         "succeeded", "ttft_s",
     )  # fmt: skip
 
-    def __init__(self, families: Families, label: str, provider: str) -> None:
+    def __init__(self, families: Families, label: str, provider: str, deployment: str) -> None:
         self._families = families
         self._label = label
         self._cache: dict[str, Callable[[], None]] = {}
-        self.attempt_ok = families.attempt(provider, "ok").inc
+        self.attempt_ok = families.attempt(deployment, provider, "ok").inc
         self.succeeded = families.requests(label, provider, "success").inc
         self.failed = families.requests(label, provider, "error").inc
         self.duration_s = families.duration_s(label, provider).observe
         self.prompt_tokens = families.tokens(label, provider, "prompt").inc
         self.completion_tokens = families.tokens(label, provider, "completion").inc
         self.cost_usd = families.cost_usd(label, provider).inc
-        self.ttft_s = families.ttft_s(label, provider).observe
+        self.ttft_s = families.ttft_s(label, provider, deployment).observe
 
     def cache(self, status: str) -> None:
         inc = self._cache.get(status)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hookline import Attempt, Call, Failure, UpstreamError, bound_input, failure_of
+from hookline import IS_EVIDENCE, Attempt, Call, Failure, UpstreamError, bound_input, failure_of
 from hookline.builtins.circuit_breaker.options import BreakerOptions
 
 Vote = Literal["ok", "slow", "failed", "refused", "cooldown"]
@@ -35,7 +35,8 @@ VOTE_OF_FAILURE: dict[Failure, Vote | None] = {
 
 def vote_of(call: Call, attempt: Attempt, options: BreakerOptions) -> Vote | None:
     """None: it says nothing."""
-    if attempt.is_loser:
+    judge = call.slots.get(IS_EVIDENCE)
+    if attempt.is_loser or (judge is not None and not judge(attempt)):
         return None
     error = attempt.error
     if error is None:

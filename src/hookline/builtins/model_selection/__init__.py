@@ -17,6 +17,7 @@ from hookline import (
     CACHE_VARY,
     COMPLEXITY,
     EXPOSED_HEADERS,
+    IS_EVIDENCE,
     LACKS,
     LONGER_MODELS,
     Attempt,
@@ -141,7 +142,7 @@ class Plugin:
         if load.told and not target.is_forced and (wait_s := load.wait_s(call.slots.get(TOKENS, 0))):
             reason = f"its upstream has told that its limit is used up; more in {wait_s:.1f} s"
             raise Skip(reason, RateLimited(f"{target.deployment.id}: {reason}", retry_after_s=wait_s))
-        return None if call.is_dry_run else load.begin()
+        return None if call.is_dry_run or IS_EVIDENCE in call.slots else load.begin()  # a probe's pace is not a call's
 
     @hookimpl
     def edit_reply(self, call: Call, reply: Reply) -> Reply:

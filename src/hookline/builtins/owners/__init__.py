@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import (
     MADE_AT,
+    OBJECTS_OF,
     BadRequest,
     Call,
     Deployment,
@@ -137,13 +138,13 @@ class Plugin:
 
     @hookimpl
     async def prepare(self, call: Call) -> None:
-        tenant = call.principal.tenant
-        if self._tenancy.is_alone(tenant) or INNER in call.slots:
+        tenant = call.slots.get(OBJECTS_OF, call.principal.tenant)  # who pays for a mirror is no second tenant
+        if tenant is None or self._tenancy.is_alone(tenant) or INNER in call.slots:
             return
         if not self._tenancy.is_shared and await call.wait(self._tenancy.meet(tenant)):
             return
         try:
-            plan = await self._check(call)
+            plan = await self._check(call, tenant)
         except BadRequest as error:
             raise Rejected(error) from error
         except Unavailable as error:
@@ -180,7 +181,7 @@ class Plugin:
             raise unavailable(error) from error
         return reply
 
-    async def _check(self, call: Call) -> Plan | None:
+    async def _check(self, call: Call, tenant: str) -> Plan | None:
         """Read what the call names; see that it is its tenant's. Raises Rejected, BadRequest, Unavailable."""
         try:
             route = QUICK[call.endpoint] if call.endpoint in QUICK else read_route(call.method, call.path)
@@ -212,7 +213,7 @@ class Plugin:
             if claims:
                 await self._records.owners.find(())  # what can't be recorded must not be made
         plan = Plan(
-            call.principal.tenant,
+            tenant,
             route,
             claims,
             kind,

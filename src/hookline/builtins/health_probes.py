@@ -1,0 +1,279 @@
+"""Health probes: deployments are asked by themselves, so that one that is dead is found before a client's call, and one that is well again without one.
+
+Lives here: what is asked of whom and when, what an answer is worth. Elsewhere: what follows from it (circuit_breaker, by the vote of an ordinary attempt), limits and cost (a probe is a call
+like any other, as a principal of its own).
+Idea: a call that may go to one deployment only, and is let through an open circuit: its target is `forced`. So the breaker needs to know nothing of probes.
+
+What a probe is worth
+- A chat or an embedding is what clients ask for: the breaker takes it for what it is.
+- `GET /v1/models` only shows that somebody is there. Its failure counts; that it went well counts for nothing, unless a probe failed before: it can end only an outage it has seen. Else the list of
+  models, which is served while the model is not, would close circuits that calls have opened.
+- That the path is not there, or not allowed, or asked too often, says nothing of the deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from multidict import CIMultiDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from hookline import (
+    IS_EVIDENCE,
+    MADE_AT,
+    OBJECTS_OF,
+    Attempt,
+    Call,
+    Endpoint,
+    GiveUp,
+    Host,
+    Principal,
+    Refusal,
+    Slot,
+    StartupError,
+    Step,
+    Take,
+    Target,
+    Unavailable,
+    UpstreamError,
+    endpoint_of,
+    hookimpl,
+)
+
+NAME = "health_probes"
+PROBED: Slot[Probed] = Slot("health_probes")
+Verdict = Literal["ok", "failed", "unclear", "not_sent"]
+
+JITTER = 0.1
+SHARED_PART = 0.8
+"""Of a pause: so long nobody else who shares the limits store asks the same deployment. Less than the shortest pause."""
+MEMORY = 3
+"""Pauses for which a failure is remembered."""
+OFTEN = 1_000_000
+SILENT_KINDS = frozenset({"deadline", "pool_timeout"})
+REFUSALS = frozenset({401})
+"""Of a GET: other 4xx are about the path."""
+NOT_THERE = 501
+
+
+class ProbeOptions(BaseModel):
+    """`[plugins.health_probes]`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    ask: Literal["get", "chat", "embeddings", "off"] = Field(
+        "get",
+        description='What each deployment of `[models]` is asked: "get": `path`, which costs nothing; "chat", "embeddings": the shortest request there is, which costs money; "off": nothing.',
+    )
+    path: str = Field("/v1/models", pattern=r"^/v1/[^?#\s]+$", description='What "get" gets.')
+    interval_s: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        30.0, description="Between two probes, give or take a tenth."
+    )
+    failing_interval_s: Annotated[float, Field(ge=0.1, le=86_400)] = Field(
+        2.0, description="The same after one that failed."
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = Field(10.0, description="Until a probe's answer begins.")
+    max_parallel: int = Field(4, gt=0, description="Probes under way at a time, in one process.")
+    tenant: str = Field(NAME, min_length=1, description="Who pays: `[tenants.X]` may give it a budget and limits.")
+
+
+OF_PROCESS = ("max_parallel", "tenant")
+
+
+class Probed:
+    """One deployment, how it is asked, and what is known."""
+
+    def __init__(self, id: str, provider: str, model: str, options: ProbeOptions) -> None:
+        self.id = id
+        self.provider = provider
+        self.model = model
+        self.options = options
+        self.is_failing = False
+
+    @property
+    def pause_s(self) -> float:
+        return self.options.failing_interval_s if self.is_failing else self.options.interval_s
+
+
+class Plugin:
+    """Asks each deployment of `[models]` now and then."""
+
+    Options = ProbeOptions
+
+    def __init__(self, options: ProbeOptions, host: Host) -> None:
+        self._host = host
+        self._options = options
+        problems = [
+            f'[models."{model}".plugins.health_probes] {name}: is the same for every model; move it to [plugins.health_probes]'
+            for model, own in host.options_by_model.items()
+            for name in OF_PROCESS
+            if getattr(own, name) != getattr(options, name)
+        ]
+        if problems:
+            raise StartupError(problems)
+        self._principal = Principal(key_id=NAME, key_name=NAME, tenant=options.tenant, tags=(NAME,))
+        self._ids = map(f"health_probe-{uuid.uuid4().hex[:12]}-%d".__mod__, itertools.count(1))
+        self._slots = asyncio.Semaphore(options.max_parallel)
+        self._draw = random.Random().uniform
+        self._sleep = asyncio.sleep
+        self._probes = host.metrics.counter(
+            "hookline_health_probes_total", "Probes by what they found: ok, failed, unclear, not_sent.", ("deployment", "outcome")
+        )  # fmt: skip
+        self.probed: list[Probed] = []
+
+    def start(self) -> None:
+        """Begin."""
+        told = self._host.describe()
+        self.probed = list(find_probed(told["models"], told["deployments"], self._options, self._host.options_by_model))
+        for one in self.probed:
+            self._host.spawn(f"probe {one.id}", self._keep_asking(one))
+
+    @hookimpl
+    def select(self, call: Call, targets: list[Target]) -> list[Target]:
+        probed = call.slots.get(PROBED)
+        if probed is None:
+            return targets
+        targets = [target for target in targets if target.deployment.id == probed.id]
+        timeout_s = probed.options.timeout_s
+        for target in targets:
+            target.is_forced, target.reason, target.hedge_after_s = True, "health probe", None
+            target.connect_timeout_s = min(target.connect_timeout_s, timeout_s)
+            target.first_byte_timeout_s = target.idle_timeout_s = timeout_s
+        return targets
+
+    @hookimpl
+    def after_failure(self, call: Call, attempt: Attempt) -> Step | None:
+        return GiveUp() if PROBED in call.slots else None
+
+    async def _keep_asking(self, probed: Probed) -> None:
+        await self._sleep(self._draw(0, probed.options.interval_s))
+        while True:
+            async with self._slots:
+                await self.probe(probed)
+            await self._sleep(probed.pause_s * self._draw(1 - JITTER, 1 + JITTER))
+
+    async def probe(self, probed: Probed) -> Verdict | None:
+        """Ask once; None: somebody else has."""
+        has_failed = await self._take_turn(probed)
+        if has_failed is None:
+            return None
+        call = self._make_call(probed, has_failed=has_failed or probed.is_failing)
+        await self._host.run(call)
+        verdict = verdict_of(probed.options.ask, call.attempts)
+        self._probes(probed.id, verdict).inc()
+        if verdict == "not_sent":
+            self._host.log.warning("%s could not be probed; its call in the log says why", probed.id)
+        if verdict in ("ok", "failed"):
+            if probed.is_failing != (verdict == "failed"):
+                self._host.log.warning("health probe of %s: %s", probed.id, verdict)
+            probed.is_failing = verdict == "failed"
+        if probed.is_failing:
+            await self._remember_failure(probed)
+        return verdict
+
+    async def _take_turn(self, probed: Probed) -> bool | None:
+        """Whether somebody has seen it fail; None: it has been asked by somebody else just now."""
+        scope, window_s = f"health_probe:{probed.id}", probed.pause_s * SHARED_PART
+        turn = Take(f"{scope}:{'failing' if probed.is_failing else 'turn'}", 1, window_s)
+        try:
+            answer = await self._host.limits.take(
+                next(self._ids), (turn, failures_of(probed)), (1, 0), expires_s=window_s
+            )
+        except Unavailable:
+            return False
+        return None if isinstance(answer, Refusal) else answer[1].remaining < OFTEN
+
+    async def _remember_failure(self, probed: Probed) -> None:
+        """For the others who share the limits store: the next probe may be theirs."""
+        take = failures_of(probed)
+        try:
+            await self._host.limits.take(next(self._ids), (take,), (1,), expires_s=take.window_s)
+        except Unavailable:
+            return  # they will see it themselves
+
+    def _make_call(self, probed: Probed, *, has_failed: bool) -> Call:
+        ask, now = probed.options.ask, self._host.clock.monotonic()
+        method, path, payload = request_of(probed)
+        endpoint: Endpoint = "models" if path == "/v1/models" else endpoint_of(method, path)[0]
+        call = Call(
+            id=f"probe-{uuid.uuid4().hex[:24]}",
+            method=method,
+            path=path,
+            endpoint=endpoint,
+            headers=CIMultiDict({"cache-control": "no-store", "content-type": "application/json"} if payload else {}),
+            started_at=now,
+            started_time=self._host.clock.time(),
+            surface=NAME,
+            principal=self._principal,
+        )
+        call.tags = [NAME]
+        call.deadline = now + 2 * probed.options.timeout_s + 1  # behind the target's own, which the breaker hears of
+        call[PROBED] = probed
+        call[OBJECTS_OF] = None
+        call[IS_EVIDENCE] = lambda attempt: is_evidence(ask, attempt, has_failed=has_failed)
+        if payload is not None:
+            call.set_json(orjson.dumps(payload), payload)
+        else:
+            call[MADE_AT] = (probed.provider, probed.id)
+        return call
+
+
+def find_probed(
+    models: Mapping[str, Iterable[str]],
+    providers: Mapping[str, str],
+    options: ProbeOptions,
+    options_by_model: Mapping[str, ProbeOptions],
+) -> Iterable[Probed]:
+    """Each deployment once, as the first of its models that has it probed says."""
+    seen: set[str] = set()
+    for model, ids in models.items():
+        own = options_by_model.get(model, options)
+        for id in ids:
+            if own.ask != "off" and id not in seen:
+                seen.add(id)
+                yield Probed(id, providers[id], model, own)
+
+
+def request_of(probed: Probed) -> tuple[str, str, dict[str, Any] | None]:
+    """Method, path, payload."""
+    ask, model = probed.options.ask, probed.model
+    if ask == "chat":
+        messages = [{"role": "user", "content": "hi"}]
+        return "POST", "/v1/chat/completions", {"model": model, "messages": messages, "max_tokens": 1}
+    if ask == "embeddings":
+        return "POST", "/v1/embeddings", {"model": model, "input": "hi"}
+    return "GET", probed.options.path, None
+
+
+def failures_of(probed: Probed) -> Take:
+    """Where failures are remembered: nothing is limited by it."""
+    return Take(f"health_probe:{probed.id}:failed", OFTEN, MEMORY * probed.options.interval_s)
+
+
+def verdict_of(ask: str, attempts: list[Attempt]) -> Verdict:
+    """What a probe has found."""
+    if not attempts:
+        return "not_sent"
+    error = attempts[-1].error
+    if error is None:
+        return "ok" if attempts[-1].is_complete else "unclear"
+    if not isinstance(error, UpstreamError) or error.kind in SILENT_KINDS:
+        return "unclear"
+    status = error.upstream_status
+    if status is None or (status >= 500 and status != NOT_THERE):
+        return "failed"
+    is_refused = status in REFUSALS if ask == "get" else status in (401, 402, 403, 404)
+    return "failed" if is_refused else "unclear"
+
+
+def is_evidence(ask: str, attempt: Attempt, *, has_failed: bool) -> bool:
+    """See the module's "What a probe is worth"."""
+    if ask != "get":
+        return True
+    verdict = verdict_of(ask, [attempt])
+    return verdict == "failed" or (verdict == "ok" and has_failed)
