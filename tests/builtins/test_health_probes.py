@@ -17,6 +17,7 @@ from hookline.testing.clock import FakeClock
 from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider, answer
 
 DOWN = UpstreamError("refused", kind="connect")
+CHAIN = (health_probes.Plugin, model_selection.Plugin, circuit_breaker.Plugin, fallback.Plugin)
 MODELS = {"m": ["a/m", "b/m"], "alias": ["a/m", "b/m"], "other": ["b/other"]}
 
 
@@ -27,7 +28,7 @@ def failing(status: int):
 class World:
     """Provider "a" and "b"; model "m" at both. The probes' timers are not started: `probe` asks at once."""
 
-    def __init__(self, *, a=(), b=(), plugins=(), limits=None, clock=None, **options) -> None:
+    def __init__(self, *, a=(), b=(), chain=CHAIN, limits=None, clock=None, **options) -> None:
         self.clock = clock or FakeClock()
         self.ended = ended = []
 
@@ -38,11 +39,7 @@ class World:
 
         self.a, self.b = ScriptedProvider(*a, name="a"), ScriptedProvider(*b, name="b")
         self.kit = PipelineKit(
-            health_probes.Plugin,
-            model_selection.Plugin,
-            circuit_breaker.Plugin,
-            fallback.Plugin,
-            *plugins,
+            *chain,
             Watch,
             providers=[self.a, self.b],
             deployments=MODELS,
@@ -100,8 +97,9 @@ async def test_a_dead_deployment_is_found_before_a_call(ask):
 
 
 @pytest.mark.parametrize("ask", ["get", "chat"])
-async def test_one_that_is_well_again_is_closed_within_its_open_time(ask):
-    world = World(a=[DOWN, DOWN, answer], ask=ask)
+@pytest.mark.parametrize("chain", [CHAIN, (circuit_breaker.Plugin, health_probes.Plugin, fallback.Plugin)])
+async def test_one_that_is_well_again_is_closed_within_its_open_time(ask, chain):
+    world = World(a=[DOWN, DOWN, answer], ask=ask, chain=chain)
     await world.probe()
     await world.probe(after_s=2)
 

@@ -150,6 +150,26 @@ def test_sticky_keys_are_spread_by_weight():
     assert math.isclose(seen["d1/m"] / 4_000, 0.75, abs_tol=0.03)
 
 
+def test_one_percent_is_one_percent():
+    """20,000 users and as many calls: 1 % is 200, give or take four standard deviations (14)."""
+    draw, targets = random.Random(7).random, weighing(99, 1)
+
+    users = Counter(ids(orders.by_hash(targets, f"user-{n}"))[0] for n in range(20_000))
+    calls = firsts(lambda: orders.at_random(targets, draw), 20_000)
+
+    assert users["d1/m"] == pytest.approx(200, abs=56)
+    assert calls["d1/m"] == pytest.approx(200, abs=56)
+
+
+@given(st.text(), st.floats(0.01, 50), st.floats(0.01, 50))
+def test_more_weight_takes_sticky_keys_and_gives_none_away(who, weight, more):
+    """So a canary that grows keeps its users, and one that shrinks again has the same ones as before."""
+    before = ids(orders.by_hash(weighing(10, 10, weight), who))[0]
+    after = ids(orders.by_hash(weighing(10, 10, weight + more), who))[0]
+
+    assert after in (before, "d2/m")
+
+
 def test_sticky_is_the_same_in_every_process():
     """Else every worker would send a conversation elsewhere. The number is what blake2b makes of it."""
     assert orders.hashed("openai/gpt-4o", "acme\0ann") == pytest.approx(0.594972, abs=1e-6)
