@@ -60,7 +60,7 @@ class _Worker:
         self.is_replaced = False
         """A successor serves, or is about to; nobody else shall take its place."""
         self.hangups_seen = hangups_seen
-        """SIGHUPs before it started: it has read the configuration since."""
+        """SIGHUPs before it started or last reloaded: it has read the configuration since."""
         self._pair = pair
         pair.setblocking(False)
         self.end = asyncio.get_running_loop().create_task(self._wait())
@@ -185,8 +185,7 @@ class _Supervisor:
             worker.send(signal.SIGTERM)
         if not await worker.becomes_ready():
             return None
-        if worker.hangups_seen != self._hangups:
-            worker.send(signal.SIGHUP)
+        self._hang_up(worker)
         return worker
 
     def _command(self, listener_fd: int, supervisor_fd: int) -> list[str]:
@@ -247,12 +246,15 @@ class _Supervisor:
         former = [worker for worker in self._workers if worker.is_ready and not worker.is_replaced]
         log.info("rolling restart of %d workers", len(former))
         for worker in former:
+            if worker.end.done():  # it died meanwhile, and its keeper has seen to a new one
+                continue
             worker.is_replaced = True
             successor = await self._start_worker()
             if self._stopping.is_set():
                 return
             if successor is None:
                 worker.is_replaced = False
+                self._hang_up(worker)
                 if worker.end.done():
                     self._start_keeping(None)
                 log.error("rolling restart: a new worker did not get ready; the former ones serve on")
@@ -265,7 +267,13 @@ class _Supervisor:
         self._hangups += 1
         for worker in self._workers:
             if worker.is_ready and not worker.is_replaced:  # one that is not ready would die of it; it is told later
-                worker.send(signal.SIGHUP)
+                self._hang_up(worker)
+
+    def _hang_up(self, worker: _Worker) -> None:
+        """Have it reload, if it has not read the configuration since the last SIGHUP."""
+        if worker.hangups_seen != self._hangups:
+            worker.hangups_seen = self._hangups
+            worker.send(signal.SIGHUP)
 
     async def _end(self) -> bool:
         """Wait for the workers, kill those that take too long. True if calls were cut."""

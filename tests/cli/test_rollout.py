@@ -144,6 +144,108 @@ def test_new_workers_read_the_configuration_and_a_broken_one_stops_the_restart(s
     assert ask(server.base_url, "other") == "hi"
 
 
+def test_workers_that_die_while_they_are_replaced_are_replaced_once(serve: Serve) -> None:
+    server = serve(config())
+    former = set(server.worker_pids)
+
+    server.send(signal.SIGUSR2)
+    server.wait_for("rolling restart of 2 workers")
+    for pid in former:
+        os.kill(pid, signal.SIGKILL)
+    server.wait_for("the former ones finish their calls")
+    while len(server.worker_pids) < 2:
+        time.sleep(0.02)
+
+    assert len(server.worker_pids) == 2
+    assert not former & set(server.worker_pids)
+    assert ask(server.base_url) == "hi"
+
+
+SLOW_TO_FAIL = """
+import asyncio, sys
+from pathlib import Path
+
+class Plugin:
+    async def start(self):
+        if Path("fail").exists():
+            print("about to fail", file=sys.stderr, flush=True)
+            while Path("fail").exists():
+                await asyncio.sleep(0.02)
+            raise RuntimeError("failed")
+"""
+
+
+def test_a_reload_during_a_restart_that_fails_reaches_every_worker(serve: Serve, folder: Path) -> None:
+    """The one that was to be replaced serves on, so it needs the configuration that the others have got."""
+    (folder / "slow.py").write_text(SLOW_TO_FAIL)
+    text = config().replace("plugins = []", 'plugins = [{ name = "slow", path = "./slow.py" }]')
+    server = serve(text)
+    (folder / "fail").touch()
+
+    server.send(signal.SIGUSR2)
+    server.wait_for("about to fail")
+    (folder / "slow.py").write_text("class Plugin: pass\n")
+    server.send(signal.SIGHUP)
+    server.wait_for("reloaded")
+    (folder / "fail").unlink()
+    server.wait_for("a new worker did not get ready; the former ones serve on")
+
+    server.wait_for("reloaded", count=2)
+    assert ask(server.base_url) == "hi"
+
+
+def test_stopping_in_the_middle_of_a_restart_ends_everything(serve: Serve) -> None:
+    server = serve(config())
+
+    server.send(signal.SIGUSR2)
+    server.send(signal.SIGUSR2)
+    server.wait_for("rolling restart of 2 workers")
+    pids = server.worker_pids
+    server.send(signal.SIGTERM)
+
+    assert server.wait() == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_of_two_successors_at_once_one_takes_over(serve: Serve) -> None:
+    """The other one, which asks a server that has been replaced, is told so, or takes over from its successor."""
+    first = serve(config(workers=1))
+    results: list[ProxyProcess | str] = []
+
+    def succeed() -> None:
+        try:
+            results.append(serve(None, "--takeover"))
+        except AssertionError as error:
+            results.append(str(error))
+
+    threads = [threading.Thread(target=succeed) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert first.wait() == 0
+    alive = [found for found in results if isinstance(found, ProxyProcess) and found.process.poll() is None]
+    refused = [found for found in results if isinstance(found, str)]
+    assert len(alive) == 1 or len(refused) == 0
+    assert all("can't take over" in text and "Traceback" not in text for text in refused)
+    assert ask(alive[-1].base_url) == "hi"
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_said(
+    run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    text = config(workers=1).replace("'hookline.sock'", f"'{'x' * 100}.sock'")
+    (folder / "proxy.toml").write_text(text)
+
+    failed, taking = run("serve"), run("serve", "--takeover")
+
+    assert (failed.returncode, taking.returncode) == (2, 2)
+    assert "too long" in failed.stderr
+    assert "too long" in taking.stderr
+    assert "Traceback" not in failed.stderr + taking.stderr
+
+
 def test_one_process_says_that_it_has_no_workers_to_replace(serve: Serve) -> None:
     server = serve(config(workers=1))
 
