@@ -95,6 +95,10 @@ def take_over(settings: Settings, host: str, port: int) -> Predecessor | None:
         connection.close()
         log.warning("there is no server to take over from at %s; starting as the first", path)
         return None
+    except TimeoutError as error:
+        connection.close()
+        why = f"the server there did not answer within {ANSWER_WITHIN_S:g} s; is another successor starting?"
+        raise StartupError([f"can't take over at {path}: {why}"]) from error
     except (OSError, ValueError) as error:
         connection.close()
         raise StartupError([f"can't take over at {path}: {error}"]) from error
