@@ -237,6 +237,26 @@ async def test_a_mirrored_call_ends_at_its_own_time():
     assert (world.ended[1][1].outcome, world.count("failed")) == ("timeout", 1)
 
 
+@pytest.mark.parametrize("begins", [False, True])
+async def test_a_stop_ends_a_mirrored_call(begins):
+    never, asked = asyncio.Event(), asyncio.Event()
+
+    async def hang(call, attempt):
+        asked.set()
+        if not begins:
+            await never.wait()
+        return stream(EVENT, never)
+
+    world = World(shadow=ScriptedProvider(hang, name="shadow"))
+    await world.kit.call({**CHAT, "model": "m"})
+    await asked.wait()
+    await asyncio.sleep(0)
+
+    await world.kit.workshop.cancel_tasks()
+
+    assert (len(world.ended), world.kit.pipeline.running, world.count("failed")) == (2, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("to", "said"), [("nowhere/m", 'model "nowhere/m" does not exist'), ("up", 'model "up" does not exist')]
 )

@@ -20,7 +20,7 @@ import orjson
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import OBJECTS_OF, Call, Host, Principal, Result, StartupError, hookimpl
+from hookline import OBJECTS_OF, ApiError, Call, Host, Principal, Result, StartupError, hookimpl
 
 NAME = "mirror"
 TAG = "mirror"
@@ -105,8 +105,13 @@ class Plugin:
         """Ask, and forget the answer. What went wrong stands in the call's own log line."""
         is_ok = False
         try:
-            reply = await self._host.run(call)
+            reply = await self._host.begin(call)
+            if not isinstance(reply.body, bytes):
+                async for _ in reply.body:
+                    pass  # a chunk at a time: nothing is held
             is_ok = reply.status < 400 and all(attempt.error is None for attempt in call.attempts[-1:])
+        except ApiError as error:
+            self._host.log.debug("mirrored call %s: %s", call.id, error)
         finally:
             self._in_flight -= 1
             (self._ok if is_ok else self._failed).inc()
