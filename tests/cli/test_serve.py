@@ -77,7 +77,7 @@ def test_without_a_file_the_embedded_default_serves_and_the_ready_line_says_so(s
 
     status, answer = post(server.base_url, "gpt-4o", "Hello!")
 
-    assert "from the embedded default (there is no ./proxy.toml) (11 plugins, 1 provider)" in server.lines[0]
+    assert "from the embedded default (there is no ./proxy.toml) (12 plugins, 1 provider)" in server.lines[0]
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "Hello!")
 
 

@@ -159,7 +159,7 @@ def test_without_a_file_the_embedded_default_is_loaded(tmp_path: Path, monkeypat
 
     assert settings.is_embedded_default
     assert [entry.name for entry in settings.chain.plugins] == [
-        "auth", "owners", "rate_limit", "idempotency", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "logging", "metrics",
+        "auth", "owners", "rate_limit", "idempotency", "cache", "budget", "model_selection", "circuit_breaker", "fallback", "logging", "metrics", "explain",
     ]  # fmt: skip
     assert settings.providers["demo"].default
 
