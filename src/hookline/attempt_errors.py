@@ -26,7 +26,13 @@ from hookline.errors import (
     Unavailable,
     UpstreamError,
 )
+from hookline.openai_wire import error_of
 from hookline.reply import Reply
+
+EVENTS_OF_JSON = frozenset({"chat", "completions", "responses"})
+"""Whose streams hold JSON, so that a first event which is none may still be answered by somebody else."""
+ANYTHING = frozenset({"relay", "models"})
+"""Whose answers may be anything; those of the others are JSON, or the stream that was asked for."""
 
 log = logging.getLogger("hookline.attempts")
 
@@ -103,7 +109,7 @@ def stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
     code = str(told.get("code"))
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 502
     return UpstreamError(
-        f"{deployment} began its stream with an error",
+        f"{deployment} answered with an error",
         kind="stream_error",
         upstream_status=status,
         upstream_body=orjson.dumps({"error": told}),
@@ -111,6 +117,11 @@ def stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
     )
 
 
-def is_json_due(call: Call, reply: Reply) -> bool:
-    """Whether the reply must be JSON: on the endpoints that know nothing else, unless it is compressed and so can't be read."""
-    return call.endpoint not in ("relay", "models") and "content-encoding" not in reply.headers
+def check_answer(call: Call, deployment: str, reply: Reply, told: Any) -> None:
+    """A whole answer to a POST; `told` is its JSON, None if it is none, or compressed. Raises UpstreamError for one that is no answer, whatever its status says."""
+    if call.endpoint in ANYTHING or "content-encoding" in reply.headers:
+        return
+    if told is None:
+        raise UpstreamError(f"{deployment} answered {reply.status} with what is no JSON", kind="garbage")
+    if error := error_of(told):
+        raise stream_error(deployment, error)

@@ -17,8 +17,10 @@ import orjson
 
 from hookline.attempt import Attempt, Outcome, Provider, Result
 from hookline.attempt_errors import (
+    ANYTHING,
+    EVENTS_OF_JSON,
     as_upstream_error,
-    is_json_due,
+    check_answer,
     no_target_error,
     status_error,
     stream_error,
@@ -344,9 +346,12 @@ class AttemptLoop:
                 if call.method == "POST":
                     told = reply.json()
                     attempt.usage = usage_in(told)
-                    if told is None and reply.status == 200 and is_json_due(call, reply):
-                        raise UpstreamError(f"{deployment.id} answered 200 with what is no JSON", kind="garbage")
+                    check_answer(call, deployment.id, reply, told)
             elif reply.is_event_stream:
+                if not call.is_stream and call.endpoint not in ANYTHING:
+                    raise UpstreamError(
+                        f"{deployment.id} answered with a stream that was not asked for", kind="garbage"
+                    )
                 reply.body = await self._peek(attempt, body)
                 return reply
             attempt.first_byte_at = self._clock.monotonic()
@@ -370,7 +375,7 @@ class AttemptLoop:
         self._bodies.remove(body)
         peeked = PeekedBody(body, [first])
         self._bodies.append(peeked)
-        if told := await peek(peeked):
+        if told := await peek(peeked, is_json=self.call.endpoint in EVENTS_OF_JSON):
             await self.close(peeked)
             raise stream_error(attempt.deployment.id, told)
         return peeked

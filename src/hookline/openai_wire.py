@@ -120,9 +120,11 @@ def sequence_number_after(events: bytes) -> int:
 
 def error_in(block: bytes) -> dict[str, Any] | None:
     """The error object in an event block, or None."""
-    if b"error" not in block:
-        return None
-    data = _parsed(block)
+    return error_of(_parsed(block)) if b"error" in block else None
+
+
+def error_of(data: Any) -> dict[str, Any] | None:
+    """The error object that an event or a whole reply is, whatever its status says; or None."""
     if not isinstance(data, dict):
         return None
     told = data.get("error")

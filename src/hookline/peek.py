@@ -38,10 +38,11 @@ class PeekedBody:
         await close_body(self.rest)
 
 
-async def peek(body: PeekedBody) -> dict[str, Any] | None:
+async def peek(body: PeekedBody, *, is_json: bool = False) -> dict[str, Any] | None:
     """Read on up to the first event; `body.head` holds the first chunk. Returns the error object found, or None.
 
-    Raises what the upstream raises, and TransportError(reset) if it ended before there was an event."""
+    `is_json`: its events hold JSON, or `[DONE]` at the end. Raises what the upstream raises, TransportError(reset) if it ended before there was an event,
+    and TransportError(garbage) if the first one can't be read."""
     head = body.head
     if not _has_event(head[0]):
         loop = asyncio.get_running_loop()
@@ -60,6 +61,8 @@ async def peek(body: PeekedBody) -> dict[str, Any] | None:
         for block in _blocks(b"".join(head))[:BLOCKS_MAX]:
             if told := error_in(block):
                 return told
+    if is_json:
+        _check_json(b"".join(head) if len(head) > 1 else head[0])
     return None
 
 
@@ -92,6 +95,18 @@ def _check_unfinished(head: bytes) -> None:
     data = parse_event(_blocks(head)[-1]).data
     if not data or (data.startswith(b"{") and not _is_json(data)):
         raise TransportError("reset", "the upstream ended its stream before the first event", is_written=True)
+
+
+def _check_json(head: bytes) -> None:
+    """Of a whole first event; one that has not come whole is believed, as every later one is."""
+    if head.startswith(b"data: {") and _is_json(head[6 : head.find(b"\n\n")]):  # nearly every stream
+        return
+    for block in SseSplitter().feed(head):
+        event = parse_event(block)
+        if (data := event.data) and event.event is None:  # what has a name may be a vendor's ping
+            if not _is_json(data) and data.strip() != b"[DONE]":
+                raise TransportError("garbage", "the first event of its stream is no JSON", is_written=True)
+            return
 
 
 def _is_json(data: bytes) -> bool:

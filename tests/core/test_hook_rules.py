@@ -56,6 +56,9 @@ def kit_reaching(hook: str, *plugins: type, **settings: Any) -> PipelineKit:
     return PipelineKit(*plugins, providers=[ScriptedProvider(script)], **settings)
 
 
+STREAMED = {**CHAT, "stream": True}
+
+
 class Ends(list[Result]):
     """Collects the Result of every call."""
 
@@ -99,9 +102,9 @@ async def test_a_hook_that_raises_does_what_its_row_says_and_is_named_and_counte
 
     broken = make_plugin("broken", **{hook: make_hook(hook, as_async(fail) if is_async else fail, is_async=is_async)})
     kit = kit_reaching(hook, broken, ends.plugin())
-    plain = await kit_reaching(hook).call()
+    plain = await kit_reaching(hook).call(STREAMED if hook == "edit_event" else CHAT)
 
-    delivered = await kit.call()
+    delivered = await kit.call(STREAMED if hook == "edit_event" else CHAT)
 
     if hook in CLOSED:
         assert_failed_closed(hook, delivered, ends[0])
@@ -513,7 +516,7 @@ async def test_edit_event_goes_backwards_and_hands_on_the_event() -> None:
 
         return make_plugin(name, edit_event=edit_event)
 
-    delivered = await kit_reaching("edit_event", sign("a"), sign("b"), sign("c")).call()
+    delivered = await kit_reaching("edit_event", sign("a"), sign("b"), sign("c")).call(STREAMED)
 
     assert delivered.body.count(b'"signed":"cba"') == 2
 
@@ -582,7 +585,9 @@ async def test_rejected_by_edit_event_ends_the_stream_with_its_error(ends: Ends)
     def edit_event(call: Any, event: Event) -> Any:
         raise Rejected(BadRequest("this may not be said", code="content_policy"))
 
-    delivered = await kit_reaching("edit_event", make_plugin("gate", edit_event=edit_event), ends.plugin()).call()
+    delivered = await kit_reaching("edit_event", make_plugin("gate", edit_event=edit_event), ends.plugin()).call(
+        STREAMED
+    )
 
     assert delivered.body == (
         b'data: {"error":{"message":"this may not be said","type":"invalid_request_error","param":null,'
@@ -658,7 +663,7 @@ async def test_skip_means_nothing_where_there_is_no_target(hook: str, ends: Ends
 
     broken = make_plugin("broken", **{hook: make_hook(hook, skip)})
 
-    delivered = await kit_reaching(hook, broken, ends.plugin()).call()
+    delivered = await kit_reaching(hook, broken, ends.plugin()).call(STREAMED if hook == "edit_event" else CHAT)
 
     if hook in CLOSED:
         assert_failed_closed(hook, delivered, ends[0])

@@ -92,12 +92,40 @@ async def test_another_endpoints_stream_may_be_any_text() -> None:
     assert (delivered.status, delivered.body, delivered.error) == (200, b"data: hello", None)
 
 
-async def test_a_first_event_that_is_no_json_is_an_event(wire: Any) -> None:
+async def test_a_named_first_event_may_be_any_text(wire: Any) -> None:
     rest = (wire.chunk("a"), wire.chunk(finish="stop"))
 
     delivered = await first_pieces(b"event: ping\ndata: now\n\n", *rest)
 
     assert delivered.body == b"event: ping\ndata: now\n\n" + b"".join(rest)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b'data: {"choices": [{"ind\n\n', b"data: no JSON\n\n", b': ping\r\n\r\ndata: {"a"\r\n\r\n', b"data:{]\n\n"],
+)
+async def test_garbage_as_the_first_event_counts_as_before_it(first: bytes, wire: Any) -> None:
+    alone = PipelineKit(FALLBACK, providers=[ScriptedProvider(lambda: stream(first, wire.chunk("a")))])
+
+    assert (await first_pieces(first, wire.chunk("a"))).body == ANSWER
+    assert (await alone.run(alone.make_call(STREAMED))).json()["error"]["code"] == "upstream_garbage"
+
+
+async def test_a_stream_that_was_not_asked_for_is_no_answer(wire: Any) -> None:
+    kit = kit_of(lambda: stream(wire.chunk("a"), wire.chunk(finish="stop")), answer)
+
+    assert (await kit.call()).body == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [(b'{"error": {"message": "no", "code": 429}}', 429), (b'{"type": "error", "error": {"message": "no"}}', 502)],
+)
+async def test_an_error_with_status_200_is_no_answer(told: bytes, status: int) -> None:
+    alone = PipelineKit(FALLBACK, providers=[ScriptedProvider(lambda: answer(told))])
+
+    assert (await kit_of(lambda: answer(told), answer).call()).body == ANSWER
+    assert (await alone.call()).status == status
 
 
 @pytest.mark.usefixtures("patient")
