@@ -41,7 +41,11 @@ def merged_problems_of(
     """The same for a table that was merged over another: only what stands in this one."""
     data = value_at(source.data, prefix)
     schema = model.model_json_schema() if model is not None else {}
-    details = [d for d in error.errors(include_url=False) if len(path_of(d, data)) == len(d["loc"]) > 0]
+    # Its first name tells whose it is: what follows may hold pydantic's own marks, or a name that is wrong itself.
+    every = error.errors(include_url=False)
+    details = [
+        d for d in every if path_of(d, data)[:1] == tuple(d["loc"])[:1]
+    ]  # without a name: of the table as a whole
     return [_sentence(detail, tuple(prefix), source, schema) for detail in details]
 
 

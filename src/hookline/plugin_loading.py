@@ -122,6 +122,12 @@ def _build(
     if entry.options_by_model and getattr(factory, "has_model_options", True) is False:
         models = ", ".join(f'[models."{name}".plugins.{entry.name}]' for name in entry.options_by_model)
         problems.append(f"{who} has the same options for every model; move {models} to [plugins.{entry.name}]")
+    for name, raw in entry.options_by_model.items():
+        for key in raw.keys() & shared_options(model):
+            problems.append(
+                f'{entry.where}: [models."{name}".plugins.{entry.name}] {key}: is the same for every model; '
+                f"move it to [plugins.{entry.name}]"
+            )
     options = checked(entry.options, ("plugins", entry.name))
     by_model = {
         name: checked({**entry.options, **raw}, ("models", name, "plugins", entry.name))
@@ -141,6 +147,16 @@ def _build(
         raise StartupError([p if any(n in p for n in names) else f"{who}: {p}" for p in error.problems]) from error
     except (Exception, SystemExit) as error:
         raise StartupError([f"{who} failed to start: {said(error)}"]) from error
+
+
+def shared_options(model: type[BaseModel] | None) -> set[str]:
+    """Options that can't differ per model: their `Field` has `json_schema_extra = {"per_model": False}`."""
+    fields = model.model_fields if model is not None else {}
+    return {
+        name
+        for name, field in fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("per_model") is False
+    }
 
 
 def _without_unknown_keys(model: type[BaseModel]) -> type[BaseModel]:

@@ -46,7 +46,13 @@ class HedgingOptions(BaseModel):
     )
     min_after_s: float = Field(0.05, ge=0, le=3_600, description="A percentile hedges no earlier than this.")
     min_samples: int = Field(50, ge=10, le=WINDOW, description="First bytes seen before a percentile is believed.")
-    budget: float = Field(0.05, ge=0, le=1, description="Hedges at most, as a share of calls; not per model.")
+    budget: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        json_schema_extra={"per_model": False},
+        description="Hedges at most, as a share of calls; not per model.",
+    )
     max_per_call: int = Field(1, ge=0, le=5, description="Hedges of one call; 0 turns hedging off for a model.")
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ Idea: the defaults suit deployments that answer some calls a minute as well as h
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hookline.builtins.alert_webhook import AlertWebhook
 
@@ -27,16 +27,32 @@ class BreakerOptions(BaseModel):
         None, gt=0, description="A call is slow whose first byte (stream) or answer takes longer; none: no call is."
     )
     slow_call_rate: float = Field(0.5, gt=0, le=1, description="Opens at this share of slow calls over the window.")
-    window_s: float = Field(30.0, gt=0, description="Length of the window; not per model, deployments have one each.")
+    window_s: float = Field(
+        30.0,
+        gt=0,
+        json_schema_extra={"per_model": False},
+        description="Length of the window; not per model, deployments have one each.",
+    )
     open_s: float = Field(5.0, gt=0, description="First time open; doubled each time a probe fails.")
     max_open_s: float = Field(60.0, gt=0, description="Longest time open after failures.")
     jitter: float = Field(0.2, ge=0, lt=1, description="Up to this share of the time open is left out, by lot.")
     cooldown_s: float = Field(5.0, gt=0, description="Time open after a 429 without retry-after.")
     max_cooldown_s: float = Field(3_600.0, gt=0, description="Longest time open that a retry-after can ask for.")
     share_s: float = Field(
-        0.25, ge=0.05, le=60, description="How often processes with a shared store tell each other; not per model."
+        0.25,
+        ge=0.05,
+        le=60,
+        json_schema_extra={"per_model": False},
+        description="How often processes with a shared store tell each other; not per model.",
     )
     alert_webhook: AlertWebhook | None = Field(
         None,
+        json_schema_extra={"per_model": False},
         description="Who is told of deployments that refuse the gateway (401, 403, no money); needs the extra `webhooks`; not per model.",
     )
+
+    @model_validator(mode="after")
+    def _check_open_times(self) -> BreakerOptions:
+        if self.open_s > self.max_open_s:
+            raise ValueError(f"open_s {self.open_s:g} is above max_open_s {self.max_open_s:g}: swap them")
+        return self

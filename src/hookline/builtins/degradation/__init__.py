@@ -9,13 +9,14 @@ Only failures that lie with the provider are rescued: an upstream's 400 is about
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import ApiError, Call, Host, Reply, Slot, Unavailable, UpstreamError, hookimpl
+from hookline import ApiError, Call, Host, Reply, Slot, StartupError, Unavailable, UpstreamError, hookimpl
 from hookline.builtins.degradation.static_answer import may_answer, static_reply
 
 HEADER = "x-hookline-rescue"
@@ -43,6 +44,18 @@ class DegradationOptions(BaseModel):
     )
 
 
+def unknown_models(options: DegradationOptions, host: Host) -> Iterator[str]:
+    """A default provider takes any name."""
+    models, providers = host.settings.get("models", ()), host.settings.get("providers", ())
+    if host.settings.get("default_provider", "") is not None:
+        return
+    tables = {"plugins.degradation": options}
+    tables |= {f'models."{name}".plugins.degradation': own for name, own in host.options_by_model.items()}
+    for where, table in tables.items():
+        if table.model is not None and table.model not in models and table.model.partition("/")[0] not in providers:
+            yield f'[{where}] model: model "{table.model}" does not exist'
+
+
 class Plugin:
     """Answers in the place of providers that have failed."""
 
@@ -53,6 +66,8 @@ class Plugin:
         self._options = options
         self._options_by_model = host.options_by_model
         self._host = host
+        if problems := list(unknown_models(options, host)):
+            raise StartupError(problems)
         self._total_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0))
         self._rescues = host.metrics.counter(
             "hookline_rescues_total", "Calls whose providers had all failed, by what was answered.", ("answer",)

@@ -8,7 +8,7 @@ not been asked. Only when none is left does a call wait for one that it has trie
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from hookline import (
@@ -72,6 +72,8 @@ class Plugin:
         server = host.settings.get("server", {})
         self._total_timeout_s = float(server.get("total_timeout_s", 600.0))
         workers = max(int(server.get("workers", 1) or 1), 1)
+        if problems := list(unknown_models(options, host)):
+            raise StartupError(problems)
         self._budget = RetryBudget(options.retry_budget, options.retry_budget_per_s / workers, host.clock.monotonic())
         every = [options, *host.options_by_model.values()]
         self._has_models = any(one.models for one in every)
@@ -91,23 +93,6 @@ class Plugin:
 
         if any(one.context_window for one in every):
             host.offers[LONGER_MODELS] = self._longer_models
-
-    def start(self) -> None:
-        """Refuse lists with models that there are not."""
-        told = self._host.describe()
-        known, providers, default = told.get("models", {}), told.get("providers", {}), told.get("default_provider")
-        problems = []
-        for where, options in [
-            ("plugins.fallback", self._options),
-            *((f'models."{n}".plugins.fallback', o) for n, o in self._options_by_model.items()),
-        ]:
-            for key in ("models", *LISTS.values()):
-                for name in getattr(options, key):
-                    is_known = name in known or default is not None or name.partition("/")[0] in providers
-                    if told and not is_known:
-                        problems.append(f'[{where}] {key}: model "{name}" does not exist')
-        if problems:
-            raise StartupError(problems)
 
     @hookimpl
     def select(self, call: Call, targets: list[Target]) -> list[Target]:
@@ -262,6 +247,20 @@ class Plugin:
             self._labels.add(deployment)
             return deployment
         return "other"
+
+
+def unknown_models(options: FallbackOptions, host: Host) -> Iterator[str]:
+    """Lists with models that there are not. A default provider takes any name."""
+    models, providers = host.settings.get("models", ()), host.settings.get("providers", ())
+    if host.settings.get("default_provider", "") is not None:
+        return
+    tables = {"plugins.fallback": options}
+    tables |= {f'models."{name}".plugins.fallback': own for name, own in host.options_by_model.items()}
+    for where, table in tables.items():
+        for key in ("models", *LISTS.values()):
+            for name in getattr(table, key):
+                if name not in models and name.partition("/")[0] not in providers:
+                    yield f'[{where}] {key}: model "{name}" does not exist'
 
 
 class Token:

@@ -64,10 +64,15 @@ class FallbackOptions(BaseModel):
         0.2,
         ge=0,
         le=10,
+        json_schema_extra={"per_model": False},
         description="Attempts beyond the first, as a share of calls, in all and per deployment; not per model.",
     )
     retry_budget_per_s: float = Field(
-        10.0, ge=0, le=100_000, description="Beside the share, so many a second, over all workers; not per model."
+        10.0,
+        ge=0,
+        le=100_000,
+        json_schema_extra={"per_model": False},
+        description="Beside the share, so many a second, over all workers; not per model.",
     )
     mid_stream: Literal["error", "continue"] = Field(
         "error",

@@ -42,9 +42,17 @@ class SheddingOptions(BaseModel):
     shares: dict[Priority, Share] = Field(
         {"low": 0.6, "normal": 0.8, "high": 1.0}, description="Up to which share of the limit each class is let in."
     )
-    default: Priority = Field("normal", description="The class of everybody else; not per model.")
-    keys: dict[str, Priority] = Field({}, description="Classes by name or id of a key; not per model.")
-    tenants: dict[str, Priority] = Field({}, description="Classes by tenant, where the key has none; not per model.")
+    default: Priority = Field(
+        "normal", json_schema_extra={"per_model": False}, description="The class of everybody else; not per model."
+    )
+    keys: dict[str, Priority] = Field(
+        {}, json_schema_extra={"per_model": False}, description="Classes by name or id of a key; not per model."
+    )
+    tenants: dict[str, Priority] = Field(
+        {},
+        json_schema_extra={"per_model": False},
+        description="Classes by tenant, where the key has none; not per model.",
+    )
     tags: dict[str, Priority] = Field({}, description="Classes by tag of a key, where key and tenant have none.")
     retry_after_s: float = Field(1.0, gt=0, le=3_600, description="What refused clients are told to wait.")
 
