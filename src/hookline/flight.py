@@ -21,6 +21,7 @@ from hookline.tape import Tape
 
 KEPT_HEADERS = (
     "content-type", "content-encoding", "content-language", "retry-after", "x-should-retry", "x-hookline-output-capped",
+    "x-hookline-deployment",
 )  # fmt: skip
 """What a follower gets of its leader's headers: what describes the body, and what belongs to an error."""
 

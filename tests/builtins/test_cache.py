@@ -50,7 +50,13 @@ async def test_the_second_of_two_equal_calls_is_a_hit_with_the_same_body(plugin,
     assert (first.headers["x-hookline-cache"], first.source) == ("miss", "upstream")
     assert (second.status, second.body, second.source) == (200, b'{"answer":1}', "cache")
     key = first.headers["x-hookline-cache-key"]
-    assert second.headers == {**JSON, "x-hookline-cache": "hit", "x-hookline-cache-key": key, "age": "90"}
+    assert second.headers == {
+        **JSON,
+        "x-hookline-cache": "hit",
+        "x-hookline-cache-key": key,
+        "x-hookline-attempts": "0",
+        "age": "90",
+    }
     assert call[CACHE_STATUS] == "hit"
 
 

@@ -158,3 +158,22 @@ async def test_a_hedge_that_may_not_be_made_leaves_its_target_for_the_fallback()
 def test_options_that_cannot_hedge_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         HedgingOptions(**options)
+
+
+async def test_a_hedge_whose_client_leaves_has_not_won() -> None:
+    up = ScriptedProvider(lambda: asyncio.Event().wait(), lambda: asyncio.Event().wait())  # type: ignore[arg-type,return-value]
+    kit = PipelineKit(
+        hedging.Plugin,
+        providers=[up],
+        deployments={"m": ["up/1", "up/2"]},
+        options={"hedging": {"after_s": 0.0, "budget": 1.0}},
+    )
+    running = kit.start(kit.make_call({**CHAT, "model": "m"}))
+    while len(running.call.attempts) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+    running.leave()
+    await running.done()
+
+    assert kit.metric("hookline_hedges_total", outcome="won") == 0
+    assert kit.metric("hookline_hedges_total", outcome="lost") == 1

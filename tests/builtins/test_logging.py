@@ -80,7 +80,7 @@ async def test_a_failed_call_names_the_error_and_every_attempts_reason(
     assert (line["outcome"], line["status"]) == ("upstream_error", 500)
     assert [(a["deployment"], a["error"], a.get("reason")) for a in line["attempts"]] == [
         ("a/m", "upstream_connect_failed", None),
-        ("b/m", "upstream_error", "next in weight order"),
+        ("b/m", "upstream_error", "after a/m: upstream_connect_failed; next in weight order"),
     ]
 
 
@@ -246,6 +246,7 @@ async def test_a_line_says_which_targets_were_skipped_and_how_a_race_went(
         make_attempt("up/3", error=UpstreamError("no", kind="reset")),
     )
     lost.is_loser = won.is_hedge = failed.is_hedge = True
+    won.first_byte_at = 1.0
     call.attempts += [lost, won, failed]
 
     [line] = await logged(make_host, tmp_path, (call, make_result(won)))

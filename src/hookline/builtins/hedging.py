@@ -162,7 +162,8 @@ class Plugin:
     @hookimpl
     def attempt_ended(self, call: Call, attempt: Attempt) -> None:
         if attempt.is_hedge:
-            self._count["lost" if attempt.is_loser else "won" if attempt.error is None else "failed"].inc()
+            is_lost = attempt.is_loser or (attempt.error is None and attempt.first_byte_at is None)
+            self._count["lost" if is_lost else "won" if attempt.error is None else "failed"].inc()
         ended_at = attempt.ended_at if attempt.is_loser else attempt.first_byte_at
         if ended_at is None or (attempt.error is not None and not attempt.is_loser) or call.endpoint not in ENDPOINTS:
             return

@@ -116,6 +116,7 @@ class Plugin:
         self._calls("replayed").inc()
         call.note("idempotency", "replayed", "the reply of the first call with this key")
         found.headers["x-hookline-replayed"] = "true"
+        found.headers["x-hookline-attempts"] = "0"
         return found
 
     @hookimpl

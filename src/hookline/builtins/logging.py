@@ -128,7 +128,7 @@ def describe(call: Call, result: Result, time_text: str) -> dict[str, Any]:
         "key": principal.key_name,
         "tenant": principal.tenant,
         "user": principal.user,
-        "attempts": [*map(describe_attempt, call.attempts)],
+        "attempts": [*map(describe_attempt, call.attempts, (None, *call.attempts))],
     }
     if (skipped := call.slots.get(SKIPPED)) is not None:
         record["skipped"] = [
@@ -157,8 +157,8 @@ def exact_usd(nanousd: int) -> orjson.Fragment:
     return orjson.Fragment(b"%d.%09d" % divmod(nanousd, NANO_PER_USD))
 
 
-def describe_attempt(attempt: Attempt) -> dict[str, Any]:
-    """One try: where, how it ended, and why it was made or why it failed."""
+def describe_attempt(attempt: Attempt, before: Attempt | None = None) -> dict[str, Any]:
+    """One try: where, how it ended, and why it was made or why it failed. `before`: the one that was made before it."""
     record: dict[str, Any] = {
         "deployment": attempt.target.deployment.id,
         "status": attempt.status,
@@ -167,11 +167,29 @@ def describe_attempt(attempt: Attempt) -> dict[str, Any]:
     if attempt.error is not None:
         record["error"] = attempt.error.error_code
         record["message"] = attempt.error.message[:TEXT_MAX_CHARS]
-    if attempt.target.reason:
-        record["reason"] = attempt.target.reason
+    if reason := attempt.target.reason if before is None else why_again(attempt, before):
+        record["reason"] = reason
     if attempt.is_hedge or attempt.is_loser:
-        record["hedge"] = "lost" if attempt.is_loser else "won" if attempt.error is None else "failed"
+        record["hedge"] = hedge_ended(attempt)
     return record
+
+
+def hedge_ended(attempt: Attempt) -> str:
+    """Neither side has won where the client left before a first byte."""
+    if attempt.error is not None and not attempt.is_loser:
+        return "failed"
+    return "lost" if attempt.is_loser or attempt.first_byte_at is None else "won"
+
+
+def why_again(attempt: Attempt, before: Attempt) -> str:
+    """Why there was another try."""
+    name = before.deployment.id
+    if attempt.is_hedge:
+        return f"{name} was late"
+    why = f"{name}: {before.error.error_code}" if before.error is not None else name
+    if attempt.target is before.target or not attempt.target.reason:
+        return f"after {why}"
+    return f"after {why}; {attempt.target.reason}"
 
 
 def encode(record: dict[str, Any]) -> bytes:

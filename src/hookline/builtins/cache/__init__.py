@@ -165,6 +165,7 @@ class Plugin:
             return None
         reply.source = "rescue"
         reply.headers["x-hookline-rescue"] = "stale"
+        reply.headers["x-hookline-attempts"] = str(len(call.attempts))
         call[CACHE_STATUS] = "stale"
         call.note("cache", "stale", f"no provider answered; an answer of {reply.headers['age']} s ago")
         return reply
@@ -272,6 +273,7 @@ class Plugin:
         freshness = judge(age_s, question.wishes, question.options)
         headers = reply.headers
         headers["x-hookline-cache"] = "hit" if freshness == "hit" else "stale"
+        headers["x-hookline-attempts"] = "0"
         headers["age"] = str(int(age_s))
         if (told := question.told_keys()) is not None:
             headers["x-hookline-cache-key"] = told
@@ -315,6 +317,7 @@ class Plugin:
             call.note("cache", "coalesced", "the reply of an equal call that came before")
             if found.status < 400:
                 found.headers["x-hookline-cache"] = "hit"
+                found.headers["x-hookline-attempts"] = "0"
                 found.headers["age"] = "0"
         return found
 

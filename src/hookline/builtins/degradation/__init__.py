@@ -137,5 +137,7 @@ class Plugin:
         wait_s = options.retry_after_s if error.retry_after_s is None else error.retry_after_s
         told = f'every provider of "{(call.model or "")[:100]}" {why}, and nothing stands in for them; try again in {wait_s:g} s'
         reply = Reply.from_error(Unavailable(told, code="no_provider_available", retry_after_s=wait_s))
+        if call.attempts:
+            reply.headers["x-hookline-deployment"] = call.attempts[-1].deployment.id
         reply.source = "rescue"
         return reply
