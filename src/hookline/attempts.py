@@ -3,7 +3,7 @@
 Lives here: opening, sending, hedging and ending attempts.
 Elsewhere: what may be tried again (builtins/fallback says it by `after_failure`), what a failure is called (attempt_errors.py), the beginning of a stream (peek.py),
 the rest of it (relay.py), a continuation's events (continuation.py).
-Idea: the loop runs over a set of live attempts. Usually it is one, which then runs in the call's own task; a hedge makes tasks of them."""
+Idea: the loop runs over a set of live attempts. Usually it is one, and the first always runs in the call's own task; hedges, once they are due, run in tasks of their own."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class AttemptLoop:
         "_bodies",
         "_chain",
         "_clock",
+        "_is_race_over",
         "_live",
         "_providers",
         "_settlement",
@@ -76,6 +77,7 @@ class AttemptLoop:
         self._waiting: deque[Target] = deque()
         self._again: list[tuple[float, Target]] = []
         self._skips: list[tuple[Target, Skip]] = []
+        self._is_race_over = False
         self.results: list[Result] = []
 
     async def first_reply(self, targets: Sequence[Target]) -> tuple[Attempt, Reply]:
@@ -91,7 +93,7 @@ class AttemptLoop:
                 if reply is None:
                     await settled(self.end(attempt, "upstream_error"))
             else:
-                attempt, reply = await self._race(attempt)
+                attempt, reply = await self._send_beside_hedges(attempt)
             if reply is not None:
                 return attempt, reply
             if not isinstance(attempt.error, UpstreamError):  # the provider can't say this: a skip found out late
@@ -281,19 +283,61 @@ class AttemptLoop:
             call.attempts.append(attempt)
         return attempt
 
-    async def _race(self, attempt: Attempt) -> tuple[Attempt, Reply | None]:
-        """Send `attempt`, and hedges when they are due. The first to begin a reply wins; the failed are ended, the late cancelled."""
-        live = {asyncio.ensure_future(self._send(self.call, attempt)): attempt}
-        last: Attempt | None = attempt
-        failed = attempt
+    async def _send_beside_hedges(self, attempt: Attempt) -> tuple[Attempt, Reply | None]:
+        """Send `attempt` in the call's own task. When its hedge is due, a race begins; should a hedge win it, this task's sending is cancelled."""
+        loop, own = asyncio.get_running_loop(), asyncio.current_task()
+        hedge_after_s = attempt.target.hedge_after_s
+        assert own is not None  # a coroutine runs in a task
+        assert hedge_after_s is not None
+        ended: asyncio.Future[Reply | None] = loop.create_future()
+        race: asyncio.Task[tuple[Attempt, Reply | None]] | None = None
+
+        def begin() -> None:
+            nonlocal race
+            race = asyncio.ensure_future(self._race(attempt, ended, own))
+
+        timer = loop.call_later(hedge_after_s, begin)
+        try:
+            reply = await self._send(self.call, attempt)
+        except asyncio.CancelledError:
+            ended.cancel()
+            if race is None:
+                raise
+            if not self._is_race_over or own.uncancel() > 0:  # it is the call that is cancelled
+                await end_tasks({race})
+                raise
+            return await race
+        finally:
+            timer.cancel()
+        if race is None:
+            if reply is None:
+                await settled(self.end(attempt, "upstream_error"))
+            return attempt, reply
+        if self._is_race_over:  # a provider that swallows it
+            own.uncancel()
+        ended.set_result(reply)
+        return await race
+
+    async def _race(
+        self, attempt: Attempt, ended: asyncio.Future[Reply | None], owner: asyncio.Task[Any]
+    ) -> tuple[Attempt, Reply | None]:
+        """Send hedges beside `attempt`, which `owner` sends; `ended` tells of it. The first to begin a reply wins; the failed are ended, the late cancelled."""
+        live: dict[asyncio.Future[Reply | None], Attempt] = {ended: attempt}
+        failed, last, done = attempt, None, set[Any]()
+        timer, own = self.call._timer, asyncio.current_task()
+        assert timer is not None
+        assert own is not None
+        self.call._timer = timer.for_end(
+            own
+        )  # a hook that takes too long over a hedge is cut short here, not in `owner`
         try:
             while live:
-                hedge_after_s = last.target.hedge_after_s if last is not None and self._waiting else None
-                done, _ = await asyncio.wait(live, timeout=hedge_after_s, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     last = await self._open_hedge()
                     if last is not None:
                         live[asyncio.ensure_future(self._send(self.call, last))] = last
+                hedge_after_s = last.target.hedge_after_s if last is not None and self._waiting else None
+                done, _ = await asyncio.wait(live, timeout=hedge_after_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in [task for task in live if task in done]:  # of two at once, the one asked first
                     attempt = live.pop(task)
                     reply = task.result()
@@ -305,13 +349,19 @@ class AttemptLoop:
                     await settled(self.end(attempt, "upstream_error"))
             return failed, None
         finally:
-            if live:
-                await end_tasks(live)
-                for task, loser in live.items():
-                    if loser.is_loser:
-                        if not task.cancelled() and (late := task.result()) is not None:
-                            await self.close(late.body)
-                        await settled(self.end(loser, "client_gone"))
+            self.call._timer.stop()
+            self.call._timer = timer
+            self._is_race_over = True
+            if not ended.done():
+                owner.cancel()
+            await end_tasks([task for task in live if isinstance(task, asyncio.Task)])
+            if not ended.done():
+                await asyncio.wait({ended})
+            for task, loser in live.items():
+                if loser.is_loser:
+                    if not task.cancelled() and (late := task.result()) is not None:
+                        await self.close(late.body)
+                    await settled(self.end(loser, "client_gone"))
 
     async def _open_hedge(self) -> Attempt | None:
         """The first waiting target that lets a hedge in. The others keep their place: they are asked again if it comes to a fallback."""
@@ -388,15 +438,3 @@ class AttemptLoop:
             if step is not None:
                 return step
         return None
-
-
-def named(reply: Reply, call: Call, attempt: Attempt) -> Reply:
-    """`reply`, saying which deployment it is from and how many were asked."""
-    headers = reply.headers
-    headers["x-hookline-deployment"] = attempt.deployment.id
-    headers["x-hookline-attempts"] = str(len(call.attempts))
-    if attempt.output_cap is not None:
-        limit = call.chat.max_output_tokens
-        if limit is None or attempt.output_cap < limit:
-            headers["x-hookline-output-capped"] = str(attempt.output_cap)
-    return reply

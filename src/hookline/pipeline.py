@@ -27,7 +27,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from hookline.attempt import Outcome, Provider, Ticket, outcome_of
-from hookline.attempts import AttemptLoop, named
+from hookline.attempts import AttemptLoop
 from hookline.call import Call
 from hookline.call_timer import SharedDeadline
 from hookline.catalog import Catalog
@@ -46,7 +46,7 @@ from hookline.pipeline_settings import PipelineSettings
 from hookline.principal import ANONYMOUS
 from hookline.relay import Layer, RelayedBody, with_layers
 from hookline.reply import Reply
-from hookline.results import with_share
+from hookline.results import named, with_share
 from hookline.settling import Settlement, Steps
 from hookline.slots import EXPOSED_HEADERS
 

@@ -1,6 +1,6 @@
 """Results: what an attempt came to, and several of them together.
 
-Lives here: cost and usage of an end. Elsewhere: who ends an attempt (attempts.py), what a budget charges (builtins/budget), what is free (free_routes.py).
+Lives here: cost and usage of an end, whose reply it is. Elsewhere: who ends an attempt (attempts.py), what a budget charges (builtins/budget), what is free (free_routes.py).
 Idea: the core knows the cost that follows from usage and price, and what is certainly free; a ticket that keeps books may know more, and what it has charged is what
 the reply, the log and the metrics say."""
 
@@ -14,6 +14,7 @@ from hookline.errors import UpstreamError
 from hookline.flight import SHARE
 from hookline.free_routes import is_free
 from hookline.money import Usage
+from hookline.reply import Reply
 from hookline.slots import Slot
 
 SKIPPED: Slot[list[tuple[str, str]]] = Slot("skipped")
@@ -78,3 +79,15 @@ def with_share(call: Call, result: Result) -> Result:
     if share is None or result.attempt is not None:
         return result
     return result._replace(cost_nanousd=share.cost_nanousd, is_estimated=share.is_estimated)
+
+
+def named(reply: Reply, call: Call, attempt: Attempt) -> Reply:
+    """`reply`, saying which deployment it is from and how many were asked."""
+    headers = reply.headers
+    headers["x-hookline-deployment"] = attempt.deployment.id
+    headers["x-hookline-attempts"] = str(len(call.attempts))
+    if attempt.output_cap is not None:
+        limit = call.chat.max_output_tokens
+        if limit is None or attempt.output_cap < limit:
+            headers["x-hookline-output-capped"] = str(attempt.output_cap)
+    return reply

@@ -512,6 +512,56 @@ async def test_a_client_that_leaves_a_race_ends_both_and_neither_has_lost(journa
     assert [attempt.is_loser for attempt in running.call.attempts] == [False, False]
 
 
+async def test_a_call_whose_hedge_is_not_due_stays_in_its_own_task(journal: Any) -> None:
+    tasks: list[Any] = []
+
+    def sent(call: Any, attempt: Any) -> Any:
+        tasks.append(asyncio.current_task())
+        return answer()
+
+    hedged = make_plugin(
+        "hedged", select=lambda call, targets: [Target(t.deployment, hedge_after_s=60.0) for t in targets]
+    )
+    kit = PipelineKit(hedged, providers=[ScriptedProvider(sent)], deployments=TWO)
+    running = kit.start(kit.make_call(ASKED))
+
+    assert (await running.done()).status == 200
+    assert tasks == [running.task]
+
+
+async def test_a_hedge_whose_admission_takes_too_long_does_not_harm_the_first(journal: Any) -> None:
+    race, late = Race(), asyncio.Event()
+
+    async def admit_attempt(call: Any, target: Any, attempt: Any) -> None:
+        if attempt.is_hedge:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                late.set()
+
+    slow = make_plugin("slow", admit_attempt=admit_attempt)
+    kit = race_kit(race, journal, slow, deployments=TWO, hook_timeout_s=0.01)
+    running = kit.start(kit.make_call(ASKED))
+    await late.wait()
+    race.answers[1].set_result(answer())
+
+    delivered = await running.done()
+    assert (delivered.status, delivered.headers["x-hookline-deployment"]) == (200, "up/1")
+
+
+async def test_a_hedge_that_is_rejected_ends_the_call_at_once(journal: Any) -> None:
+    def admit_attempt(call: Any, target: Any, attempt: Any) -> None:
+        if attempt.is_hedge:
+            raise Rejected(Unavailable("no"))
+
+    race = Race()
+    kit = race_kit(race, journal, make_plugin("strict", admit_attempt=admit_attempt), deployments=TWO)
+
+    delivered = await kit.run(kit.make_call(ASKED))
+
+    assert (delivered.status, race.cancelled) == (503, [1])
+
+
 # -- the peek
 
 
