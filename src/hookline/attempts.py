@@ -294,6 +294,8 @@ class AttemptLoop:
 
         def begin() -> None:
             nonlocal race
+            self._is_race_over = False
+            self._is_race_over = False
             race = asyncio.ensure_future(self._race(attempt, ended, own))
 
         timer = loop.call_later(hedge_after_s, begin)

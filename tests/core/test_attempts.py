@@ -512,6 +512,22 @@ async def test_a_client_that_leaves_a_race_ends_both_and_neither_has_lost(journa
     assert [attempt.is_loser for attempt in running.call.attempts] == [False, False]
 
 
+async def test_a_client_that_leaves_the_second_race_of_a_call_ends_it(journal: Any) -> None:
+    race = Race()
+    kit = race_kit(race, journal, deployments={"m": ["up/1", "up/2", "up/3", "up/4"]})
+    running = kit.start(kit.make_call(ASKED))
+    await race.asked[2].wait()
+    race.answers[1].set_exception(refused())
+    race.answers[2].set_exception(refused())
+    await race.asked[4].wait()
+
+    running.leave()
+    await running.done()
+
+    assert sorted(race.cancelled) == [3, 4]
+    assert journal[-1] == "call_ended watch client_gone"
+
+
 async def test_a_call_whose_hedge_is_not_due_stays_in_its_own_task(journal: Any) -> None:
     tasks: list[Any] = []
 
