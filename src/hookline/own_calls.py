@@ -1,13 +1,18 @@
 """Own calls: what is said of a call that no client made (a mirror, a health probe).
 
-Lives here: slots that who makes such a call writes, and others read. Elsewhere: how it is made (`Host.run`), who pays for it (`Call.principal`).
+Lives here: `derive_call`, slots that who makes such a call writes, and others read. Elsewhere: how it is made (`Host.run`), who pays for it (`Call.principal`).
 Idea: it goes through the whole chain like any other; only what would be concluded from a client's call must not be concluded from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from multidict import CIMultiDict
+
 from hookline.attempt import Attempt
+from hookline.call import Call
+from hookline.host import Clock
+from hookline.principal import Principal
 from hookline.slots import Slot
 
 OBJECTS_OF: Slot[str | None] = Slot("objects_of")
@@ -15,3 +20,21 @@ OBJECTS_OF: Slot[str | None] = Slot("objects_of")
 
 IS_EVIDENCE: Slot[Callable[[Attempt], bool]] = Slot("is_evidence")
 """Whether the end of an attempt of this call says anything about its deployment's health; without it, it does. Read by `circuit_breaker`; `model_selection` learns no latency from such a call."""
+
+
+def derive_call(
+    call: Call, name: str, clock: Clock, *, surface: str, headers: CIMultiDict[str], principal: Principal | None = None
+) -> Call:
+    """Another call to where `call` went, beginning now, with the id `<id>-<name>`; its body, deadline and tags are the caller's to set."""
+    return Call(
+        id=f"{call.id}-{name}",
+        method=call.method,
+        path=call.path,
+        query=call.query,
+        endpoint=call.endpoint,
+        headers=headers,
+        started_at=clock.monotonic(),
+        started_time=clock.time(),
+        surface=surface,
+        principal=principal or call.principal,
+    )

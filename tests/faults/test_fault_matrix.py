@@ -126,6 +126,7 @@ FAULTS = {
     "an HTML page with 500": both(
         lambda: bytes_reply(b"<html>oops</html>", status=500, headers={"content-type": "text/html"}), 500
     ),
+    "a status that there is not": both(lambda: json_reply(ERROR, status=600), 502),
     "an HTML page with 200": both(lambda: bytes_reply(b"<html>login</html>", headers={"content-type": "text/html"}), 502),
     "half a JSON with its length": Fault(
         lambda: bytes_reply(b'{"id": "c", "choi', headers=JSON), lambda: sse_reply(b'data: {"choices": [{"ind'), 502, 502

@@ -20,7 +20,7 @@ import orjson
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import OBJECTS_OF, ApiError, Call, Host, Principal, Result, StartupError, hookimpl
+from hookline import OBJECTS_OF, ApiError, Call, Host, Principal, Result, StartupError, derive_call, hookimpl
 
 NAME = "mirror"
 TAG = "mirror"
@@ -117,23 +117,14 @@ class Plugin:
             (self._ok if is_ok else self._failed).inc()
 
     def _make_call(self, call: Call, options: MirrorOptions) -> Call:
-        now = self._host.clock.monotonic()
-        headers = {name: call.headers[name] for name in DIALECT_HEADERS if name in call.headers}
-        mirrored = Call(
-            id=f"{call.id}-mirror",
-            method=call.method,
-            path=call.path,
-            query=call.query,
-            endpoint=call.endpoint,
-            headers=CIMultiDict({**headers, "cache-control": "no-store", "x-hookline-priority": LEAST_PRIORITY}),
-            started_at=now,
-            started_time=self._host.clock.time(),
-            surface=NAME,
-            principal=self._principal,
+        dialect = {name: call.headers[name] for name in DIALECT_HEADERS if name in call.headers}
+        headers = CIMultiDict({**dialect, "cache-control": "no-store", "x-hookline-priority": LEAST_PRIORITY})
+        mirrored = derive_call(
+            call, "mirror", self._host.clock, surface=NAME, headers=headers, principal=self._principal
         )
         payload = mirrored_payload(call, options.to or "")
         mirrored.set_json(orjson.dumps(payload), payload)
-        mirrored.deadline = now + options.timeout_s
+        mirrored.deadline = mirrored.started_at + options.timeout_s
         mirrored.tags = [TAG]
         mirrored[OBJECTS_OF] = call.principal.tenant
         return mirrored

@@ -27,6 +27,8 @@ from hookline.providers.upstream import Upstream, to_upstream_error
 from hookline.reply import Reply
 from hookline.transport import DECODABLE, BodyTooLarge, TransportError, UpstreamResponse, decoded
 
+STATUS_MAX = 599
+"""RFC 9110, section 15: a status outside 100-599 is invalid."""
 MAX_ERROR_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
 MAX_DECODED_BYTES = 1 << 30
@@ -37,6 +39,8 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
     """The reply for the pipeline. Raises UpstreamError if the body breaks off or is larger than its bound."""
     headers = upstream.reply_headers.read(response.headers)
     status = response.status
+    if status > STATUS_MAX:
+        raise UpstreamError(f"{deployment.id} answered with the status {status}, which means nothing", kind="garbage")
     if status >= 400:
         body = upstream.hide_secrets(headers, await read_error(response, headers, deployment), deployment)
         return Reply(status, headers, body)

@@ -13,7 +13,7 @@ import asyncio
 import orjson
 from multidict import CIMultiDict
 
-from hookline import Call, Host, Slot
+from hookline import Call, Host, Slot, derive_call
 
 REFRESHES_MAX = 32
 PAUSE_S = 5.0
@@ -61,18 +61,7 @@ def _again(call: Call, key: bytes, host: Host) -> Call:
     for name in _NOT_AGAIN:
         headers.pop(name, None)
     headers["cache-control"] = "no-cache"
-    again = Call(
-        id=f"{call.id}-refresh",
-        method=call.method,
-        path=call.path,
-        query=call.query,
-        endpoint=call.endpoint,
-        headers=headers,
-        started_at=host.clock.monotonic(),
-        started_time=host.clock.time(),
-        surface="refresh",
-        principal=call.principal,
-    )
+    again = derive_call(call, "refresh", host.clock, surface="refresh", headers=headers)
     again.tags = [*call.tags, "cache-refresh"]
     again.set_json(call.body, orjson.loads(call.body))
     again[EXPECTED_KEY] = key

@@ -16,7 +16,7 @@ import orjson
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import ApiError, Call, Host, Reply, Slot, StartupError, Unavailable, UpstreamError, hookimpl
+from hookline import ApiError, Call, Host, Reply, Slot, StartupError, Unavailable, UpstreamError, derive_call, hookimpl
 from hookline.builtins.degradation.static_answer import may_answer, static_reply
 
 HEADER = "x-hookline-rescue"
@@ -112,19 +112,7 @@ class Plugin:
         headers = CIMultiDict(call.headers)
         for name in NOT_SENT_ON:
             headers.popall(name, None)
-        clock = self._host.clock
-        inner = Call(
-            id=f"{call.id}-rescue",
-            method=call.method,
-            path=call.path,
-            query=call.query,
-            endpoint=call.endpoint,
-            headers=headers,
-            started_at=clock.monotonic(),
-            started_time=clock.time(),
-            surface=call.surface,
-            principal=call.principal,
-        )
+        inner = derive_call(call, "rescue", self._host.clock, surface=call.surface, headers=headers)
         inner.set_json(orjson.dumps(payload), payload)
         inner.deadline = call.deadline if call.deadline is not None else call.started_at + self._total_s
         inner.tags, inner.remote, inner.is_explained = list(call.tags), call.remote, False
