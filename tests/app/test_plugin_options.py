@@ -40,7 +40,7 @@ def problems_of(folder: Path, table: str) -> list[str]:
         ),
         ('[plugins.degradation]\nmodel = "gone"', '[plugins.degradation] model: model "gone" does not exist'),
         ("[plugins.circuit_breaker]\nopen_s = 9.0\nmax_open_s = 1.0", "open_s 9 is above max_open_s 1"),
-        ("[models.m.plugins.circuit_breaker]\nopen_s = 90.0", "open_s 90 is above max_open_s 60"),
+        ("[models.m.plugins.circuit_breaker]\nopen_s = 90.0\nmax_open_s = 60.0", "open_s 90 is above max_open_s 60"),
         ("[models.m.plugins.load_shedding]\nmin_limit = 10\nmax_limit = 5", "min_limit 10 is above max_limit 5"),
         ('[models.m.plugins.model_selection.complexity]\neasy = ["up/echo"]', "complexity"),
         ("[models.m.plugins.hedging]\nbudget = 0.5", "budget: is the same for every model; move it to [plugins.hedging]"),

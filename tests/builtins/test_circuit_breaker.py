@@ -204,6 +204,11 @@ def test_half_open_admits_one_probe_at_a_time():
     assert (circuit.state, circuit.is_admitting(100.0)) == ("half_open", False)
 
 
+def test_a_longer_open_s_alone_lengthens_the_longest_time():
+    assert BreakerOptions(open_s=300).max_open_s == 300
+    assert BreakerOptions(open_s=30).max_open_s == 60
+
+
 def test_the_open_time_doubles_up_to_its_maximum_and_starts_again_after_a_well_window(make_attempt):
     options = BreakerOptions(open_s=5, max_open_s=30, consecutive_failures=1)
     circuit, waits = Circuit(30.0), []

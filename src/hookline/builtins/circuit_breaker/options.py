@@ -34,7 +34,9 @@ class BreakerOptions(BaseModel):
         description="Length of the window; not per model, deployments have one each.",
     )
     open_s: float = Field(5.0, gt=0, description="First time open; doubled each time a probe fails.")
-    max_open_s: float = Field(60.0, gt=0, description="Longest time open after failures.")
+    max_open_s: float = Field(
+        60.0, gt=0, description="Longest time open after failures; where it is not set, never less than `open_s`."
+    )
     jitter: float = Field(0.2, ge=0, lt=1, description="Up to this share of the time open is left out, by lot.")
     cooldown_s: float = Field(5.0, gt=0, description="Time open after a 429 without retry-after.")
     max_cooldown_s: float = Field(3_600.0, gt=0, description="Longest time open that a retry-after can ask for.")
@@ -54,5 +56,7 @@ class BreakerOptions(BaseModel):
     @model_validator(mode="after")
     def _check_open_times(self) -> BreakerOptions:
         if self.open_s > self.max_open_s:
-            raise ValueError(f"open_s {self.open_s:g} is above max_open_s {self.max_open_s:g}: swap them")
+            if "max_open_s" in self.model_fields_set:
+                raise ValueError(f"open_s {self.open_s:g} is above max_open_s {self.max_open_s:g}: swap them")
+            object.__setattr__(self, "max_open_s", self.open_s)  # frozen for everybody else
         return self
