@@ -295,7 +295,6 @@ class AttemptLoop:
         def begin() -> None:
             nonlocal race
             self._is_race_over = False
-            self._is_race_over = False
             race = asyncio.ensure_future(self._race(attempt, ended, own))
 
         timer = loop.call_later(hedge_after_s, begin)
@@ -329,9 +328,8 @@ class AttemptLoop:
         timer, own = self.call._timer, asyncio.current_task()
         assert timer is not None
         assert own is not None
-        self.call._timer = timer.for_end(
-            own
-        )  # a hook that takes too long over a hedge is cut short here, not in `owner`
+        # A hook that takes too long over a hedge is cut short here, not in `owner`.
+        self.call._timer = timer.for_end(own)
         try:
             while live:
                 if not done:

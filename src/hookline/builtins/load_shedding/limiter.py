@@ -104,9 +104,8 @@ class Limiter:
         if idle is None:
             if len(self._idle) >= KINDS_MAX:
                 del self._idle[next(iter(self._idle))]
-            self._idle[kind] = Idle(
-                latency_s
-            )  # the first of its kind: right if it was quiet, and corrected by those that are
+            # The first of its kind: right if it was quiet, and corrected by those that are.
+            self._idle[kind] = Idle(latency_s)
             return False
         if entry.was_quiet:
             idle.add(latency_s)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from hookline import Call, Deployment, Target
 
-TEXT_BYTES_PER_TOKEN_MAX = 6
-"""Natural text has about 4; only a request that is too long even by this is left out."""
+TEXT_CHARS_PER_TOKEN_MAX = 6
+"""English text has about 4, others fewer; only a request that is too long even by this is left out."""
 CAPABILITY_OF_PART = {"image_url": "vision", "input_image": "vision", "input_audio": "audio"}
 """Content part type -> what a deployment must be capable of."""
 
@@ -39,13 +39,13 @@ def surely_fit(call: Call, targets: Sequence[Target]) -> bool:
 
 def needs_of(call: Call) -> Needs:
     """Read the request once. Text counts, inline images and audio don't: their bytes say nothing about their tokens."""
-    text_bytes, capabilities = 0, set[str]()
+    text_chars, capabilities = 0, set[str]()
     payload = call.payload or {}
     for part in content_parts(payload):
         if isinstance(part, str):
-            text_bytes += len(part)
+            text_chars += len(part)
         elif isinstance(text := part.get("text"), str):
-            text_bytes += len(text)
+            text_chars += len(text)
         elif (capability := CAPABILITY_OF_PART.get(str(part.get("type")))) is not None:
             capabilities.add(capability)
     if call.chat.tools:
@@ -54,7 +54,7 @@ def needs_of(call: Call) -> Needs:
         capabilities.add("json_schema")
     if "audio" in listed(payload.get("modalities")):
         capabilities.add("audio")
-    return Needs(text_bytes // TEXT_BYTES_PER_TOKEN_MAX, call.chat.max_output_tokens, frozenset(capabilities))
+    return Needs(text_chars // TEXT_CHARS_PER_TOKEN_MAX, call.chat.max_output_tokens, frozenset(capabilities))
 
 
 def content_parts(payload: dict[str, Any]) -> Iterator[str | dict[str, Any]]:
