@@ -1,7 +1,7 @@
 """The catalog: which deployments a model name means, and who may ask for it.
 
 Lives here: exact names, "provider/model", the default provider, calls without a model, permission. Elsewhere: which of the deployments is tried first
-(builtins/model_selection.py), where they come from (assembly.py).
+(builtins/model_selection), where they come from (assembly.py).
 Idea: names that are configured are one dict lookup; all other names become deployments on the fly, through a bounded cache, for clients choose them."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Deployments and targets: where a call can go.
 
-Lives here: a model at a provider, and that deployment as chosen for one call. Elsewhere: which names mean which deployments (catalog.py), who chooses (builtins/model_selection.py).
+Lives here: a model at a provider, and that deployment as chosen for one call. Elsewhere: which names mean which deployments (catalog.py), who chooses (builtins/model_selection).
 Idea: a deployment is configuration and never changes; a target belongs to one call and carries that call's timeouts."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Errors: every way to fail, and what the client gets for it.
 
 Lives here: one class per thing a caller does differently, each with status, OpenAI `type` and `code`; `Rejected` and `Skip`, by which hooks end a call or drop a target; `UPSTREAM_KINDS`, how an upstream can fail.
-Elsewhere: transport failures (transport/errors.py; a provider turns them into `UpstreamError`), who tries again (builtins/fallback.py).
+Elsewhere: transport failures (transport/errors.py; a provider turns them into `UpstreamError`), who tries again (builtins/fallback).
 Idea: an error is data that becomes the OpenAI error object in exactly one place, `ApiError.to_object`; messages never quote what may be a secret."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Explanations: what would become of a call, found out by a dry run of that very call.
 
 Lives here: the chain that goes on after a refusal, and the answer made of what it found. Elsewhere: dry runs (pipeline.py, attempts.py), reasons (`call.note`), who may ask
-(builtins/explain.py, surfaces/explained.py).
+(builtins/explain, surfaces/explained.py).
 Idea: the hooks themselves are asked, so an explanation can't say anything else than the call would meet. Only, a refusal does not end it: it is written down and the next
 hook is asked, because who is over a limit wants to know what else is in the way. Every plugin leaves its facts in `FINDINGS` and its reasons as notes.
 

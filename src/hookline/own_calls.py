@@ -1,6 +1,6 @@
-"""Own calls: what is said of a call that no client made (a mirror, a health probe).
+"""Own calls: what is said of a call that a plugin makes: a mirror, a health probe, a refresh, a rescue.
 
-Lives here: `derive_call`, slots that who makes such a call writes, and others read. Elsewhere: how it is made (`Host.run`), who pays for it (`Call.principal`).
+Lives here: `derive_call`, slots that who makes such a call writes, and others read. Elsewhere: how it is run (`Host.run`, `Host.begin`), who pays for it (`Call.principal`).
 Idea: it goes through the whole chain like any other; only what would be concluded from a client's call must not be concluded from it."""
 
 from __future__ import annotations

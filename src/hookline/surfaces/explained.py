@@ -1,6 +1,6 @@
 """`x-hookline-explain: true`: a client asks what would become of its own call.
 
-Lives here: who may, and the reply. Elsewhere: the dry run and the explanation (explaining.py), any call of any key (builtins/explain.py, for the admin key).
+Lives here: who may, and the reply. Elsewhere: the dry run and the explanation (explaining.py), any call of any key (builtins/explain, for the admin key).
 Idea: the header never becomes an ordinary call by accident: where it is not served it is refused."""
 
 from __future__ import annotations

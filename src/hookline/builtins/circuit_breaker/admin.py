@@ -78,7 +78,7 @@ class BreakerRoutes:
 
 
 def describe(name: str, circuit: Circuit | None, now: float) -> dict[str, Any]:
-    """For the answer."""
+    """One line of the list; a deployment without a circuit was never voted on, so it is closed."""
     circuit = circuit or Circuit(1.0)
     counts = circuit.window.count(now)
     return {

@@ -1,6 +1,6 @@
 """One deployment's circuit: the window of votes, the table of states.
 
-Lives here: `Circuit`, `TRANSITIONS`, `VoteWindow`. Elsewhere: what a vote is (votes.py), other processes' circuits (sharing.py), who asks (the package's __init__).
+Lives here: `Circuit`, `TRANSITIONS`, `VoteWindow`; for how long one opens, which one is forced. Elsewhere: what a vote is (votes.py), other processes' circuits (sharing.py), who asks (the package's __init__).
 Idea: the state changes only by `TRANSITIONS`; everything else makes events for it or asks it. No clock, no logger: time comes in as a number.
 
 The rules
@@ -61,7 +61,7 @@ class Counts(NamedTuple):
 
 
 class Ballot(NamedTuple):
-    """What other processes have seen of a deployment. Times are Unix seconds."""
+    """What other processes have seen of a deployment. Times are Unix seconds on the board, and this process's monotonic ones in `Circuit.others`."""
 
     counts: Counts = Counts()
     row: int = 0

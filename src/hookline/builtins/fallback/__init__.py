@@ -303,7 +303,7 @@ def retries_of(call: Call) -> int:
 
 
 def client_retries(call: Call) -> int:
-    """How often the client has tried this before, as OpenAI's SDKs say; what they did needs not be done again here."""
+    """How often the client has tried this before, as OpenAI's SDKs say; what they did need not be done again here."""
     said = call.headers.get("x-stainless-retry-count", "")
     return int(said) if said.isdecimal() and len(said) < 4 else 0
 

@@ -5,8 +5,8 @@ Idea: a dead upstream is asked once per call and not three times. Calls pay in a
 
     attempts <= calls + share * calls + per_s * seconds        (in all, and for each deployment by the calls that could go there)
 
-holds over any KEEP_S or more, whatever fails (Finagle's RetryBudget has the same numbers). What `per_s` gives in KEEP_S is there at the start, and is kept when
-it is not used: a handful of calls must be saved whatever their share. Counting a call is one addition; the rest is reckoned when somebody takes."""
+holds from the start on, after KEEP_S, whatever fails (Finagle's RetryBudget has the same numbers). What `per_s` gives in KEEP_S is there at the start, and what is not used
+is kept for as long: a handful of calls must be saved whatever their share. So a stretch after a quiet time may have that much more, once. Counting a call is one addition; the rest is reckoned when somebody takes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Load shedding: under overload, fast 503s to the least important and steady latency to the rest.
 
-Lives here: priority classes, who is turned away, what is counted. Elsewhere: the limit and what moves it (limiter.py), limits per key (rate_limit), waiting in a queue (rate_limit's, by tenant).
+Lives here: priorities, who is turned away, what is counted. Elsewhere: the limit and what moves it (limiter.py), limits per key (rate_limit), waiting in a queue (rate_limit's, by tenant).
 Idea: an upstream that has more calls than places makes all of them slow, and what is slow is given up and asked again. So what does not fit is refused before it costs
-anything: each class may fill a share of the limit, the important the whole of it. There is no queue: a call that waits here would only be slow in another place.
+anything: each priority may fill a share of the limit, the important the whole of it. There is no queue: a call that waits here would only be slow in another place.
 
 What counts is the time to the first byte of one attempt that was answered, so neither a retry's pause nor a cache hit says anything about the model."""
 
@@ -40,20 +40,20 @@ class SheddingOptions(BaseModel):
         description="How many times the latency of an idle model is still good; above, the limit falls.",
     )
     shares: dict[Priority, Share] = Field(
-        {"low": 0.6, "normal": 0.8, "high": 1.0}, description="Up to which share of the limit each class is let in."
+        {"low": 0.6, "normal": 0.8, "high": 1.0}, description="Up to which share of the limit each priority is let in."
     )
     default: Priority = Field(
-        "normal", json_schema_extra={"per_model": False}, description="The class of everybody else; not per model."
+        "normal", json_schema_extra={"per_model": False}, description="The priority of everybody else; not per model."
     )
     keys: dict[str, Priority] = Field(
-        {}, json_schema_extra={"per_model": False}, description="Classes by name or id of a key; not per model."
+        {}, json_schema_extra={"per_model": False}, description="Priorities by name or id of a key; not per model."
     )
     tenants: dict[str, Priority] = Field(
         {},
         json_schema_extra={"per_model": False},
-        description="Classes by tenant, where the key has none; not per model.",
+        description="Priorities by tenant, where the key has none; not per model.",
     )
-    tags: dict[str, Priority] = Field({}, description="Classes by tag of a key, where key and tenant have none.")
+    tags: dict[str, Priority] = Field({}, description="Priorities by tag of a key, where key and tenant have none.")
     retry_after_s: float = Field(1.0, gt=0, le=3_600, description="What refused clients are told to wait.")
 
     @model_validator(mode="after")

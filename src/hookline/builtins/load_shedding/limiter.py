@@ -88,7 +88,7 @@ class Limiter:
         self._ratio_before = 0.0
 
     def fits(self, share: float) -> bool:
-        """Whether one more call of a class that may use `share` of the limit fits; at least one always does."""
+        """Whether one more call that may use `share` of the limit fits; at least one always does."""
         return self.in_flight < max(int(self.limit * share), 1)
 
     def enter(self, share: float, now: float) -> Entry:
