@@ -100,7 +100,7 @@ ADMIN_MANNERS = """\
 # Admin API
 
 For whoever has the key of `[admin] key`, sent as `authorization: Bearer ...`; without that line in `proxy.toml` there is no such path.
-Each route belongs to a plugin of `[chain]`: keys to `auth`, the cache to `cache`, the rest to `budget`.
+Each route belongs to a plugin of `[chain]`: keys to `auth`, the cache to `cache`, explanations to `explain`, breakers to `circuit_breaker`, the rest to `budget`.
 
 All of them read what they are sent in one way, and so can [routes of your own plugins](../howto/plugin-routes.md):
 
