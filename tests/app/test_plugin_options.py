@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,23 @@ def test_what_is_described_as_not_per_model_is_marked_so(point: Any) -> None:
     for name, field in options.model_fields.items() if options is not None else ():
         marked = isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("per_model") is False
         assert marked == ("not per model" in (field.description or "")), name
+
+
+@pytest.mark.parametrize("point", entry_points(group="hookline"), ids=lambda point: point.name)
+def test_every_number_has_a_bound_above(point: Any) -> None:
+    """TOML knows `inf`; a time that never ends can neither be stored nor told to another process."""
+    options = getattr(point.load(), "Options", None)
+    schema = options.model_json_schema() if options is not None else {}
+
+    assert list(_endless(schema, "")) == []
+
+
+def _endless(schema: Any, name: str) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if schema.get("type") in ("number", "integer") and not schema.keys() & {"maximum", "exclusiveMaximum"}:
+            yield name
+        for key, value in schema.items():
+            yield from _endless(value, f"{name}.{key}")
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _endless(value, name)

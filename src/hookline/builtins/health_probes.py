@@ -78,7 +78,7 @@ class ProbeOptions(BaseModel):
         2.0, description="The same after one that failed."
     )
     timeout_s: Annotated[float, Field(gt=0, le=600)] = Field(10.0, description="Until a probe's answer begins.")
-    max_parallel: int = Field(4, gt=0, description="Probes under way at a time, in one process.")
+    max_parallel: int = Field(4, gt=0, le=1_000, description="Probes under way at a time, in one process.")
     tenant: str = Field(NAME, min_length=1, description="Who pays: `[tenants.X]` may give it a budget and limits.")
 
 

@@ -49,8 +49,10 @@ class IdempotencyOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    ttl_s: float = Field(86_400, gt=0, description="How long a reply is kept for those who send its key again.")
-    max_entry_bytes: int = Field(4 * 1024 * 1024, gt=0, description="Longer replies are not kept.")
+    ttl_s: float = Field(
+        86_400, gt=0, le=366 * 86_400, description="How long a reply is kept for those who send its key again."
+    )
+    max_entry_bytes: int = Field(4 * 1024 * 1024, gt=0, le=1 << 30, description="Longer replies are not kept.")
 
 
 LEAD: Slot[Lead] = Slot("idempotency_lead")

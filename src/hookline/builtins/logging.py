@@ -44,9 +44,14 @@ class LoggingOptions(BaseModel):
 
     to: str = Field("stderr", min_length=1, description='"stderr", "stdout", or the path of a file to append to.')
     prompts: bool = Field(False, description="Add the request's body: what people wrote is then in the log.")
-    max_prompt_bytes: int = Field(64 * 1024, ge=0, description="A longer request is logged by its size only.")
+    max_prompt_bytes: int = Field(
+        64 * 1024, ge=0, le=1 << 30, description="A longer request is logged by its size only."
+    )
     max_buffer_bytes: int = Field(
-        4 * 1024 * 1024, ge=64 * 1024, description="Lines that wait for a slow reader; more are dropped and counted."
+        4 * 1024 * 1024,
+        ge=64 * 1024,
+        le=1 << 30,
+        description="Lines that wait for a slow reader; more are dropped and counted.",
     )
 
 

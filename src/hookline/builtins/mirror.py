@@ -49,8 +49,10 @@ class MirrorOptions(BaseModel):
     exclude_tags: list[str] = Field(
         [], description="Nor are those with one of these tags, of their key or token or given by a plugin."
     )
-    max_body_bytes: int = Field(1024 * 1024, gt=0, description="Longer requests are not mirrored.")
-    max_in_flight: int = Field(16, gt=0, description="Of one process; what would go beyond is left out and counted.")
+    max_body_bytes: int = Field(1024 * 1024, gt=0, le=1 << 30, description="Longer requests are not mirrored.")
+    max_in_flight: int = Field(
+        16, gt=0, le=10_000, description="Of one process; what would go beyond is left out and counted."
+    )
     timeout_s: Annotated[float, Field(gt=0, le=3_600)] = Field(60.0, description="How long a mirrored call may take.")
     tenant: str = Field(NAME, min_length=1, description="Who pays: `[tenants.X]` may give it a budget and limits.")
 

@@ -17,7 +17,7 @@ class BudgetOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    max_output_tokens: Annotated[int, Field(ge=1)] = Field(
+    max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         4_096, description="Cap of an answer on a hard budget where the request sets no limit of its own."
     )
     clamp: bool = Field(

@@ -15,31 +15,40 @@ class BreakerOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    consecutive_failures: int = Field(5, ge=1, description="Opens after this many failures in a row.")
+    consecutive_failures: int = Field(5, ge=1, le=1_000_000, description="Opens after this many failures in a row.")
     failure_rate: float = Field(
         0.25,
         gt=0,
         le=1,
         description="Opens at this share of failures over the window: a little more than the retry budget can save ...",
     )
-    min_votes: int = Field(20, ge=1, description="... once it holds this many votes.")
+    min_votes: int = Field(20, ge=1, le=1_000_000, description="... once it holds this many votes.")
     slow_call_s: float | None = Field(
-        None, gt=0, description="A call is slow whose first byte (stream) or answer takes longer; none: no call is."
+        None,
+        gt=0,
+        le=86_400,
+        description="A call is slow whose first byte (stream) or answer takes longer; none: no call is.",
     )
     slow_call_rate: float = Field(0.5, gt=0, le=1, description="Opens at this share of slow calls over the window.")
     window_s: float = Field(
         30.0,
         gt=0,
+        le=86_400,
         json_schema_extra={"per_model": False},
         description="Length of the window; not per model, deployments have one each.",
     )
-    open_s: float = Field(5.0, gt=0, description="First time open; doubled each time a probe fails.")
+    open_s: float = Field(5.0, gt=0, le=86_400, description="First time open; doubled each time a probe fails.")
     max_open_s: float = Field(
-        60.0, gt=0, description="Longest time open after failures; where it is not set, never less than `open_s`."
+        60.0,
+        gt=0,
+        le=86_400,
+        description="Longest time open after failures; where it is not set, never less than `open_s`.",
     )
     jitter: float = Field(0.2, ge=0, lt=1, description="Up to this share of the time open is left out, by lot.")
-    cooldown_s: float = Field(5.0, gt=0, description="Time open after a 429 without retry-after.")
-    max_cooldown_s: float = Field(3_600.0, gt=0, description="Longest time open that a retry-after can ask for.")
+    cooldown_s: float = Field(5.0, gt=0, le=86_400, description="Time open after a 429 without retry-after.")
+    max_cooldown_s: float = Field(
+        3_600.0, gt=0, le=30 * 86_400, description="Longest time open that a retry-after can ask for."
+    )
     share_s: float = Field(
         0.25,
         ge=0.05,

@@ -30,9 +30,11 @@ class SheddingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    initial_limit: int = Field(40, ge=1, description="Calls in flight to one model, in one process, at first.")
-    min_limit: int = Field(4, ge=1, description="Never fewer.")
-    max_limit: int = Field(1_000, ge=1, description="Never more. The same as min_limit: a fixed limit.")
+    initial_limit: int = Field(
+        40, ge=1, le=1_000_000, description="Calls in flight to one model, in one process, at first."
+    )
+    min_limit: int = Field(4, ge=1, le=1_000_000, description="Never fewer.")
+    max_limit: int = Field(1_000, ge=1, le=1_000_000, description="Never more. The same as min_limit: a fixed limit.")
     tolerance: float = Field(
         1.5,
         gt=1,

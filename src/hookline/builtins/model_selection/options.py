@@ -17,7 +17,7 @@ Strategy = Literal[
     "auto", "listed", "weighted", "round_robin", "least_in_flight", "lowest_latency", "cheapest", "sticky"
 ]
 StickyBy = Literal["conversation", "user", "key", "tenant"]
-Usd = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Usd = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 
 
 class Who(BaseModel):
@@ -102,7 +102,7 @@ class SelectionOptions(BaseModel):
         None,
         description="What a call may cost at worst. An answer without a limit in the request is counted, and capped, at `assumed_output_tokens`.",
     )
-    assumed_output_tokens: Annotated[int, Field(ge=1)] = Field(
+    assumed_output_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         4_096, description="The length of an answer whose request sets no limit, where a cost may not be exceeded."
     )
     cheapest_below: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import LimitTable
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 class RateLimitOptions(BaseModel):
