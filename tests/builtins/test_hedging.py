@@ -89,6 +89,16 @@ def test_a_fixed_delay_holds_until_the_deployment_is_known(
     assert plugin.select(make_call({**CHAT, "stream": True}), targets("1", "2"))[0].hedge_after_s == 2.0
 
 
+def test_without_a_percentile_the_delay_stays_what_was_said(make_host: Any, make_call: Any, make_attempt: Any) -> None:
+    plugin = Plugin(HedgingOptions(percentile=0, after_s=2.0, min_samples=10), make_host())
+    for _ in range(10):
+        attempt = make_attempt("up/1")
+        attempt.first_byte_at = attempt.started_at + 0.3
+        plugin.attempt_ended(make_call(CHAT), attempt)
+
+    assert [t.hedge_after_s for t in plugin.select(make_call(CHAT), targets("1", "2"))] == [2.0, 2.0]
+
+
 def test_a_loser_counts_as_slow_as_it_was_and_a_failure_says_nothing(
     make_host: Any, make_call: Any, make_attempt: Any
 ) -> None:
@@ -154,7 +164,7 @@ async def test_a_hedge_that_may_not_be_made_leaves_its_target_for_the_fallback()
     assert kit.metric("hookline_hedges_total", outcome="unaffordable") == 1
 
 
-@pytest.mark.parametrize("options", [{"percentile": None}, {"percentile": 0.3}, {"budget": 5}, {"min_samples": 500}])
+@pytest.mark.parametrize("options", [{"percentile": 0}, {"percentile": 0.3}, {"budget": 5}, {"min_samples": 500}])
 def test_options_that_cannot_hedge_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         HedgingOptions(**options)

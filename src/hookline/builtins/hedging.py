@@ -35,11 +35,11 @@ class HedgingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    percentile: float | None = Field(
+    percentile: float = Field(
         0.95,
-        gt=0.5,
+        ge=0,
         lt=1,
-        description="Hedge calls slower than this share of the deployment's own; none = only after_s.",
+        description="Hedge calls slower than this share of the deployment's own, above 0.5; 0: only after_s.",
     )
     after_s: float | None = Field(
         None, ge=0, le=3_600, description="A fixed delay; with a percentile, the delay until there are min_samples."
@@ -57,7 +57,11 @@ class HedgingOptions(BaseModel):
 
     @model_validator(mode="after")
     def _check_delay(self) -> HedgingOptions:
-        if self.percentile is None and self.after_s is None and self.max_per_call:
+        if 0 < self.percentile <= 0.5:
+            raise ValueError(
+                f"percentile {self.percentile:g} would hedge half of the calls or more: above 0.5, or 0 for after_s alone"
+            )
+        if not self.percentile and self.after_s is None and self.max_per_call:
             raise ValueError(
                 "neither percentile nor after_s: nothing says when to hedge; max_per_call = 0 turns it off"
             )
@@ -176,7 +180,7 @@ class Plugin:
         seen.add(ended_at - attempt.started_at)
 
     def _delay_of(self, call: Call, target: Target, options: HedgingOptions) -> float | None:
-        if options.percentile is not None:
+        if options.percentile:
             seen = self._seen.get((target.deployment.listed_id, call.endpoint, call.is_stream))
             if seen is not None and len(seen) >= options.min_samples:
                 return max(seen.percentile(options.percentile), options.min_after_s)
