@@ -90,7 +90,7 @@ def take_over(settings: Settings, host: str, port: int) -> Predecessor | None:
     try:
         connection.connect(str(path))
         message, fds, _, _ = socket.recv_fds(connection, MESSAGE_BYTES_MAX, 1)
-        told = json.loads(message) if message else {}
+        told = json.loads(message) if fds else {}
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         log.warning("there is no server to take over from at %s; starting as the first", path)
@@ -104,7 +104,8 @@ def take_over(settings: Settings, host: str, port: int) -> Predecessor | None:
         raise StartupError([f"can't take over at {path}: {error}"]) from error
     if not fds:
         connection.close()
-        raise StartupError([f"can't take over at {path}: {told.get('error', 'the server there did not answer')}"])
+        why = "the server there gave no socket; its log says why (only its own user and root may take over)"
+        raise StartupError([f"can't take over at {path}: {why}"])
     listener = socket.socket(fileno=fds[0])
     listener.setblocking(False)
     address = listener.getsockname()

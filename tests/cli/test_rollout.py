@@ -298,6 +298,21 @@ def test_a_successor_that_fails_changes_nothing(
     assert ask(server.base_url) == "hi"
 
 
+def test_a_server_that_gives_no_socket_is_not_taken_over(
+    run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    (folder / "proxy.toml").write_text(config(workers=1))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(folder / "hookline.sock"))
+        other.listen(1)
+        threading.Thread(target=lambda: other.accept()[0].close(), daemon=True).start()
+        refused = run("serve", "--takeover")
+
+    assert refused.returncode == 2
+    assert "gave no socket; its log says why" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_the_socket_is_its_owners_and_goes_with_the_server(serve: Serve, folder: Path) -> None:
     server = serve(config(workers=1))
     path = folder / "hookline.sock"

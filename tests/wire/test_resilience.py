@@ -13,6 +13,7 @@ import aiohttp
 import openai
 import pytest
 
+from hookline.builtins.explain.commands import ask as ask_gateway
 from hookline.testing.process import HOOKLINE, ProxyProcess, clean_environ
 from hookline.testing.upstream import STALL, ScriptedUpstream, json_reply, sse_reply
 
@@ -242,6 +243,8 @@ async def test_explain_tells_all_and_takes_nothing(
     assert done.returncode == 0, done.stderr
     assert "candidate  up/one: kept" in done.stdout
     assert "budget     " in done.stdout
+    with pytest.raises(OSError, match="has no scheme: begin it with http"):
+        ask_gateway(proxy.base_url.removeprefix("http://"), ADMIN, asked)
     assert len(upstream.requests) == 1
 
 

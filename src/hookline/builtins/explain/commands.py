@@ -69,6 +69,8 @@ def read_request(file: Path, key: str | None, path: str) -> dict[str, Any]:
 
 def ask(url: str, admin_key: str | None, asked: dict[str, Any]) -> dict[str, Any]:
     """The explanation. Raises OSError with a sentence."""
+    if not url.startswith(("http://", "https://")):
+        raise OSError(f'--url "{url}" has no scheme: begin it with http:// or https://')
     headers = {"content-type": "application/json"}
     if admin_key:
         headers["authorization"] = f"Bearer {admin_key}"
@@ -79,6 +81,8 @@ def ask(url: str, admin_key: str | None, asked: dict[str, Any]) -> dict[str, Any
             return answer
     except urllib.error.HTTPError as error:
         raise OSError(_refusal(error.code, error.read())) from None
+    except TimeoutError:
+        raise OSError(f"{url} did not answer within {TIMEOUT_S:g} s; its log may say why") from None
     except urllib.error.URLError as error:
         raise OSError(
             f"nobody answers at {url} ({error.reason}); start it by `hookline serve`, or give --url"

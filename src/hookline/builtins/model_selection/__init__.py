@@ -303,7 +303,8 @@ def _explain(
         reasons, rank = [f"strategy {strategy}"], rank_of_target.get(id(target))
         if rank is not None:
             reasons += [f"its upstream's limit is used up for {rank.wait_s:.1f} s"] if rank.wait_s else []
-            reasons += [f"meant for requests {rank.classes_above} class higher"] if rank.classes_above else []
+            higher = f"{rank.classes_above} {'class' if rank.classes_above == 1 else 'classes'} higher"
+            reasons += [f"meant for requests {higher}"] if rank.classes_above else []
             reasons += ["not the preferred provider"] if rank.is_not_preferred else []
             reasons += [f"priority {rank.priority}"] if rank.priority else []
         call.note("model_selection", "ranked", f"{place}. {target.deployment.id}: {', '.join(reasons)}")
