@@ -53,7 +53,7 @@ def unknown_models(options: DegradationOptions, host: Host) -> Iterator[str]:
     tables |= {f'models."{name}".plugins.degradation': own for name, own in host.options_by_model.items()}
     for where, table in tables.items():
         if table.model is not None and table.model not in models and table.model.partition("/")[0] not in providers:
-            yield f'[{where}] model: model "{table.model}" does not exist'
+            yield f'[{where}] model: model "{table.model}" does not exist; name one of [models], or "provider/model"'
 
 
 class Plugin:

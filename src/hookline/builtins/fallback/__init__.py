@@ -260,7 +260,7 @@ def unknown_models(options: FallbackOptions, host: Host) -> Iterator[str]:
         for key in ("models", *LISTS.values()):
             for name in getattr(table, key):
                 if name not in models and name.partition("/")[0] not in providers:
-                    yield f'[{where}] {key}: model "{name}" does not exist'
+                    yield f'[{where}] {key}: model "{name}" does not exist; name one of [models], or "provider/model"'
 
 
 class Token:
