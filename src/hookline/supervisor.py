@@ -204,7 +204,10 @@ class _Supervisor:
         pause_s = PAUSE_FIRST_S / 2
         while True:
             started_at = loop.time()
-            how = "before it was ready" if worker is None else f"{worker.process.pid} with status {await worker.end}"
+            how = "before it was ready"
+            if worker is not None:
+                status = await worker.end
+                how = f"{worker.process.pid} with status {status}"
             if self._stopping.is_set():
                 return
             is_old = loop.time() - started_at > OLD_ENOUGH_S
