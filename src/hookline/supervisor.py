@@ -38,6 +38,8 @@ OLD_ENOUGH_S = 10.0
 """A worker that lived this long did not die of its start."""
 KILL_AFTER_S = 5.0
 LOOK_EVERY_S = 0.1
+NOTHING_CUT = (0, -signal.SIGTERM)
+"""Exit statuses. Once its loop has ended, with its last call, a worker dies of a signal like any process: one that was being replaced and is told to stop just then."""
 NEVER = float("inf")
 
 
@@ -293,4 +295,4 @@ class _Supervisor:
                     worker.send(signal.SIGKILL)
                 kill_at = NEVER
             await asyncio.wait({worker.end for worker in self._workers}, timeout=LOOK_EVERY_S)
-        return any(worker.end.result() != 0 for worker in serving)
+        return any(worker.end.result() not in NOTHING_CUT for worker in serving)
