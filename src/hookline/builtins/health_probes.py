@@ -35,7 +35,6 @@ from hookline import (
     Principal,
     Refusal,
     Slot,
-    StartupError,
     Step,
     Take,
     Target,
@@ -78,11 +77,19 @@ class ProbeOptions(BaseModel):
         2.0, description="The same after one that failed."
     )
     timeout_s: Annotated[float, Field(gt=0, le=600)] = Field(10.0, description="Until a probe's answer begins.")
-    max_parallel: int = Field(4, gt=0, le=1_000, description="Probes under way at a time, in one process.")
-    tenant: str = Field(NAME, min_length=1, description="Who pays: `[tenants.X]` may give it a budget and limits.")
-
-
-OF_PROCESS = ("max_parallel", "tenant")
+    max_parallel: int = Field(
+        4,
+        gt=0,
+        le=1_000,
+        json_schema_extra={"per_model": False},
+        description="Probes under way at a time, in one process; not per model.",
+    )
+    tenant: str = Field(
+        NAME,
+        min_length=1,
+        json_schema_extra={"per_model": False},
+        description="Who pays: `[tenants.X]` may give it a budget and limits; not per model.",
+    )
 
 
 class Probed:
@@ -108,14 +115,6 @@ class Plugin:
     def __init__(self, options: ProbeOptions, host: Host) -> None:
         self._host = host
         self._options = options
-        problems = [
-            f'[models."{model}".plugins.health_probes] {name}: is the same for every model; move it to [plugins.health_probes]'
-            for model, own in host.options_by_model.items()
-            for name in OF_PROCESS
-            if getattr(own, name) != getattr(options, name)
-        ]
-        if problems:
-            raise StartupError(problems)
         self._principal = Principal(key_id=NAME, key_name=NAME, tenant=options.tenant, tags=(NAME,))
         self._ids = map(f"health_probe-{uuid.uuid4().hex[:12]}-%d".__mod__, itertools.count(1))
         self._slots = asyncio.Semaphore(options.max_parallel)

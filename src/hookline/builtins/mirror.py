@@ -51,13 +51,19 @@ class MirrorOptions(BaseModel):
     )
     max_body_bytes: int = Field(1024 * 1024, gt=0, le=1 << 30, description="Longer requests are not mirrored.")
     max_in_flight: int = Field(
-        16, gt=0, le=10_000, description="Of one process; what would go beyond is left out and counted."
+        16,
+        gt=0,
+        le=10_000,
+        json_schema_extra={"per_model": False},
+        description="Of one process; what would go beyond is left out and counted; not per model.",
     )
     timeout_s: Annotated[float, Field(gt=0, le=3_600)] = Field(60.0, description="How long a mirrored call may take.")
-    tenant: str = Field(NAME, min_length=1, description="Who pays: `[tenants.X]` may give it a budget and limits.")
-
-
-OF_PROCESS = ("max_in_flight", "tenant")
+    tenant: str = Field(
+        NAME,
+        min_length=1,
+        json_schema_extra={"per_model": False},
+        description="Who pays: `[tenants.X]` may give it a budget and limits; not per model.",
+    )
 
 
 class Plugin:
@@ -68,9 +74,7 @@ class Plugin:
     def __init__(self, options: MirrorOptions, host: Host) -> None:
         self._options = options
         self._options_by_model: Mapping[str, MirrorOptions] = host.options_by_model
-        problems = [
-            text for where, own in self._places() for text in option_problems(where, own, options, host.settings)
-        ]
+        problems = [text for where, own in self._places() for text in option_problems(where, own, host.settings)]
         if problems:
             raise StartupError(problems)
         self._host = host
@@ -174,13 +178,9 @@ def mirrored_payload(call: Call, to: str) -> dict[str, Any]:
     return payload
 
 
-def option_problems(where: str, options: MirrorOptions, base: MirrorOptions, settings: Mapping[str, Any]) -> list[str]:
+def option_problems(where: str, options: MirrorOptions, settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with one table."""
-    problems = [
-        f"{where} {name}: is the same for every model; move it to [plugins.mirror]"
-        for name in OF_PROCESS
-        if getattr(options, name) != getattr(base, name)
-    ]
+    problems = []
     to = options.to
     takes_any_name = settings.get("default_provider", "") is not None  # or nobody said
     if to is not None and not takes_any_name and to not in settings.get("models", ()):

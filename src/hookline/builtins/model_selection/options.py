@@ -118,10 +118,13 @@ class SelectionOptions(BaseModel):
     )
     aliases: dict[str, str] = Field(
         {},
-        description="Other names for models: what the client asks for = the model it gets (limits and permissions too).",
+        json_schema_extra={"per_model": False},
+        description="Other names for models: what the client asks for = the model it gets (limits and permissions too); not per model.",
     )
     mappings: list[Mapping] = Field(
-        [], description="What a model's name means for a tenant, user, key or tag; the first that fits counts."
+        [],
+        json_schema_extra={"per_model": False},
+        description="What a model's name means for a tenant, user, key or tag; the first that fits counts; not per model.",
     )
 
     @model_validator(mode="after")
@@ -130,7 +133,3 @@ class SelectionOptions(BaseModel):
             if target in self.aliases:
                 raise ValueError(f'alias "{name}" means "{target}", which is an alias too: name the model itself')
         return self
-
-
-OF_NAMES = ("aliases", "mappings")
-"""Options that say what a name means: they can't differ per model, for the model is not known before."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from hookline import to_nanousd
 from hookline.builtins.model_selection.complexity import CLASSES
-from hookline.builtins.model_selection.options import OF_NAMES, Place, SelectionOptions, Strategy
+from hookline.builtins.model_selection.options import Place, SelectionOptions, Strategy
 
 EVERY_CLASS = frozenset(range(len(CLASSES)))
 IDS_MAX = 4_096
@@ -71,9 +71,6 @@ def option_problems(
     yield from _meaning_problems(options, settings, providers)
     for model, own in by_model.items():
         where = f'[models."{model}".plugins.model_selection]'
-        for name in OF_NAMES:
-            if getattr(own, name) != getattr(options, name):
-                yield f"{where} {name}: what a name means is the same for every model; move it to the plugin's own table"
         yield from _provider_problems(f"{where} prefer_provider", own, providers)
         if own.places != options.places:
             yield from _place_problems(f"{where} places", own.places, settings.get("places", {}))
