@@ -19,6 +19,7 @@ from collections import deque
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hookline import Attempt, Call, Host, Result, Skip, Target, Ticket, hookimpl
+from hookline.builtins.lasting import hosted_tool_of, tie_of
 
 WINDOW = 200
 """First bytes remembered per deployment and kind: the 95th percentile then stands on ten of them. 6 KiB each."""
@@ -26,8 +27,6 @@ WINDOWS_MAX = 1_000
 TOKENS_MAX = 10.0
 """So many hedges may follow each other at once."""
 ENDPOINTS = frozenset({"chat", "completions", "embeddings", "moderations", "responses"})
-HARMLESS_TOOLS = frozenset({"function", "custom"})
-"""Tools that the client runs itself; all others run at the provider, and some of them act (MCP, code, computers)."""
 
 
 class HedgingOptions(BaseModel):
@@ -197,12 +196,8 @@ def why_not_twice(call: Call) -> str | None:
     is_stored = payload.get("store", call.endpoint == "responses")
     if is_stored:
         return "the answer is stored at the provider"
-    for name in ("background", "conversation", "previous_response_id"):
-        if payload.get(name):
-            return f'"{name}" ties it to one provider'
-    tools = payload.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if kind not in HARMLESS_TOOLS:
-            return f'the provider runs tools of type "{str(kind)[:40]}"'
+    if (name := tie_of(payload)) is not None:
+        return f'"{name}" ties it to one provider'
+    if (kind := hosted_tool_of(payload)) is not None:
+        return f'the provider runs tools of type "{kind[:40]}"'
     return None

@@ -21,6 +21,8 @@ from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import OBJECTS_OF, ApiError, Call, Host, Principal, Result, StartupError, derive_call, hookimpl
+from hookline.builtins.lasting import hosted_tool_of, tie_of
+from hookline.builtins.model_names import unknown_models
 
 NAME = "mirror"
 TAG = "mirror"
@@ -28,9 +30,6 @@ ENDPOINTS = frozenset({"chat", "completions", "embeddings", "responses", "modera
 OWN_SURFACES = frozenset({NAME, "health_probes", "refresh", "admin"})
 """Of calls that no client made."""
 DIALECT_HEADERS = ("content-type", "accept", "openai-beta", "anthropic-beta", "anthropic-version")
-CLIENT_TOOLS = frozenset({"function", "custom"})
-"""Tools that the client runs. All others run at the provider, with effects."""
-LASTING_MEMBERS = ("background", "previous_response_id", "conversation")
 LEAST_PRIORITY = "low"
 
 
@@ -74,8 +73,7 @@ class Plugin:
     def __init__(self, options: MirrorOptions, host: Host) -> None:
         self._options = options
         self._options_by_model: Mapping[str, MirrorOptions] = host.options_by_model
-        problems = [text for where, own in self._places() for text in option_problems(where, own, host.settings)]
-        if problems:
+        if problems := list(unknown_models(options, host, models_in)):
             raise StartupError(problems)
         self._host = host
         self._principal = Principal(key_id=NAME, key_name=NAME, tenant=options.tenant, tags=(TAG,))
@@ -87,10 +85,6 @@ class Plugin:
             ("outcome",),
         )
         self._ok, self._failed, self._left_out, self._dropped = map(mirrored, ("ok", "failed", "left_out", "dropped"))
-
-    def _places(self) -> list[tuple[str, MirrorOptions]]:
-        own = [(f'[models."{name}".plugins.mirror]', found) for name, found in self._options_by_model.items()]
-        return [("[plugins.mirror]", self._options), *own]
 
     @hookimpl
     def call_ended(self, call: Call, result: Result) -> None:
@@ -162,12 +156,9 @@ def may_be_mirrored(call: Call, options: MirrorOptions) -> bool:
 def is_repeatable(call: Call) -> bool:
     """Whether asking it twice has no effect but its cost, and another provider can understand it."""
     payload = call.payload or {}
-    if any(payload.get(name) for name in LASTING_MEMBERS):
-        return False
-    tools = payload.get("tools")
     if call.endpoint == "responses" and isinstance(payload.get("prompt"), dict):
         return False  # a template that is kept at the provider
-    return not isinstance(tools, list) or all(isinstance(t, dict) and t.get("type") in CLIENT_TOOLS for t in tools)
+    return tie_of(payload) is None and hosted_tool_of(payload) is None
 
 
 def mirrored_payload(call: Call, to: str) -> dict[str, Any]:
@@ -178,13 +169,6 @@ def mirrored_payload(call: Call, to: str) -> dict[str, Any]:
     return payload
 
 
-def option_problems(where: str, options: MirrorOptions, settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with one table."""
-    problems = []
-    to = options.to
-    takes_any_name = settings.get("default_provider", "") is not None  # or nobody said
-    if to is not None and not takes_any_name and to not in settings.get("models", ()):
-        provider, _, model = to.partition("/")
-        if provider not in settings.get("providers", ()) or not model:
-            problems.append(f'{where} to: model "{to}" does not exist; name one of [models], or "provider/model"')
-    return problems
+def models_in(options: MirrorOptions) -> list[tuple[str, str]]:
+    """The model that is named, with the option that names it."""
+    return [] if options.to is None else [("to", options.to)]

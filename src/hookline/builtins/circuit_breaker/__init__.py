@@ -29,9 +29,9 @@ from hookline.builtins.circuit_breaker.circuit import Circuit, Event, choose_for
 from hookline.builtins.circuit_breaker.options import BreakerOptions
 from hookline.builtins.circuit_breaker.sharing import SharedProbe, Sharing
 from hookline.builtins.circuit_breaker.votes import vote_of
+from hookline.builtins.labels import Labels
 
 CIRCUITS_MAX = 10_000
-LABELS_MAX = 1_000
 LEVELS = {"closed": 0, "half_open": 1, "open": 2, "forced_closed": 0, "forced_open": 2}
 
 
@@ -66,7 +66,7 @@ class Plugin:
         )
         webhook = options.alert_webhook
         self._sender = None if webhook is None else WebhookSender(host, webhook, what="circuit alert", sent=sent)
-        self._labels: set[str] = set()
+        self._label = Labels()
         self._circuits: dict[str, Circuit] = {}
         self._sharing: Sharing | None = None
 
@@ -194,12 +194,6 @@ class Plugin:
             data = {"deployment": deployment, "reason": circuit.reason}
             told = {"type": "circuit.refused", "timestamp": utc(self._host.clock.time()), "data": data}
             self._sender.send(told, about=deployment)
-
-    def _label(self, deployment: str) -> str:
-        if deployment in self._labels or len(self._labels) < LABELS_MAX:
-            self._labels.add(deployment)
-            return deployment
-        return "other"
 
     def _add(self, deployment: str) -> Circuit:
         """Deployments of a default provider are named by clients, so there is no end of them: the oldest makes room, a closed one if there is one."""

@@ -9,7 +9,6 @@ Only failures that lie with the provider are rescued: an upstream's 400 is about
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import ApiError, Call, Host, Reply, Slot, StartupError, Unavailable, UpstreamError, derive_call, hookimpl
 from hookline.builtins.degradation.static_answer import may_answer, static_reply
+from hookline.builtins.model_names import unknown_models
 
 HEADER = "x-hookline-rescue"
 TEXT_ENDPOINTS = frozenset({"chat", "completions", "responses"})
@@ -44,16 +44,9 @@ class DegradationOptions(BaseModel):
     )
 
 
-def unknown_models(options: DegradationOptions, host: Host) -> Iterator[str]:
-    """A default provider takes any name."""
-    models, providers = host.settings.get("models", ()), host.settings.get("providers", ())
-    if host.settings.get("default_provider", "") is not None:
-        return
-    tables = {"plugins.degradation": options}
-    tables |= {f'models."{name}".plugins.degradation': own for name, own in host.options_by_model.items()}
-    for where, table in tables.items():
-        if table.model is not None and table.model not in models and table.model.partition("/")[0] not in providers:
-            yield f'[{where}] model: model "{table.model}" does not exist; name one of [models], or "provider/model"'
+def models_in(options: DegradationOptions) -> list[tuple[str, str]]:
+    """The model that is named, with the option that names it."""
+    return [] if options.model is None else [("model", options.model)]
 
 
 class Plugin:
@@ -66,7 +59,7 @@ class Plugin:
         self._options = options
         self._options_by_model = host.options_by_model
         self._host = host
-        if problems := list(unknown_models(options, host)):
+        if problems := list(unknown_models(options, host, models_in)):
             raise StartupError(problems)
         self._total_s = float(host.settings.get("server", {}).get("total_timeout_s", 600.0))
         self._rescues = host.metrics.counter(

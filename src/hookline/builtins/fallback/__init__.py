@@ -40,6 +40,8 @@ from hookline.builtins.fallback.options import FallbackOptions
 from hookline.builtins.fallback.other_models import check_rules, targets_of
 from hookline.builtins.fallback.retry_budget import RetryBudget
 from hookline.builtins.fallback.retry_table import may_retry, repeat_of, wait_s
+from hookline.builtins.labels import Labels
+from hookline.builtins.model_names import unknown_models
 
 __all__ = ["FallbackOptions", "Plugin", "may_go_on"]
 
@@ -51,7 +53,6 @@ LISTS: dict[Failure, str] = {
 """Failure -> the option with its list."""
 INSTEAD = frozenset({"context_window", "content_policy"})
 """Failures that the model's other deployments would share: the list comes in place of them."""
-LABELS_MAX = 1_000
 
 READ_ALONG: Slot[ReadAlong] = Slot("fallback read along")
 """What the client has got of a stream that may be continued."""
@@ -72,14 +73,14 @@ class Plugin:
         server = host.settings.get("server", {})
         self._total_timeout_s = float(server.get("total_timeout_s", 600.0))
         workers = max(int(server.get("workers", 1) or 1), 1)
-        if problems := list(unknown_models(options, host)):
+        if problems := list(unknown_models(options, host, models_in)):
             raise StartupError(problems)
         self._budget = RetryBudget(options.retry_budget, options.retry_budget_per_s / workers, host.clock.monotonic())
         every = [options, *host.options_by_model.values()]
         self._has_models = any(one.models for one in every)
         if not any(one.mid_stream == "continue" for one in every):
             self.edit_reply = None  # type: ignore[assignment,method-assign]  # nobody reads along: no hook for it
-        self._labels: set[str] = set()
+        self._label = Labels()
         self._more = host.metrics.counter(
             "hookline_extra_attempts_total",
             "Attempts beyond a call's first: retry, fallback, hedge, continuation.",
@@ -242,25 +243,12 @@ class Plugin:
         names = self._options_of(call).context_window
         return targets_of(names, targets, call, self._host) if names else []
 
-    def _label(self, deployment: str) -> str:
-        if deployment in self._labels or len(self._labels) < LABELS_MAX:
-            self._labels.add(deployment)
-            return deployment
-        return "other"
 
-
-def unknown_models(options: FallbackOptions, host: Host) -> Iterator[str]:
-    """Lists with models that there are not. A default provider takes any name."""
-    models, providers = host.settings.get("models", ()), host.settings.get("providers", ())
-    if host.settings.get("default_provider", "") is not None:
-        return
-    tables = {"plugins.fallback": options}
-    tables |= {f'models."{name}".plugins.fallback': own for name, own in host.options_by_model.items()}
-    for where, table in tables.items():
-        for key in ("models", *LISTS.values()):
-            for name in getattr(table, key):
-                if name not in models and name.partition("/")[0] not in providers:
-                    yield f'[{where}] {key}: model "{name}" does not exist; name one of [models], or "provider/model"'
+def models_in(options: FallbackOptions) -> Iterator[tuple[str, str]]:
+    """The models that are named, each with the option that names it."""
+    for key in ("models", *LISTS.values()):
+        for name in getattr(options, key):
+            yield key, name
 
 
 class Token:

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from hookline import to_nanousd
+from hookline.builtins.model_names import is_unknown
 from hookline.builtins.model_selection.complexity import CLASSES
 from hookline.builtins.model_selection.options import Place, SelectionOptions, Strategy
 
@@ -68,7 +69,7 @@ def option_problems(
     deployments: Mapping[str, Sequence[str]] = settings.get("deployments", {})
     yield from _provider_problems("prefer_provider", options, providers)
     yield from _place_problems("places", options.places, settings.get("places", {}))
-    yield from _meaning_problems(options, settings, providers)
+    yield from _meaning_problems(options, settings)
     for model, own in by_model.items():
         where = f'[models."{model}".plugins.model_selection]'
         yield from _provider_problems(f"{where} prefer_provider", own, providers)
@@ -93,16 +94,11 @@ def _place_problems(where: str, places: Sequence[Place], known: Mapping[str, Seq
                 yield f'{where}: no deployment or provider has the {kind[:-1]} "{name}"{_nearest(name, names)}'
 
 
-def _meaning_problems(
-    options: SelectionOptions, settings: Mapping[str, Any], providers: Sequence[str]
-) -> Iterator[str]:
-    models: Sequence[str] = settings.get("models", ())
-    if settings.get("default_provider", "") is not None:  # it takes any name (or nobody said)
-        return
+def _meaning_problems(options: SelectionOptions, settings: Mapping[str, Any]) -> Iterator[str]:
     targets = [*options.aliases.values(), *(mapping.to for mapping in options.mappings)]
     for name in dict.fromkeys(targets):
-        if name not in models and name.partition("/")[0] not in providers:
-            yield f'model "{name}" does not exist{_nearest(name, models)}'
+        if is_unknown(name, settings):
+            yield f'model "{name}" does not exist{_nearest(name, settings.get("models", ()))}'
 
 
 def _class_problems(where: str, options: SelectionOptions, ids: Sequence[str]) -> Iterator[str]:
