@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from hookline.stores.migration import migrate
+from hookline.testing.upstream import ScriptedUpstream
 
 ROOT = Path(__file__).resolve().parents[2]
 _numbers = itertools.count(1)
@@ -94,3 +95,22 @@ def postgres_url(postgres):
 def shared_url(postgres):
     """One database for a whole suite whose tests keep to scopes of their own."""
     return postgres.make_database()
+
+
+@pytest.fixture
+async def upstream():
+    async with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def read_ledger():
+    """Nano-dollars by call, corrections summed: `await read_ledger(url)`."""
+
+    async def read(url: str) -> dict[str, int]:
+        connection = await asyncpg.connect(url)
+        rows = await connection.fetch("SELECT call_id, sum(cost_nanousd)::bigint AS cost FROM ledger GROUP BY call_id")
+        await connection.close()
+        return {row["call_id"]: row["cost"] or 0 for row in rows}
+
+    return read

@@ -8,13 +8,11 @@ import random
 import signal
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from hookline.testing.process import ProxyProcess
 from hookline.testing.redis import RedisServer
 from hookline.testing.storm import PRICES, Books, bill, clients, until
-from hookline.testing.upstream import ScriptedUpstream
 
 IS_LONG = bool(os.environ.get("HOOKLINE_LONG"))
 TEXT = """
@@ -40,20 +38,9 @@ budget = {{ daily_usd = 1000.0, monthly_usd = 10000.0 }}
 """
 
 
-@pytest.fixture
-async def upstream():
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-async def read_ledger(url: str) -> dict[str, int]:
-    connection = await asyncpg.connect(url)
-    rows = await connection.fetch("SELECT call_id, sum(cost_nanousd)::bigint AS cost FROM ledger GROUP BY call_id")
-    await connection.close()
-    return {row["call_id"]: row["cost"] or 0 for row in rows}
-
-
-async def storm(tmp_path: Path, upstream, postgres_url: str, *, kills: int, calls_between: int, pause_s: float) -> None:
+async def storm(
+    tmp_path: Path, upstream, postgres_url: str, read_ledger, *, kills: int, calls_between: int, pause_s: float
+) -> None:
     chance, books = random.Random(5), Books()
     bill(upstream, books, chance)
     with RedisServer(tmp_path) as redis:
@@ -81,11 +68,11 @@ async def storm(tmp_path: Path, upstream, postgres_url: str, *, kills: int, call
     assert books.compare(ledger) == []
 
 
-async def test_the_ledger_is_what_was_billed(tmp_path, upstream, postgres_url):
-    await storm(tmp_path, upstream, postgres_url, kills=3, calls_between=100, pause_s=0)
+async def test_the_ledger_is_what_was_billed(tmp_path, upstream, postgres_url, read_ledger):
+    await storm(tmp_path, upstream, postgres_url, read_ledger, kills=3, calls_between=100, pause_s=0)
 
 
 @pytest.mark.skipif(not IS_LONG, reason="a minute of kills: ./scripts/test --long")
 @pytest.mark.timeout(300)
-async def test_the_ledger_is_what_was_billed_in_a_minute_of_kills(tmp_path, upstream, postgres_url):
-    await storm(tmp_path, upstream, postgres_url, kills=30, calls_between=1, pause_s=2.0)
+async def test_the_ledger_is_what_was_billed_in_a_minute_of_kills(tmp_path, upstream, postgres_url, read_ledger):
+    await storm(tmp_path, upstream, postgres_url, read_ledger, kills=30, calls_between=1, pause_s=2.0)

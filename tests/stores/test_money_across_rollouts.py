@@ -9,13 +9,11 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from hookline.testing.process import ProxyProcess
 from hookline.testing.redis import RedisServer
 from hookline.testing.storm import PRICES, Books, bill, clients, until
-from hookline.testing.upstream import ScriptedUpstream
 
 IS_LONG = bool(os.environ.get("HOOKLINE_LONG"))
 RESTARTS, TAKEOVERS = (20, 5) if IS_LONG else (1, 1)
@@ -44,21 +42,8 @@ budget = {{ daily_usd = 0.002 }}
 """
 
 
-@pytest.fixture
-async def upstream():
-    async with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-async def read_ledger(url: str) -> dict[str, int]:
-    connection = await asyncpg.connect(url)
-    rows = await connection.fetch("SELECT call_id, sum(cost_nanousd)::bigint AS cost FROM ledger GROUP BY call_id")
-    await connection.close()
-    return {row["call_id"]: row["cost"] or 0 for row in rows}
-
-
 @pytest.mark.timeout(600 if IS_LONG else 120)
-async def test_the_ledger_is_what_was_billed(tmp_path: Path, upstream, postgres_url):
+async def test_the_ledger_is_what_was_billed(tmp_path: Path, upstream, postgres_url, read_ledger):
     chance, books, tight = random.Random(5), Books(), Books()
     tight.billed = books.billed
     bill(upstream, books, chance, thinks_s=0.3)

@@ -9,12 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 from hookline.testing.process import ProxyProcess
 from hookline.testing.redis import RedisServer
 from hookline.testing.storm import MAX_TOKENS, NANO_PER_TOKEN, PRICES, Books, ask, bill
-from hookline.testing.upstream import ScriptedUpstream
 
 PROCESSES = 4 if os.environ.get("HOOKLINE_LONG") else 2
 CALLS = 500
@@ -35,12 +33,6 @@ name = "storm"
 key = "sk-storm"
 budget = {{ total_usd = 0.014 }}
 """
-
-
-@pytest.fixture
-async def upstream():
-    async with ScriptedUpstream() as upstream:
-        yield upstream
 
 
 async def test_five_hundred_calls_at_once_never_cost_more_than_the_budget(tmp_path: Path, upstream) -> None:

@@ -21,7 +21,9 @@ def is_unknown(name: str, settings: Mapping[str, Any]) -> bool:
     return provider not in settings.get("providers", ()) or not model
 
 
-def unknown_models(options: Options, host: Host, named: Callable[[Options], Iterable[tuple[str, str]]]) -> Iterator[str]:
+def unknown_models(
+    options: Options, host: Host, named: Callable[[Options], Iterable[tuple[str, str]]]
+) -> Iterator[str]:
     """A sentence for each model that there is not. In: the plugin's options; `named` answers (option, model) for one table of them, its own or one per model."""
     tables: dict[str, Options] = {f"plugins.{host.plugin}": options}
     tables |= {f'models."{name}".plugins.{host.plugin}': own for name, own in host.options_by_model.items()}
