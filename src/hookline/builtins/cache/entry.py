@@ -48,7 +48,13 @@ class Entry(NamedTuple):
 
     def to_bytes(self) -> bytes:
         content_type, form, body, stored_at, usage, marks, echo, made_by = self
-        told: dict[str, Any] = {"version": ENTRY_VERSION, "type": content_type, "form": form, "at": stored_at, "by": made_by}
+        told: dict[str, Any] = {
+            "version": ENTRY_VERSION,
+            "type": content_type,
+            "form": form,
+            "at": stored_at,
+            "by": made_by,
+        }
         if usage:
             told["usage"] = usage
         if marks:
