@@ -23,6 +23,7 @@ from hookline.builtins.budget.admin import CheckedCall, WindowFilters
 from hookline.builtins.cache.purge import PurgeParameters
 from hookline.builtins.circuit_breaker.admin import CircuitFilters, Decision
 from hookline.builtins.explain import ExplainedCall
+from hookline.builtins.health_probes.findings import ProbeFilters
 from hookline.builtins.spend_report import LedgerParameters, SpendParameters
 from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, Chain, compile_chain
 from hookline.config import ChainEntry, Settings
@@ -100,7 +101,7 @@ ADMIN_MANNERS = """\
 # Admin API
 
 For whoever has the key of `[admin] key`, sent as `authorization: Bearer ...`; without that line in `proxy.toml` there is no such path.
-Each route belongs to a plugin of `[chain]`: keys to `auth`, the cache to `cache`, explanations to `explain`, breakers to `circuit_breaker`, the rest to `budget`.
+Each route belongs to a plugin of `[chain]`: keys to `auth`, the cache to `cache`, explanations to `explain`, breakers to `circuit_breaker`, probes to `health_probes`, the rest to `budget`.
 
 All of them read what they are sent in one way, and so can [routes of your own plugins](../howto/plugin-routes.md):
 
@@ -140,6 +141,10 @@ ADMIN_ROUTES: dict[str, tuple[type[BaseModel] | None, str]] = {
     "GET /admin/breakers": (
         CircuitFilters,
         "Where each deployment's [circuit](../howto/circuit-breaker.md#by-hand) stands, and why; by name.",
+    ),
+    "GET /admin/health_probes": (
+        ProbeFilters,
+        "What [probes](../howto/canary.md#probes) have found of each deployment they ask, by name.",
     ),
     "POST /admin/breakers": (
         Decision,
