@@ -27,6 +27,7 @@ from hookline import (
     IS_EVIDENCE,
     MADE_AT,
     OBJECTS_OF,
+    OWN_CALL,
     AddRoute,
     Attempt,
     Call,
@@ -227,6 +228,7 @@ class Plugin:
         )
         call.tags = [NAME]
         call.deadline = now + 2 * probed.options.timeout_s + 1  # behind the target's own, which the breaker hears of
+        call[OWN_CALL] = NAME
         call[PROBED] = probed
         call[OBJECTS_OF] = None
         call[IS_EVIDENCE] = lambda attempt: is_evidence(ask, attempt, has_failed=has_failed)
