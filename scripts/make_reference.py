@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 
 from hookline import errors, hookspecs
+from hookline.builtins.asked_call import AskedCall
 from hookline.builtins.auth.key_fields import KeyFilters, NewKey, Rotation
-from hookline.builtins.budget.admin import CheckedCall, WindowFilters
+from hookline.builtins.budget.admin import WindowFilters
 from hookline.builtins.cache.purge import PurgeParameters
 from hookline.builtins.circuit_breaker.admin import CircuitFilters, Decision
-from hookline.builtins.explain import ExplainedCall
 from hookline.builtins.health_probes.findings import ProbeFilters
 from hookline.builtins.spend_report import LedgerParameters, SpendParameters
 from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, Chain, compile_chain
@@ -129,11 +129,11 @@ ADMIN_ROUTES: dict[str, tuple[type[BaseModel] | None, str]] = {
         "Where each budget window stands: of tenants, everyone, and of the keys and users that have called.",
     ),
     "POST /admin/budgets/check": (
-        CheckedCall,
+        AskedCall,
         "Whether a call could proceed now; takes nothing and sends nothing. See [money](money.md#asking).",
     ),
     "POST /admin/explain": (
-        ExplainedCall,
+        AskedCall,
         "What would become of a call, and why; takes nothing and sends nothing. See [explain](../howto/explain.md).",
     ),
     "GET /admin/spend": (SpendParameters, "Sums of the ledger. See [what was spent](../howto/ledger.md)."),
