@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from hookline import Deployment, Target, Usage
 from hookline.builtins.model_selection.loads import Load
+from hookline.builtins.model_selection.options import Strategy
 
 Draw = Callable[[], float]
 """0 <= draw() < 1."""
@@ -113,6 +114,11 @@ def cost_rank(deployment: Deployment, usage: Usage) -> tuple[bool, int]:
     return (True, 0) if price is None else (False, price.cost_nanousd(usage))
 
 
-def have_different_weights(targets: Sequence[Target]) -> bool:
-    first = targets[0].deployment.weight
-    return any(target.deployment.weight != first for target in targets)
+def strategy_for(strategy: Strategy, targets: Sequence[Target]) -> Strategy | None:
+    """What "auto" means for these; None: they stay as they are."""
+    if strategy == "auto":
+        first = targets[0].deployment.weight
+        strategy = "weighted" if any(target.deployment.weight != first for target in targets) else "listed"
+    if strategy == "listed" and all(target.deployment.key_number is None for target in targets):
+        return None
+    return strategy
