@@ -184,7 +184,7 @@ def test_a_deployment_that_is_only_named_is_what_another_model_says_of_it(write)
     )
     text = f'{PROVIDER}[models.first]\ndeployments = ["openai/x"]\n[models.m]\ndeployments = [{said}, "openai/y"]\n'
 
-    models = load_settings(write(text)).models
+    models = load(write(text), {}).models
 
     (named,), (told, other) = models["first"].deployments, models["m"].deployments
     assert (named.context_tokens, named.capabilities, named.weight, named.priority) == (9, ["vision"], 1.0, 0)
