@@ -68,5 +68,7 @@ class Plugin:
         if asked.key is not None:
             call.principal = await get_principal(asked.key, self._host)
         call.is_explained = True
+        if asked.key is None:
+            call.note("explain", "no key", 'the call is one without a key; "key" takes the name or id of one')
         reply = await self._host.run(call)
         return Reply.from_json(explain(call, reply, is_own=False))
