@@ -213,7 +213,7 @@ class _Run:
             reply = Reply(error.reply_status, error.upstream_headers, error.upstream_body)
         else:
             reply = Reply.from_error(error)
-        return named(reply, self.call, self.call.attempts[-1]) if self.call.attempts else reply
+        return named(reply, self.call, *self.call.attempts[-1:])
 
     async def _answer(self) -> tuple[Reply, int]:
         """Hooks 1 to 9: a reply, and the place in the chain of who made it."""

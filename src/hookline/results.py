@@ -81,11 +81,13 @@ def with_share(call: Call, result: Result) -> Result:
     return result._replace(cost_nanousd=share.cost_nanousd, is_estimated=share.is_estimated)
 
 
-def named(reply: Reply, call: Call, attempt: Attempt) -> Reply:
-    """`reply`, saying which deployment it is from and how many were asked."""
+def named(reply: Reply, call: Call, attempt: Attempt | None = None) -> Reply:
+    """`reply`, saying which deployment it is from and how many were asked; no attempt: none was."""
     headers = reply.headers
-    headers["x-hookline-deployment"] = attempt.deployment.id
     headers["x-hookline-attempts"] = str(len(call.attempts))
+    if attempt is None:
+        return reply
+    headers["x-hookline-deployment"] = attempt.deployment.id
     if attempt.output_cap is not None:
         limit = call.chat.max_output_tokens
         if limit is None or attempt.output_cap < limit:
