@@ -15,14 +15,24 @@ from typing import Literal, NamedTuple
 
 from multidict import istr
 
-Kind = Literal["requests", "tokens"]
+Kind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+"""What is limited; "tokens" are both together."""
 
 NAMES: tuple[tuple[Kind, istr, istr], ...] = (
     ("requests", istr("x-ratelimit-remaining-requests"), istr("x-ratelimit-reset-requests")),
     ("tokens", istr("x-ratelimit-remaining-tokens"), istr("x-ratelimit-reset-tokens")),
     ("requests", istr("anthropic-ratelimit-requests-remaining"), istr("anthropic-ratelimit-requests-reset")),
     ("tokens", istr("anthropic-ratelimit-tokens-remaining"), istr("anthropic-ratelimit-tokens-reset")),
-    ("tokens", istr("anthropic-ratelimit-input-tokens-remaining"), istr("anthropic-ratelimit-input-tokens-reset")),
+    (
+        "input_tokens",
+        istr("anthropic-ratelimit-input-tokens-remaining"),
+        istr("anthropic-ratelimit-input-tokens-reset"),
+    ),
+    (
+        "output_tokens",
+        istr("anthropic-ratelimit-output-tokens-remaining"),
+        istr("anthropic-ratelimit-output-tokens-reset"),
+    ),
     ("requests", istr("x-ratelimit-remaining"), istr("x-ratelimit-reset")),
     ("requests", istr("ratelimit-remaining"), istr("ratelimit-reset")),
 )
