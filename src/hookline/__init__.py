@@ -53,7 +53,7 @@ from hookline.host import (
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.offers import LACKS, LONGER_MODELS
 from hookline.openai_wire import usage_in
-from hookline.own_calls import IS_EVIDENCE, OBJECTS_OF, OWN_CALL, derive_call
+from hookline.own_calls import IN_BACKGROUND, IS_EVIDENCE, OBJECTS_OF, OWN_CALL, derive_call
 from hookline.paths import endpoint_of, resolve_target
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
@@ -94,6 +94,7 @@ __all__ = [
     "END_USER",
     "EXPOSED_HEADERS",
     "FINDINGS",
+    "IN_BACKGROUND",
     "IS_EVIDENCE",
     "LACKS",
     "LONGER_MODELS",

@@ -18,6 +18,9 @@ from hookline.slots import Slot
 OWN_CALL: Slot[str] = Slot("own_call")
 """What the call is for ("mirror", "rescue"), where no client made it. Written by `derive_call` and by who makes such a call otherwise; read by `mirror`."""
 
+IN_BACKGROUND: Slot[bool] = Slot("in_background")
+"""Nobody waits for the reply (a mirror, a probe, a refresh): nothing stands in for it where providers fail, no hedge hurries it, and no stop of the process waits for it."""
+
 OBJECTS_OF: Slot[str | None] = Slot("objects_of")
 """The tenant whose stored objects the call may name, where that is not who pays; None: it names and makes none. Read by `owners`."""
 

@@ -41,6 +41,7 @@ from hookline.explaining import explaining, unasked
 from hookline.guards import Waiting
 from hookline.heartbeats import reply_with_heartbeats
 from hookline.host import Clock, Metrics
+from hookline.own_calls import IN_BACKGROUND
 from hookline.peek import close_body
 from hookline.pipeline_settings import PipelineSettings
 from hookline.principal import ANONYMOUS
@@ -273,7 +274,7 @@ class _Run:
         except (UpstreamError, Unavailable) as error:
             if isinstance(error, UpstreamError):
                 self._source = "upstream"
-            for impl in self._chain.rescue:
+            for impl in () if IN_BACKGROUND in self.call.slots else self._chain.rescue:
                 rescued = impl.run(self.call, error)
                 if type(rescued) is Waiting:
                     rescued = await rescued

@@ -114,6 +114,22 @@ async def test_a_failing_shadow_is_counted_and_nothing_else(failure):
     assert (delivered.status, world.count("failed"), world.count("ok")) == (200, 1, 0)
 
 
+async def test_nothing_stands_in_for_a_shadow_that_fails():
+    world = World(
+        degradation.Plugin,
+        shadow=ScriptedProvider(lambda: answer(b"{}", 500), name="shadow"),
+        degradation={"model": "other", "static": "not now"},
+    )
+
+    await world.ask()
+
+    assert [(call.surface, result.source, result.outcome) for call, result in world.ended] == [
+        ("http", "upstream", "ok"),
+        ("mirror", "upstream", "upstream_error"),
+    ]
+    assert (len(world.up.sent), world.count("failed")) == (1, 1)
+
+
 async def test_a_stream_of_the_shadow_that_dies_is_a_failure():
     dying = ScriptedProvider(lambda: stream(EVENT[:30], UpstreamError("gone", kind="reset")), name="shadow")
     world = World(up=ScriptedProvider(lambda: stream(EVENT, DONE), name="up"), shadow=dying)

@@ -20,7 +20,19 @@ import orjson
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import OBJECTS_OF, OWN_CALL, ApiError, Call, Host, Principal, Result, StartupError, derive_call, hookimpl
+from hookline import (
+    IN_BACKGROUND,
+    OBJECTS_OF,
+    OWN_CALL,
+    ApiError,
+    Call,
+    Host,
+    Principal,
+    Result,
+    StartupError,
+    derive_call,
+    hookimpl,
+)
 from hookline.builtins.lasting import hosted_tool_of, tie_of
 from hookline.builtins.model_names import unknown_models
 
@@ -124,6 +136,7 @@ class Plugin:
         mirrored.set_json(orjson.dumps(payload), payload)
         mirrored.deadline = mirrored.started_at + options.timeout_s
         mirrored.tags = [TAG]
+        mirrored[IN_BACKGROUND] = True
         mirrored[OBJECTS_OF] = call.principal.tenant
         return mirrored
 

@@ -24,6 +24,7 @@ from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import (
+    IN_BACKGROUND,
     IS_EVIDENCE,
     MADE_AT,
     OBJECTS_OF,
@@ -229,6 +230,7 @@ class Plugin:
         call.tags = [NAME]
         call.deadline = now + 2 * probed.options.timeout_s + 1  # behind the target's own, which the breaker hears of
         call[OWN_CALL] = NAME
+        call[IN_BACKGROUND] = True
         call[PROBED] = probed
         call[OBJECTS_OF] = None
         call[IS_EVIDENCE] = lambda attempt: is_evidence(ask, attempt, has_failed=has_failed)
