@@ -128,6 +128,7 @@ async def _relay(
         watch = StreamWatch(endpoint, hides_usage=attempt.has_hidden_usage, choices=call.chat.choices)
         lost: ApiError | None = None
         body: Any = upstream
+        attempt.is_relayed = True
         try:
             if isinstance(body, PeekedBody):
                 for chunk in body.head:
