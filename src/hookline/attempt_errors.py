@@ -29,7 +29,6 @@ from hookline.errors import (
     UpstreamError,
 )
 from hookline.openai_wire import error_of
-from hookline.peek import EVENTS_OF_JSON
 from hookline.reply import Reply
 
 ANYTHING = frozenset({"relay", "models"})
@@ -140,7 +139,7 @@ def check_answer(call: Call, attempt: Attempt, reply: Reply, told: Any) -> None:
         raise UpstreamError(f"{deployment} answered {reply.status} with what is no JSON", kind="garbage")
     if error := error_of(told):
         raise stream_error(deployment, error)
-    if call.endpoint in EVENTS_OF_JSON and not isinstance(told, dict):
+    if not isinstance(told, dict):
         raise UpstreamError(f"{deployment} answered {reply.status} with JSON that is no object", kind="garbage")
     if attempt.is_failed_by_filter and is_filtered(told):
         raise filter_error(deployment)

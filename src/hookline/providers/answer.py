@@ -55,7 +55,7 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
             return Reply(status, headers, plain_events(response, headers, deployment))
         is_json = kind == "application/json" or kind.endswith("+json")
     if call.is_stream and not is_json and call.endpoint in _STREAMED:
-        return await _read_by_its_start(response, headers, deployment)
+        return await read_by_its_start(response, headers, deployment)
     if call.endpoint != "relay" and (is_json or not call.is_stream):
         reply = Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
         # The end of the connection says nothing of the end of the answer: half a JSON is a connection that died.
@@ -156,8 +156,8 @@ class Prefixed:
         self._response.close()
 
 
-async def _read_by_its_start(response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment) -> Reply:
-    """The reply to a stream that is not called one (text/plain, or nothing), by what it is."""
+async def read_by_its_start(response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment) -> Reply:
+    """The reply to a stream that is not called one (text/plain, or nothing), by what it is. Raises UpstreamError for what is neither a stream nor JSON."""
     pieces: list[bytes] = []
     size_bytes, is_known = 0, False
     try:
