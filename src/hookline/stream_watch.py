@@ -33,8 +33,13 @@ HELD_BYTES_MAX = 1 << 20
 """More than this after the end began is no end: it is let go."""
 
 _RESPONSES_END = ("response.completed", "response.incomplete", "response.failed")
-_TEXT, _QUOTE = b'"content":"', ord('"')
+_TEXT, _QUOTE = re.compile(rb'"(?:content|reasoning_content|reasoning|text)": ?"'), ord('"')
+_PADDING = b'"obfuscation":"'
+"""OpenAI's, which makes events equally long."""
 _BLANK_LINE = (b"\n\n", b"\r\n\r\n")
+_DELTA = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta"'
+"""How nearly every event of a response begins."""
+_NEXT_DELTA = b"}\n\n" + _DELTA
 _END_TYPE = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete|failed))"')
 _FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 
@@ -43,7 +48,7 @@ class StreamWatch:
     """Reads a stream while it is relayed. `feed` returns what may leave now; `release` what was held."""
 
     __slots__ = (
-        "_after", "_before", "_endpoint", "_finished", "_giant_start", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
+        "_after", "_before", "_between", "_endpoint", "_finished", "_giant_start", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
         "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "_text", "error", "has_failed", "has_tool_call", "is_complete", "is_over", "is_unreadable", "is_usage_final",
         "output_bytes", "usage",
     )  # fmt: skip
@@ -64,7 +69,12 @@ class StreamWatch:
         self._seen: set[Any] = set()
         self._finished: set[Any] = set()
         self._last = b""
-        self._before, self._text, self._after = b"-", slice(0), b""  # of the last event that said nothing but some text
+        self._before, self._text, self._between, self._after = (
+            b"-",
+            slice(0),
+            b"",
+            b"",
+        )  # of the last event that said nothing but some text
         self.usage: Usage | None = None
         self.is_usage_final = False
         """It was told at the end; what is told on the way is followed by more."""
@@ -91,7 +101,8 @@ class StreamWatch:
                 return chunk
             if not self._is_opaque and chunk.endswith(_BLANK_LINE) and self._is_plain(chunk):
                 self._last = chunk
-                self._learn(chunk)
+                if self._endpoint != "responses":  # whose events are numbered
+                    self._learn(chunk)
                 return chunk
         if self._is_opaque:
             self._relayed_bytes = 0 if chunk.endswith(_BLANK_LINE) else 1
@@ -132,19 +143,29 @@ class StreamWatch:
         return sequence_number_after(self._last)
 
     def _learn(self, chunk: bytes) -> None:
-        """Remember what surrounds the text of an event that does not matter, for the next ones: most differ in nothing else."""
-        begin = chunk.find(_TEXT) + len(_TEXT)
-        end = chunk.find(b'"', begin) if begin >= len(_TEXT) else -1
-        if end >= 0 and chunk.count(b"data:") == 1:
-            self._before, self._text, self._after = chunk[:begin], slice(begin, end - len(chunk)), chunk[end:]
+        """Remember what surrounds the texts of its first event, for the next ones: most differ in nothing else."""
+        block = chunk if chunk.count(b"data:") == 1 else chunk[: chunk.find(b"\n\n") + 2]
+        begin = max([found.end() for found in _TEXT.finditer(block)], default=0)
+        end = block.find(b'"', begin) if begin else -1
+        if end < 0:
+            return
+        self._before, self._after = block[:begin], block[end:]
+        at = self._after.find(_PADDING) + len(_PADDING)
+        self._between = self._after[:at] if at >= len(_PADDING) else b""
+        if self._between:
+            self._after = self._after[self._after.find(b'"', at) :]
+        self._text = slice(begin, -len(self._after))
 
     def _are_alike(self, chunk: bytes) -> bool:
-        """Whether these are several events that differ in nothing but such texts."""
-        before, after, at = self._before, self._after, 0
+        """Whether these are events that differ from the learned one in nothing but such texts."""
+        before, between, after, at = self._before, self._between, self._after, 0
         while chunk.startswith(before, at):
-            begin = at + len(before)
-            end = chunk.find(after, begin)
-            if end < 0 or _QUOTE in chunk[begin:end]:
+            end = chunk.find(b'"', at + len(before))
+            if between:
+                if not chunk.startswith(between, end):
+                    return False
+                end = chunk.find(b'"', end + len(between))
+            if end < 0 or not chunk.startswith(after, end):
                 return False
             at = end + len(after)
             if at == len(chunk):
@@ -154,9 +175,10 @@ class StreamWatch:
     def _is_plain(self, chunk: bytes) -> bool:
         """Whether these are whole events, each a JSON object that is neither end, usage nor error, nor begins a tool call."""
         try:
+            if chunk.startswith(_DELTA) and self._are_deltas(chunk):
+                return True
             if not chunk.startswith(b"data: "):
-                begin = chunk.find(b"\ndata: ") + 7
-                return begin > 6 and self._says_little(orjson.loads(chunk[begin:]))
+                return all(map(self._is_plain_block, chunk.removesuffix(b"\n\n").split(b"\n\n")))
             count = chunk.count(b"\n\n")
             if count <= 1:
                 return self._says_little(orjson.loads(chunk[6:]))
@@ -164,6 +186,18 @@ class StreamWatch:
         except orjson.JSONDecodeError:
             return False
         return len(every) == count and all(map(self._says_little, every))
+
+    def _are_deltas(self, chunk: bytes) -> bool:
+        """By their shape: half an object would hardly end so."""
+        return (
+            chunk.endswith(b"}\n\n")
+            and chunk.count(_NEXT_DELTA) == chunk.count(b"\n\n") - 1
+            and self._endpoint == "responses"
+        )
+
+    def _is_plain_block(self, block: bytes) -> bool:
+        begin = block.find(b"\ndata: ") + 7
+        return begin > 6 and self._says_little(orjson.loads(block[begin:]))
 
     def _says_little(self, data: Any) -> bool:
         if type(data) is not dict or data.get("error") or self._reads_all:
