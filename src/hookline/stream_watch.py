@@ -121,7 +121,7 @@ class StreamWatch:
         if not tail or self._is_skipping or self.is_over:
             return b""
         self._splitter, self._tail_bytes = None, 0
-        if self._is_cut(tail):
+        if not self._is_whole(tail):
             return b""
         self._relayed_bytes = len(tail)
         return self._pass(tail, tail)
@@ -218,10 +218,9 @@ class StreamWatch:
                 return False
         return True
 
-    def _is_cut(self, block: bytes) -> bool:
-        """Whether there is data in it that is neither JSON nor `[DONE]`."""
-        data = parse_event(block).data.strip()
-        return bool(data) and data != b"[DONE]" and parsed(block) is None
+    def _is_whole(self, tail: bytes) -> bool:
+        """Whether it holds data that is JSON or `[DONE]`."""
+        return parsed(tail) is not None or parse_event(tail).data.strip() == b"[DONE]"
 
     def _read(self, chunk: bytes) -> bytes:
         """The careful way: event by event."""
