@@ -52,19 +52,8 @@ class AttemptLoop:
     """The attempts of one call. `results` has the end of each, in order of ending."""
 
     __slots__ = (
-        "_again",
-        "_bodies",
-        "_chain",
-        "_clock",
-        "_is_race_over",
-        "_live",
-        "_providers",
-        "_settlement",
-        "_skips",
-        "_waiting",
-        "call",
-        "results",
-    )
+        "_again", "_bodies", "_chain", "_clock", "_is_race_over", "_live", "_providers", "_settlement", "_skips", "_waiting", "call", "results",
+    )  # fmt: skip
 
     def __init__(
         self, call: Call, *, chain: Chain, providers: Mapping[str, Provider], clock: Clock, settlement: Settlement
@@ -120,22 +109,27 @@ class AttemptLoop:
                 break
         raise error or no_target_error(self._skips)
 
-    async def go_on(self, failed: Attempt, *, may_continue: bool) -> tuple[Attempt, AsyncIterator[bytes]] | None:
-        """After bytes have left: the next target's stream if a plugin answers `Continue`, else None."""
+    async def go_on(
+        self, failed: Attempt, *, may_continue: bool, has_spoken: bool
+    ) -> tuple[Attempt, AsyncIterator[bytes]] | None:
+        """After bytes have left: the next target's stream if a plugin answers `Continue`, or `Fallback` where only comments have; else None."""
         step = await self._after_failure(failed)
-        if not isinstance(step, Continue) or not may_continue:
+        if not (isinstance(step, Continue) and may_continue) and not (isinstance(step, Fallback) and not has_spoken):
             return None
         self._replace_waiting(step.targets)
         while self._waiting and len(self.call.attempts) < ATTEMPTS_MAX:
-            target = self._waiting.popleft()
-            call = self._call_going_on(step.messages_by_deployment.get(target.deployment.id, step.messages))
+            target, call = self._waiting.popleft(), self.call
+            if isinstance(step, Continue):
+                call = self._call_going_on(step.messages_by_deployment.get(target.deployment.id, step.messages))
             attempt = await self._open(target)
             if attempt is None:
                 continue
-            if step.output_cap is not None:
+            if isinstance(step, Continue) and step.output_cap is not None:
                 attempt.lower_output_cap(step.output_cap)
             reply = await self._send(call, attempt)
             if reply is not None and not isinstance(reply.body, bytes) and reply.is_event_stream:
+                if not isinstance(step, Continue):
+                    return attempt, reply.body
                 joined = JoinedBody(reply.body, self.call, step.members)
                 self._bodies[self._bodies.index(reply.body)] = joined
                 return attempt, joined

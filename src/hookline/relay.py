@@ -179,7 +179,7 @@ async def _relay(
             await settled(loop.end(attempt, "upstream_lost" if lost else "upstream_error" if attempt.error else "ok"))
             if lost is not None and outcome_of(lost) != "timeout":
                 may_continue = endpoint == "chat" and not watch.has_tool_call and not watch.is_inside_event
-                following = await loop.go_on(attempt, may_continue=may_continue)
+                following = await loop.go_on(attempt, may_continue=may_continue, has_spoken=watch.has_spoken)
         except asyncio.CancelledError:
             if not timer.was_cancelled_for("deadline"):
                 raise

@@ -49,7 +49,7 @@ class StreamWatch:
 
     __slots__ = (
         "_after", "_before", "_between", "_endpoint", "_finished", "_giant_start", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
-        "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "_text", "error", "has_failed", "has_tool_call", "is_complete", "is_over", "is_unreadable", "is_usage_final",
+        "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "_text", "error", "has_failed", "has_spoken", "has_tool_call", "is_complete", "is_over", "is_unreadable", "is_usage_final",
         "output_bytes", "usage",
     )  # fmt: skip
 
@@ -87,6 +87,8 @@ class StreamWatch:
         self.has_failed = False
         """It ended as it should, with a `response.failed`."""
         self.has_tool_call = False
+        self.has_spoken = self._is_opaque
+        """Something other than comments has left."""
         self.output_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
@@ -100,7 +102,7 @@ class StreamWatch:
             ):
                 return chunk
             if not self._is_opaque and chunk.endswith(_BLANK_LINE) and self._is_plain(chunk):
-                self._last = chunk
+                self._last, self.has_spoken = chunk, True
                 if self._endpoint != "responses":  # whose events are numbered
                     self._learn(chunk)
                 return chunk
@@ -240,10 +242,16 @@ class StreamWatch:
                 out.append(self._pass(_digest(self._giant_start, block), rest))
                 continue
             self._last = block
-            out.append(rest if not self._is_ending and self._is_plain(block) else self._pass(block, rest))
+            if not self._is_ending and self._is_plain(block):
+                self.has_spoken = True
+                out.append(rest)
+            elif said := self._pass(block, rest):
+                self.has_spoken = self.has_spoken or not parse_event(block).is_comment_only
+                out.append(said)
         if tail_bytes > EVENT_BYTES_MAX and not self.is_over:
             seen = splitter.tail
             out += [self.release(), seen[relayed_bytes:]]
+            self.has_spoken = True
             if not self._is_skipping:
                 self._is_skipping = True
                 self._last = self._giant_start = seen[:GIANT_END_BYTES]

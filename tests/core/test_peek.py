@@ -181,6 +181,21 @@ async def test_an_error_that_came_together_with_content_may_fall_back(wire: Any)
     assert (await first_pieces(wire.chunk("a") + ERROR)).body == ANSWER_AS_STREAM
 
 
+@pytest.mark.parametrize("failure", [ERROR, b"data: oops\n\n", b"data: {", ConnectionResetError()])
+async def test_while_only_comments_have_left_it_may_fall_back(failure: Any) -> None:
+    """Symptom: whoever sent ": processing" for a while and then an error got no second chance. Those comments are all that has left."""
+    gate = asyncio.Event()
+    kit = kit_of(lambda: stream(b": processing\n\n", gate, failure), answer)
+    running = kit.start(kit.make_call(STREAMED))
+    await running.delivered.has_begun.wait()
+    assert running.delivered.body == b": processing\n\n"
+
+    gate.set()
+    delivered = await running.done()
+
+    assert (delivered.body, delivered.error) == (b": processing\n\n" + ANSWER_AS_STREAM, None)
+
+
 async def test_an_error_behind_content_is_mid_stream(wire: Any) -> None:
     delivered = await first_pieces(wire.chunk("a"), ERROR)
 
