@@ -55,6 +55,7 @@ from hookline.offers import LACKS, LONGER_MODELS
 from hookline.openai_wire import usage_in
 from hookline.own_calls import IN_BACKGROUND, IS_EVIDENCE, OBJECTS_OF, OWN_CALL, derive_call
 from hookline.paths import endpoint_of, resolve_target
+from hookline.plain_as_stream import Inexact, disassemble
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
 from hookline.results import SKIPPED
@@ -138,6 +139,7 @@ __all__ = [
     "FormField",
     "GiveUp",
     "Host",
+    "Inexact",
     "InputBound",
     "InsufficientQuota",
     "InternalError",
@@ -203,6 +205,7 @@ __all__ = [
     "bound_input",
     "bound_output",
     "derive_call",
+    "disassemble",
     "endpoint_of",
     "explain",
     "failure_of",

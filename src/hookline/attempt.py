@@ -41,8 +41,25 @@ class Attempt:
     """One try at one target. Times are the clock's monotonic seconds; None = did not happen."""
 
     __slots__ = (
-        "charged_nanousd", "ended_at", "error", "first_byte_at", "has_hidden_usage", "is_charge_estimated", "is_complete", "is_hedge",
-        "is_loser", "number", "output_cap", "reply", "started_at", "status", "target", "tickets", "usage",
+        "charged_nanousd",
+        "ended_at",
+        "error",
+        "first_byte_at",
+        "has_hidden_usage",
+        "is_charge_estimated",
+        "is_complete",
+        "is_failed_by_filter",
+        "is_hedge",
+        "is_loser",
+        "is_relayed",
+        "number",
+        "output_cap",
+        "reply",
+        "started_at",
+        "status",
+        "target",
+        "tickets",
+        "usage",
     )  # fmt: skip
 
     def __init__(self, target: Target, number: int, started_at: float) -> None:
@@ -59,6 +76,10 @@ class Attempt:
         self.is_hedge = False
         self.is_loser = False
         """A hedge that lost: cancelled by us, so it says nothing about the deployment."""
+        self.is_failed_by_filter = False
+        """An answer that the provider's content filter stopped before anything was said counts as a failure, not as an answer."""
+        self.is_relayed = False
+        """Its stream is, or was, on its way to the client; two of one call: the second went on where the first died."""
         self.has_hidden_usage = False
         """The provider asked for a usage event that the client did not ask for."""
         self.reply: Reply | None = None

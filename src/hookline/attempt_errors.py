@@ -14,7 +14,9 @@ from typing import Any
 
 import orjson
 
+from hookline.attempt import Attempt
 from hookline.call import Call
+from hookline.content_filter import FILTERED, is_filtered
 from hookline.deployment import Target
 from hookline.errors import (
     UPSTREAM_KINDS,
@@ -29,8 +31,6 @@ from hookline.errors import (
 from hookline.openai_wire import error_of
 from hookline.reply import Reply
 
-EVENTS_OF_JSON = frozenset({"chat", "completions", "responses"})
-"""Whose streams hold JSON, so that a first event which is none may still be answered by somebody else."""
 ANYTHING = frozenset({"relay", "models"})
 """Whose answers may be anything; those of the others are JSON, or the stream that was asked for."""
 
@@ -106,6 +106,8 @@ def seconds_of(retry_after: str) -> float | None:
 
 
 def stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
+    if told is FILTERED:
+        return filter_error(deployment)
     code = str(told.get("code"))
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 502
     return UpstreamError(
@@ -117,11 +119,27 @@ def stream_error(deployment: str, told: dict[str, Any]) -> UpstreamError:
     )
 
 
-def check_answer(call: Call, deployment: str, reply: Reply, told: Any) -> None:
+def filter_error(deployment: str) -> UpstreamError:
+    """As if the provider had refused the request, which others do with a 400."""
+    return UpstreamError(
+        f"{deployment} stopped its answer by its content filter",
+        kind="status",
+        upstream_status=400,
+        upstream_body=orjson.dumps({"error": FILTERED}),
+        upstream_headers={"content-type": "application/json"},
+    )
+
+
+def check_answer(call: Call, attempt: Attempt, reply: Reply, told: Any) -> None:
     """A whole answer to a POST; `told` is its JSON, None if it is none, or compressed. Raises UpstreamError for one that is no answer, whatever its status says."""
     if call.endpoint in ANYTHING or "content-encoding" in reply.headers:
         return
+    deployment = attempt.deployment.id
     if told is None:
         raise UpstreamError(f"{deployment} answered {reply.status} with what is no JSON", kind="garbage")
     if error := error_of(told):
         raise stream_error(deployment, error)
+    if not isinstance(told, dict):
+        raise UpstreamError(f"{deployment} answered {reply.status} with JSON that is no object", kind="garbage")
+    if attempt.is_failed_by_filter and is_filtered(told):
+        raise filter_error(deployment)

@@ -18,7 +18,6 @@ import orjson
 from hookline.attempt import Attempt, Outcome, Provider, Result
 from hookline.attempt_errors import (
     ANYTHING,
-    EVENTS_OF_JSON,
     as_upstream_error,
     check_answer,
     no_target_error,
@@ -29,6 +28,7 @@ from hookline.attempt_errors import (
 from hookline.bounds import INPUT_BOUND, measure_input
 from hookline.call import Call
 from hookline.chain import Chain
+from hookline.content_filter import FILTERED
 from hookline.continuation import JoinedBody
 from hookline.deployment import Target
 from hookline.errors import ApiError, BadRequest, Skip, UpstreamError
@@ -37,7 +37,8 @@ from hookline.guards import Waiting
 from hookline.host import Clock
 from hookline.money import Usage
 from hookline.openai_wire import usage_in
-from hookline.peek import PeekedBody, close_body, peek
+from hookline.peek import EVENTS_OF_JSON, PeekedBody, close_body, peek
+from hookline.plain_as_stream import tell_as_stream
 from hookline.reply import Reply, Source
 from hookline.results import SKIPPED, cost_of, end_of, sum_of
 from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled, settled
@@ -51,19 +52,8 @@ class AttemptLoop:
     """The attempts of one call. `results` has the end of each, in order of ending."""
 
     __slots__ = (
-        "_again",
-        "_bodies",
-        "_chain",
-        "_clock",
-        "_is_race_over",
-        "_live",
-        "_providers",
-        "_settlement",
-        "_skips",
-        "_waiting",
-        "call",
-        "results",
-    )
+        "_again", "_bodies", "_chain", "_clock", "_is_race_over", "_live", "_providers", "_settlement", "_skips", "_waiting", "call", "results",
+    )  # fmt: skip
 
     def __init__(
         self, call: Call, *, chain: Chain, providers: Mapping[str, Provider], clock: Clock, settlement: Settlement
@@ -119,22 +109,27 @@ class AttemptLoop:
                 break
         raise error or no_target_error(self._skips)
 
-    async def go_on(self, failed: Attempt, *, may_continue: bool) -> tuple[Attempt, AsyncIterator[bytes]] | None:
-        """After bytes have left: the next target's stream if a plugin answers `Continue`, else None."""
+    async def go_on(
+        self, failed: Attempt, *, may_continue: bool, has_spoken: bool
+    ) -> tuple[Attempt, AsyncIterator[bytes]] | None:
+        """After bytes have left: the next target's stream if a plugin answers `Continue`, or `Fallback` where only comments have; else None."""
         step = await self._after_failure(failed)
-        if not isinstance(step, Continue) or not may_continue:
+        if not (isinstance(step, Continue) and may_continue) and not (isinstance(step, Fallback) and not has_spoken):
             return None
         self._replace_waiting(step.targets)
-        while self._waiting:
-            target = self._waiting.popleft()
-            call = self._call_going_on(step.messages_by_deployment.get(target.deployment.id, step.messages))
+        while self._waiting and len(self.call.attempts) < ATTEMPTS_MAX:
+            target, call = self._waiting.popleft(), self.call
+            if isinstance(step, Continue):
+                call = self._call_going_on(step.messages_by_deployment.get(target.deployment.id, step.messages))
             attempt = await self._open(target)
             if attempt is None:
                 continue
-            if step.output_cap is not None:
+            if isinstance(step, Continue) and step.output_cap is not None:
                 attempt.lower_output_cap(step.output_cap)
             reply = await self._send(call, attempt)
             if reply is not None and not isinstance(reply.body, bytes) and reply.is_event_stream:
+                if not isinstance(step, Continue):
+                    return attempt, reply.body
                 joined = JoinedBody(reply.body, self.call, step.members)
                 self._bodies[self._bodies.index(reply.body)] = joined
                 return attempt, joined
@@ -397,13 +392,15 @@ class AttemptLoop:
                 if call.method == "POST":
                     told = reply.json()
                     attempt.usage = usage_in(told)
-                    check_answer(call, deployment.id, reply, told)
+                    check_answer(call, attempt, reply, told)
+                    if call.is_stream and call.endpoint in EVENTS_OF_JSON and reply.status < 300:
+                        self._bodies.append(tell_as_stream(call, attempt, reply))
             elif reply.is_event_stream:
                 if not call.is_stream and call.endpoint not in ANYTHING:
                     raise UpstreamError(
                         f"{deployment.id} answered with a stream that was not asked for", kind="garbage"
                     )
-                reply.body = await self._peek(attempt, body)
+                await self._peek(attempt, reply, body)
                 return reply
             attempt.first_byte_at = self._clock.monotonic()
             return reply
@@ -415,23 +412,25 @@ class AttemptLoop:
             attempt.error = as_upstream_error(RuntimeError(f"cancelled itself: {error}"), deployment.id)
         except Exception as error:
             attempt.error = as_upstream_error(error, deployment.id)
+        if attempt.reply is not None and attempt.reply.body in self._bodies:
+            await self.close(attempt.reply.body)  # now: another attempt may take long
         return None
 
-    async def _peek(self, attempt: Attempt, body: AsyncIterator[bytes]) -> Any:
-        """The stream with its first event read. Raises UpstreamError if that is an error, or none came."""
+    async def _peek(self, attempt: Attempt, reply: Reply, body: AsyncIterator[bytes]) -> None:
+        """Read the stream's first event. Raises UpstreamError if that is an error, or none came."""
         first = await anext(body, None)
         attempt.first_byte_at = self._clock.monotonic()
         if first is None:
             raise UpstreamError(f"{attempt.deployment.id} ended its stream before the first event", kind="reset")
         self._bodies.remove(body)
-        peeked = PeekedBody(body, [first])
+        peeked: Any = PeekedBody(body, [first])
+        reply.body = peeked
         self._bodies.append(peeked)
-        if told := await peek(peeked, is_json=self.call.endpoint in EVENTS_OF_JSON):
-            await self.close(peeked)
-            if peeked.seen_bytes:
+        sees_filter = attempt.is_failed_by_filter and self.call.chat.choices == 1
+        if told := await peek(peeked, self.call.endpoint, sees_filter=sees_filter):
+            if told is FILTERED or peeked.seen_bytes:  # it has read the request, and may have begun its answer
                 attempt.usage = Usage(len(self.call.body), peeked.seen_bytes, is_estimated=True)
             raise stream_error(attempt.deployment.id, told)
-        return peeked
 
     async def _after_failure(self, attempt: Attempt) -> Step | None:
         self.call[TARGETS_LEFT] = self._waiting

@@ -65,7 +65,7 @@ class JoinedBody:
                 delta.pop("role", None)
             if member_of(choice, "finish_reason") is not None:
                 data[MARK] = {
-                    "continued": [a.deployment.id for a in self._call.attempts if a.first_byte_at is not None]
+                    "continued": [attempt.deployment.id for attempt in self._call.attempts if attempt.is_relayed]
                 }
         return serialize_event(orjson.dumps(data), event=parsed.event, id=parsed.id)
 

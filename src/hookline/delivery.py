@@ -91,6 +91,8 @@ class Delivery:
             except Exception as error:
                 log.error("call %s: the reply could not be delivered", self._call.id, exc_info=error)
                 self.outcome = "internal_error"
+            else:
+                self._look_at_end()
             if self._shared is not None and self._shared.goes_on and self._has_others:
                 self._take_pump()
             if self._is_pumping and not isinstance(body, bytes):
@@ -100,6 +102,12 @@ class Delivery:
             await close_body(body)
         if self.is_client_gone:
             self.outcome = "client_gone"
+
+    def _look_at_end(self) -> None:
+        """A stream can end as it should and say that there is no answer (`response.failed`)."""
+        relayed = next((attempt for attempt in reversed(self._call.attempts) if attempt.is_relayed), None)
+        if relayed is not None and relayed.error is not None:
+            self.error, self.outcome = relayed.error, outcome_of(relayed.error)
 
     def stop(self) -> None:
         if self._audience is not None:

@@ -1,6 +1,6 @@
 """The body of a reply, from the upstream's bytes to the client's.
 
-Lives here: the relay of an upstream's body with its end, edits and taps of plugins. Elsewhere: what an end looks like (openai_wire.py),
+Lives here: the relay of an upstream's body with its end, edits and taps of plugins. Elsewhere: what an end looks like (stream_watch.py),
 attempts (attempts.py), comments while waiting (heartbeats.py), who writes to the client (surfaces).
 Idea: bodies are async generators, pulled by whoever writes, so a slow reader slows the upstream and closing one closes all below it. Whoever writes may offer a
 `sink` (ADR 0018): then chunks go from the upstream's socket to the client's without waking the call's task, until the reader is slow or the end has come.
@@ -26,11 +26,12 @@ from hookline.cost_on_wire import add_cost, tells_usage
 from hookline.deadline import deadline_error
 from hookline.errors import ApiError, InternalError, Rejected, UpstreamError
 from hookline.money import Usage
-from hookline.openai_wire import StreamWatch, error_event, sequence_number_after
+from hookline.openai_wire import error_event, sequence_number_after
 from hookline.peek import PeekedBody, close_body
 from hookline.reply import Event, Tap
 from hookline.results import sum_of
 from hookline.settling import is_being_cancelled, settled
+from hookline.stream_watch import StreamWatch
 from hookline.transport.sse import SseSplitter, parse_event, serialize_event
 
 log = logging.getLogger("hookline.relay")
@@ -117,16 +118,17 @@ async def _relay(
     def push(chunk: bytes) -> bool:
         out = watch.feed(chunk)
         if not out:
-            return watch.error is None
+            return not watch.is_over
         for layer in target.layers:
             layer.feed(out)
         sink = target.sink
-        return sink is not None and sink(out) and watch.error is None
+        return sink is not None and sink(out) and not watch.is_over
 
     while True:
         watch = StreamWatch(endpoint, hides_usage=attempt.has_hidden_usage, choices=call.chat.choices)
         lost: ApiError | None = None
         body: Any = upstream
+        attempt.is_relayed = True
         try:
             if isinstance(body, PeekedBody):
                 for chunk in body.head:
@@ -138,17 +140,19 @@ async def _relay(
                         yield out
                 body = body.rest
             forward = getattr(body, "forward", None)
-            if watch.error is None:
+            if not watch.is_over:
                 async for chunk in body:
                     if out := take(chunk):
                         yield out
-                    if forward is not None and target.sink is not None and watch.error is None:
+                    if forward is not None and target.sink is not None and not watch.is_over:
                         await forward(push)
                         yield b""  # who iterates waits for a slow reader now
-                    if watch.error is not None:
+                    if watch.is_over:
                         break
             rest = watch.finish()
-            if not watch.is_complete:
+            if watch.is_unreadable:
+                lost = UpstreamError(f"{attempt.deployment.id} sent an event that is no JSON object", kind="garbage")
+            elif not watch.is_complete:
                 lost = UpstreamError(f"{attempt.deployment.id} ended its stream before the end", kind="reset")
         except asyncio.CancelledError:
             rest = watch.take_unfinished()
@@ -175,7 +179,7 @@ async def _relay(
             await settled(loop.end(attempt, "upstream_lost" if lost else "upstream_error" if attempt.error else "ok"))
             if lost is not None and outcome_of(lost) != "timeout":
                 may_continue = endpoint == "chat" and not watch.has_tool_call and not watch.is_inside_event
-                following = await loop.go_on(attempt, may_continue=may_continue)
+                following = await loop.go_on(attempt, may_continue=may_continue, has_spoken=watch.has_spoken)
         except asyncio.CancelledError:
             if not timer.was_cancelled_for("deadline"):
                 raise

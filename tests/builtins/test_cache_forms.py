@@ -12,11 +12,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from hookline import Inexact, disassemble
 from hookline.builtins.cache.assemble import assemble
-from hookline.builtins.cache.disassemble import disassemble
 from hookline.builtins.cache.event_stream import (
     DONE,
-    Inexact,
     chunks_of,
     event,
     with_joined_words,

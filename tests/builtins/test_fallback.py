@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from hookline import UPSTREAM_KINDS, BadRequest, Unavailable, UpstreamError
+from hookline import UPSTREAM_KINDS, BadRequest, Unavailable, UpstreamError, failure_of
 from hookline.builtins.fallback import FallbackOptions, may_go_on
 
 
@@ -38,6 +38,12 @@ def test_only_the_deadline_stays_among_the_kinds() -> None:
     staying = {kind for kind in UPSTREAM_KINDS if not may_go_on(UpstreamError("x", kind=kind), FallbackOptions())}
 
     assert {"deadline"} == staying
+
+
+@pytest.mark.parametrize("kind", UPSTREAM_KINDS)
+def test_every_way_to_fail_has_a_name_for_policies(kind: str) -> None:
+    """Symptom: a stream that was too slow (`throughput_timeout`) was no failure to fallback and breaker, which broke at it."""
+    assert failure_of(UpstreamError("x", kind=kind)) is not None
 
 
 def test_a_request_that_cannot_be_translated_stays() -> None:

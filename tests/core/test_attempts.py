@@ -30,7 +30,16 @@ from hookline import (
 )
 from hookline.attempt_errors import no_target_error, seconds_of
 from hookline.attempts import ATTEMPTS_MAX
-from hookline.testing.kit import ANSWER, CHAT, PipelineKit, ScriptedProvider, answer, make_plugin, stream
+from hookline.testing.kit import (
+    ANSWER,
+    ANSWER_AS_STREAM,
+    CHAT,
+    PipelineKit,
+    ScriptedProvider,
+    answer,
+    make_plugin,
+    stream,
+)
 
 THREE = {"m": ["up/1", "up/2", "up/3"]}
 ASKED = {**CHAT, "model": "m"}
@@ -588,7 +597,7 @@ async def test_an_error_as_first_event_counts_as_before_the_first_byte(journal: 
 
     delivered = await kit.call(STREAMED)
 
-    assert (delivered.status, delivered.body) == (200, ANSWER)
+    assert (delivered.status, delivered.body) == (200, ANSWER_AS_STREAM)
     assert closed == ["closed"]
 
 
@@ -617,7 +626,7 @@ async def test_an_error_as_first_event_is_a_status_where_nothing_else_is_left(co
 async def test_comments_and_cuts_do_not_hide_a_first_error(pieces: list[bytes]) -> None:
     kit = kit_of(lambda: stream(*pieces), answer)
 
-    assert (await kit.call(STREAMED)).body == ANSWER
+    assert (await kit.call(STREAMED)).body == ANSWER_AS_STREAM
 
 
 @pytest.mark.parametrize("pieces", [[], [b"data: {"], [b": ping\n\n"]])
@@ -625,36 +634,35 @@ async def test_a_stream_that_dies_before_its_first_event_may_fall_back(pieces: l
     """A half event that was only peeked has not left: it is as if nothing had come."""
     kit = kit_of(lambda: stream(*pieces, ConnectionResetError()), answer)
 
-    assert (await kit.call(STREAMED)).body == ANSWER
+    assert (await kit.call(STREAMED)).body == ANSWER_AS_STREAM
 
 
 async def test_a_stream_that_ends_before_its_first_event_may_fall_back() -> None:
     kit = kit_of(stream, answer)
 
-    assert (await kit.call(STREAMED)).body == ANSWER
+    assert (await kit.call(STREAMED)).body == ANSWER_AS_STREAM
 
 
-async def test_a_half_event_is_held_for_50_ms_at_most(wire: Any) -> None:
-    gate, first = asyncio.Event(), wire.chunk("ho")
-    rest = (wire.chunk(finish="stop"), wire.done)
-    kit = kit_of(lambda: stream(first[:9], gate, first[9:], *rest))
+async def test_comments_are_held_for_50_ms_at_most(wire: Any) -> None:
+    gate, comment = asyncio.Event(), b": thinking\n\n"
+    rest = (wire.chunk("ho"), wire.chunk(finish="stop"), wire.done)
+    kit = kit_of(lambda: stream(comment, gate, *rest))
     running = kit.start(kit.make_call(STREAMED))
 
     await running.delivered.has_begun.wait()
-    assert running.delivered.body == first[:9]
+    assert running.delivered.body == comment
     gate.set()
 
-    assert (await running.done()).body == b"".join((first, *rest))
+    assert (await running.done()).body == b"".join((comment, *rest))
 
 
-async def test_a_giant_first_event_is_held_up_to_64_kib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hookline.peek.PEEK_S", 3600.0)
-    never, piece = asyncio.Event(), b"x" * 16_384
+async def test_a_giant_first_event_leaves_when_it_is_known_to_be_one() -> None:
+    never, piece = asyncio.Event(), b"x" * (1 << 18)
     kit = kit_of(lambda: stream(b"data: ", piece, piece, piece, piece, never))
     running = kit.start(kit.make_call(STREAMED))
 
     await running.delivered.has_begun.wait()
-    assert running.delivered.chunks[0] == b"data: "
+    assert running.delivered.body == b"data: " + piece * 4
     running.leave()
     await running.done()
 
@@ -745,7 +753,7 @@ async def test_continue_makes_one_stream_of_two_attempts_and_pays_for_both(journ
 async def test_continue_goes_on_to_the_next_target_until_one_answers_with_a_stream(wire: Any) -> None:
     kit = kit_of(
         lambda: stream(wire.chunk("one"), ConnectionResetError()),
-        answer,
+        lambda: answer(b'{"no": "completion"}'),
         lambda: stream(wire.chunk("two"), wire.done),
         plugins=(continuing(),),
     )
@@ -774,7 +782,7 @@ TOOL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f"
     ("why", "events"),
     [
         ("a tool call has begun", lambda w: [w.event({"choices": [{"index": 0, "delta": {"tool_calls": [TOOL]}}]})]),
-        ("half an event has left", lambda w: [w.chunk("one"), w.chunk("two")[:12]]),
+        ("half a giant has left", lambda w: [w.chunk("one"), w.chunk("A" * (1 << 21))[:-12]]),
     ],
 )
 async def test_continue_is_not_followed_where_two_streams_would_not_fit(why: str, events: Any, wire: Any) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hookline import Usage, usage_in
 from hookline.cost_on_wire import add_cost
-from hookline.openai_wire import EVENT_BYTES_MAX, UNREAD_CALLS, StreamWatch
+from hookline.openai_wire import UNREAD_CALLS
+from hookline.stream_watch import EVENT_BYTES_MAX, StreamWatch
 
 USAGE = Usage(10, 5)
 COUNTED = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 0}}

@@ -117,3 +117,16 @@ async def test_a_call_that_is_no_stream_is_asked_to_its_end(journal: Any) -> Non
     assert delivered.times == 0
     assert journal.results["call_ended watch"][0].usage.output_tokens == 5
     assert journal == ["attempt_ended watch 1", "call_ended watch client_gone"]
+
+
+async def test_a_stream_that_ends_well_and_says_that_it_failed_is_no_success(journal: Any) -> None:
+    """Symptom: the log line of a stream with `response.failed` said "ok"."""
+    created = b'event: response.created\ndata: {"type":"response.created","sequence_number":0,"response":{}}\n\n'
+    failed = b'event: response.failed\ndata: {"type":"response.failed","sequence_number":1,"response":{"status":"failed"}}\n\n'
+    provider = ScriptedProvider(lambda: stream(created, failed))
+    kit = PipelineKit(journal.observer("watch"), providers=[provider])
+
+    delivered = await kit.run(kit.make_call({"model": "up/m", "input": "hi", "stream": True}, path="/v1/responses"))
+
+    assert (delivered.body, delivered.error) == (created + failed, None)
+    assert [result.outcome for result in journal.results["call_ended watch"]] == ["upstream_error"]

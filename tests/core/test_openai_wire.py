@@ -11,16 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hookline import Usage
-from hookline.openai_wire import (
-    EVENT_BYTES_MAX,
-    HELD_BYTES_MAX,
-    UNREAD_CALLS,
-    StreamWatch,
-    error_in,
-    usage_in,
-    usage_of,
-)
-from hookline.transport.sse import serialize_event
+from hookline.openai_wire import UNREAD_CALLS, error_in, usage_in, usage_of
+from hookline.stream_watch import EVENT_BYTES_MAX, HELD_BYTES_MAX, StreamWatch
+from hookline.transport.sse import SseSplitter, parse_event, serialize_event
 
 DONE = b"data: [DONE]\n\n"
 COUNTED = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -53,6 +46,17 @@ def watch(endpoint: Any, pieces: Iterable[bytes], **more: Any) -> tuple[StreamWa
 
 def in_pieces(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def whole_events(endpoint: str, stream: Iterable[bytes]) -> bytes:
+    """The stream without an event that was cut; one that lacks its blank line only is whole."""
+    *first, last = [*stream] or [b""]
+    text = parse_event(last).data
+    try:
+        is_cut = bool(text) and text != b"[DONE]" and not orjson.loads(text)
+    except orjson.JSONDecodeError:
+        is_cut = endpoint != "relay"
+    return b"".join(first) + (b"" if is_cut else last)
 
 
 # -- what is known by its surroundings
@@ -160,7 +164,7 @@ def test_a_stream_is_complete_by_the_rule_of_its_endpoint(endpoint, stream, more
     for pieces in (stream, in_pieces(b"".join(stream), 1), in_pieces(b"".join(stream), 7)):
         seen, left, held = watch(endpoint, pieces, **more)
 
-        assert (is_complete, b"".join(stream)) == (seen.is_complete, left + held)
+        assert (is_complete, whole_events(endpoint, stream)) == (seen.is_complete, left + held)
 
 
 def test_the_end_is_held_from_the_usage_on():
@@ -210,10 +214,12 @@ def test_only_a_usage_event_with_empty_choices_is_kept_from_the_client(hides):
 
 # -- events that are cut anywhere, and giants
 
+BROKEN = (b"data: {broken\n\n", b"data: 1\ndata: 2\n\n")
 EVENTS = st.sampled_from(
     [
+        *BROKEN,
         chunk("ü€𝄞"), chunk("a", index=1), chunk(finish="stop"), chunk(finish="stop", usage=COUNTED), USAGE_EVENT, DONE, b": comment\n\n",
-        b"\n", b"data: {broken\n\n", chunk("cr").replace(b"\n", b"\r\n"), b"event: error\ndata: {}\r\n\r\n", b"data: 1\ndata: 2\n\n",
+        b"\n", b"event: ping\ndata: now\n\n", chunk("cr").replace(b"\n", b"\r\n"), b"event: error\ndata: {}\r\n\r\n",
     ]
 )  # fmt: skip
 
@@ -226,21 +232,75 @@ def test_no_byte_is_lost_or_moved_and_the_verdict_is_the_same_wherever_it_is_cut
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True) if a < b]
 
     seen, left, held = watch("chat", pieces)
-    whole, *_ = watch("chat", [stream] if stream else [])
+    whole, *told = watch("chat", [stream] if stream else [])
 
-    assert left + held == stream
-    assert (seen.is_complete, seen.usage) == (whole.is_complete, whole.usage)
+    readable = b"".join([event for event in events if event not in BROKEN])
+    assert left + held == b"".join(told)
+    assert readable.startswith(left + held)
+    assert seen.is_unreadable or left + held == readable
+    assert (seen.is_complete, seen.usage, seen.is_unreadable) == (whole.is_complete, whole.usage, whole.is_unreadable)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["chat", "completions", "responses", "relay"]), st.data())
 @settings(deadline=None)
-def test_no_bytes_make_the_watch_raise_or_change_them(noise, endpoint, data):
+def test_no_bytes_make_the_watch_raise_and_all_that_leaves_can_be_read(noise, endpoint, data):
     cut = data.draw(st.integers(0, len(noise)))
     stream = noise[:cut] + chunk("a") + noise[cut:]
 
     _, left, held = watch(endpoint, [piece for piece in (stream[:cut], stream[cut:]) if piece])
 
-    assert left + held == stream
+    splitter = SseSplitter()
+    for block in [*splitter.feed(left + held), splitter.tail]:
+        told = parse_event(block)
+        if told.event is None and (text := told.data.strip()) not in (b"", b"[DONE]") and endpoint != "relay":
+            assert isinstance(orjson.loads(text), dict)
+    assert endpoint != "relay" or left + held == stream
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"data: no JSON\n\n", b'data: {"choices":[{"ind\n\n', b"data: null\n\n", b"data: [1]\n\n", b"data: <html>\r\n\r\n", b"event: error\ndata: busy\n\n",
+        chunk("a")[:-3] + b"\n\n", b'data: {"a":1},{"b":2}\n\n',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("before", [chunk("a"), chunk("a") + chunk("b")])
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_an_event_that_is_no_json_object_ends_the_stream_unseen(broken, before, size):
+    for stream in (before + broken + chunk("c") + chunk(finish="stop") + DONE, before + broken):
+        seen, left, held = watch("chat", in_pieces(stream, size))
+
+        assert (left + held, seen.is_complete, seen.is_unreadable) == (before, False, True)
+
+
+def test_a_broken_event_among_learned_ones_is_found():
+    stream = [
+        chunk("a"),
+        chunk("b"),
+        chunk("c") + b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"d\n\n' + chunk("e"),
+    ]
+
+    seen, left, held = watch("chat", stream)
+
+    assert (left + held, seen.is_unreadable) == (chunk("a") + chunk("b") + chunk("c"), True)
+
+
+@pytest.mark.parametrize("text", ["event: response.output_text.delta\ndata: {\n\n", "event: ping\ndata: now\n\n"])
+def test_every_event_of_a_response_is_an_object(text):
+    seen, left, held = watch(
+        "responses", [response("response.created", 0), text.encode(), response("response.completed", 1)]
+    )
+
+    assert (left + held, seen.is_unreadable) == (response("response.created", 0), True)
+
+
+def test_what_cannot_be_read_after_the_end_is_dropped_and_does_no_harm():
+    stream = [chunk("a"), chunk(finish="stop"), b"data: bye\n\n", USAGE_EVENT, DONE, b"data: bye\n\n"]
+
+    seen, left, held = watch("chat", stream)
+
+    assert left + held == chunk("a") + chunk(finish="stop") + USAGE_EVENT + DONE
+    assert (seen.is_complete, seen.is_unreadable, seen.usage) == (True, False, Usage(10, 5))
 
 
 @pytest.mark.parametrize("size", [1 << 13, 200_000, 1 << 22])
@@ -280,9 +340,12 @@ def test_a_giant_event_in_the_middle_is_no_end_and_costs_bounded_memory():
     picture = response("response.image_generation_call.partial_image", 3, partial_image_b64="A" * 10_000_000)
     seen = StreamWatch("responses")
 
+    left = []
     for piece in in_pieces(picture, 65_536):
-        assert seen.feed(piece) == piece
+        left.append(seen.feed(piece))
         assert seen._splitter is None or len(seen._splitter.tail) <= EVENT_BYTES_MAX
+    assert b"".join(left) == picture
+    assert all(left[EVENT_BYTES_MAX // 65_536 :]), "what is known to be a giant waits no longer"
     assert (seen.is_complete, seen.next_sequence_number) == (False, 4)
 
 

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from hookline import Fallback
-from hookline.testing.kit import ANSWER, CHAT, PipelineKit, ScriptedProvider, answer, make_plugin, stream
+from hookline.testing.kit import (
+    ANSWER,
+    ANSWER_AS_STREAM,
+    CHAT,
+    PipelineKit,
+    ScriptedProvider,
+    answer,
+    make_plugin,
+    stream,
+)
 
 STREAMED = {**CHAT, "stream": True}
 FALLBACK = make_plugin("fallback", after_failure=lambda call, attempt: Fallback())
@@ -21,7 +30,7 @@ def kit_of(*scripts: Any) -> PipelineKit:
 
 
 async def first_pieces(*pieces: Any, **about: Any) -> Any:
-    """What the client of a stream that begins with these pieces sees; a second deployment would answer ANSWER."""
+    """What the client of a stream that begins with these pieces sees; a second deployment would answer ANSWER_AS_STREAM."""
     kit = kit_of(lambda: stream(*pieces), answer)
     return await kit.run(kit.make_call(STREAMED, **about))
 
@@ -48,7 +57,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_no_client_would_dispatch_is_no_first_event(before: bytes) -> None:
     delivered = await first_pieces(before, ERROR)
 
-    assert delivered.body == ANSWER
+    assert delivered.body == ANSWER_AS_STREAM
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
@@ -59,7 +68,7 @@ async def test_a_first_error_is_found_wherever_it_is_cut(line_end: bytes, start:
     for cut in range(1, len(error)):
         delivered = await first_pieces(error[:cut], error[cut:])
 
-        assert delivered.body == ANSWER, cut
+        assert delivered.body == ANSWER_AS_STREAM, cut
 
 
 @pytest.mark.parametrize("begun", [b": ping\n\n", b": pi", b"data", b"data: ", b'data: {"id', b"event: x\n", BOM])
@@ -68,15 +77,14 @@ async def test_a_stream_that_ends_before_its_first_event_has_not_begun(begun: by
     """Symptom: a reset there fell back, a clean end left 200 and an error event."""
     delivered = await first_pieces(begun)
 
-    assert delivered.body == ANSWER
+    assert delivered.body == ANSWER_AS_STREAM
 
 
 @pytest.mark.parametrize(
     "last",
     [
-        b"data: [DONE]",
         b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}',
-        b"data: [DONE]\r",
+        b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}\r',
     ],
 )
 @pytest.mark.usefixtures("patient")
@@ -102,13 +110,42 @@ async def test_a_named_first_event_may_be_any_text(wire: Any) -> None:
 
 @pytest.mark.parametrize(
     "first",
-    [b'data: {"choices": [{"ind\n\n', b"data: no JSON\n\n", b': ping\r\n\r\ndata: {"a"\r\n\r\n', b"data:{]\n\n"],
+    [
+        b'data: {"choices": [{"ind\n\n',
+        b"data: no JSON\n\n",
+        b': ping\r\n\r\ndata: {"a"\r\n\r\n',
+        b"data:{]\n\n",
+        b"data: null\n\n",
+        b'data: ["a"]\n\n',
+        b"data: [DONE]\n\n",
+        b": ping\n\ndata: [DONE]\n\n",
+        b'{"id": "c"}\n\n',
+        b"<html>\n\n",
+    ],
 )
 async def test_garbage_as_the_first_event_counts_as_before_it(first: bytes, wire: Any) -> None:
     alone = PipelineKit(FALLBACK, providers=[ScriptedProvider(lambda: stream(first, wire.chunk("a")))])
 
-    assert (await first_pieces(first, wire.chunk("a"))).body == ANSWER
+    assert (await first_pieces(first, wire.chunk("a"))).body == ANSWER_AS_STREAM
     assert (await alone.run(alone.make_call(STREAMED))).json()["error"]["code"] == "upstream_garbage"
+
+
+@pytest.mark.parametrize("last", [b"data: [DONE]", b"data: [DONE]\r"])
+@pytest.mark.usefixtures("patient")
+async def test_a_stream_that_says_nothing_but_done_is_no_answer(last: bytes) -> None:
+    assert (await first_pieces(last)).body == ANSWER_AS_STREAM
+
+
+async def test_half_a_first_event_waits_for_the_rest_however_long(wire: Any) -> None:
+    """Nothing of it would leave: so its end may still be somebody else's beginning."""
+    gate, first = asyncio.Event(), wire.chunk("a")
+    kit = kit_of(lambda: stream(first[:9], gate, ConnectionResetError()), answer)
+    running = kit.start(kit.make_call(STREAMED))
+    await asyncio.sleep(0.06)  # longer than comments are waited for
+
+    gate.set()
+
+    assert (await running.done()).body == ANSWER_AS_STREAM
 
 
 async def test_a_stream_that_was_not_asked_for_is_no_answer(wire: Any) -> None:
@@ -141,7 +178,22 @@ async def test_nothing_is_awaited_once_the_first_event_is_there(wire: Any) -> No
 
 
 async def test_an_error_that_came_together_with_content_may_fall_back(wire: Any) -> None:
-    assert (await first_pieces(wire.chunk("a") + ERROR)).body == ANSWER
+    assert (await first_pieces(wire.chunk("a") + ERROR)).body == ANSWER_AS_STREAM
+
+
+@pytest.mark.parametrize("failure", [ERROR, b"data: oops\n\n", b"data: {", ConnectionResetError()])
+async def test_while_only_comments_have_left_it_may_fall_back(failure: Any) -> None:
+    """Symptom: whoever sent ": processing" for a while and then an error got no second chance. Those comments are all that has left."""
+    gate = asyncio.Event()
+    kit = kit_of(lambda: stream(b": processing\n\n", gate, failure), answer)
+    running = kit.start(kit.make_call(STREAMED))
+    await running.delivered.has_begun.wait()
+    assert running.delivered.body == b": processing\n\n"
+
+    gate.set()
+    delivered = await running.done()
+
+    assert (delivered.body, delivered.error) == (b": processing\n\n" + ANSWER_AS_STREAM, None)
 
 
 async def test_an_error_behind_content_is_mid_stream(wire: Any) -> None:
@@ -162,7 +214,8 @@ async def test_a_first_byte_is_noted_when_it_came_and_not_when_the_event_was_who
     gate, first = asyncio.Event(), wire.chunk("a")
     kit = kit_of(lambda: stream(first[:5], gate, first[5:], wire.chunk(finish="stop")))
     running = kit.start(kit.make_call(STREAMED))
-    await running.delivered.has_begun.wait()
+    while not running.call.attempts or running.call.attempts[0].first_byte_at is None:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
 
     kit.clock.advance(3.0)
     gate.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -69,8 +70,13 @@ REST = [
 
 @pytest.fixture
 def start(start_gateway, upstream, spare):
-    async def start(options: str = 'mid_stream = "continue"') -> Any:
-        return await start_gateway(TEXT.format(up=upstream.url, spare=spare.url, options=options))
+    async def start(
+        options: str = 'mid_stream = "continue"', *more: str, deployments: str = '["up/first", "spare/second"]'
+    ) -> Any:
+        text = TEXT.format(up=upstream.url, spare=spare.url, options=options)
+        text = text.replace('["up/first", "spare/second"]', deployments)
+        text = text.replace('["auth", ', "".join(['["auth", ', *[f'"{name}", ' for name in more]]))
+        return await start_gateway(text)
 
     return start
 
@@ -155,6 +161,70 @@ async def test_a_deployment_that_goes_on_from_a_prefix_is_given_one(start, upstr
             pass
 
     assert spare.requests[0].json()["messages"] == [*ASKED["messages"], {"role": "assistant", "content": "one"}]
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        [chunk("never")[:40].encode(), CUT],
+        [b"data: {oops\n\n", chunk("never")],
+        ['{"error": {"message": "boom", "type": "server_error"}}'],
+        [],
+    ],
+    ids=["inside an event", "a broken event", "an error event", "a clean end"],
+)
+async def test_however_it_dies_it_is_continued_and_the_joined_answer_is_not_cached(start, upstream, spare, death):
+    gates = [asyncio.Event(), asyncio.Event()]
+    upstream.play(
+        *[sse_reply(chunk("", role="assistant"), chunk("one "), chunk("two "), gate, *death) for gate in gates]
+    )
+    spare.always(sse_reply(*REST))
+    proxy = await start('mid_stream = "continue"\n[plugins.cache]\nwhen = "always"', "cache")
+
+    async with client_of(proxy) as client:
+        for asked, gate in enumerate(gates, 1):
+            text = ""
+            async for event in await client.chat.completions.create(**ASKED, stream=True):
+                text += event.choices[0].delta.content or ""
+                gate.set()
+
+            assert text == "one two three four"
+            assert len(spare.requests) == asked
+
+
+async def test_a_first_attempt_that_never_left_is_not_named_in_the_mark(start, upstream, spare):
+    gate = asyncio.Event()
+    upstream.play(
+        sse_reply('{"error": {"message": "boom"}}'),
+        sse_reply(chunk("", role="assistant"), chunk("one "), gate, RESET),
+    )
+    spare.play(sse_reply(*REST))
+    proxy = await start(
+        'mid_stream = "continue"',
+        deployments='["up/first", { provider = "up", model = "first", id = "up/again" }, "spare/second"]',
+    )
+
+    async with client_of(proxy) as client:
+        stream = await client.chat.completions.create(**ASKED, stream=True)
+        marked = None
+        async for event in stream:
+            gate.set()
+            marked = (event.model_extra or {}).get("hookline", marked)
+
+    assert marked == {"continued": ["up/again", "spare/second"]}
+
+
+async def test_who_goes_on_with_json_goes_on(start, upstream, spare):
+    upstream.play(sse_reply(chunk("", role="assistant"), chunk("one "), RESET))
+    said = {"role": "assistant", "content": "two"}
+    spare.play(json_reply({"id": "two", "object": "chat.completion", "created": 2, "model": "two", "choices": [{"index": 0, "message": said, "finish_reason": "stop"}]}))  # fmt: skip
+
+    async with client_of(await start()) as client, client.chat.completions.stream(**ASKED) as stream:
+        async for _ in stream:
+            pass
+        told = await stream.get_final_completion()
+
+    assert (told.choices[0].message.content, told.id) == ("one two", "one")
 
 
 TOOL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{"}}

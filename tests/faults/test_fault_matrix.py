@@ -160,6 +160,27 @@ FAULTS = {
         502,
         502,
     ),
+    "half an event": Fault(
+        lambda: [RESET], lambda: [*sse_reply(HALF, f"data: {chunk('ll')}"[:40].encode(), CUT)], 502, EITHER
+    ),
+    "an event that is no JSON": Fault(
+        lambda: bytes_reply(b"{oops", headers=JSON), lambda: sse_reply(HALF, b"data: {oops\n\n", STOP, "[DONE]"), 502, EITHER
+    ),
+    "a first event that is no object": Fault(
+        lambda: bytes_reply(b"[1]", headers=JSON), lambda: sse_reply("[1]", *WHOLE), 502, 502
+    ),
+    "nothing but [DONE]": Fault(lambda: bytes_reply(b"null", headers=JSON), lambda: sse_reply("[DONE]"), 502, 502),
+    "bytes": both(lambda: bytes_reply(bytes(range(256)), headers={"content-type": "application/octet-stream"}), 502),
+    "HTML in pieces": both(
+        lambda: [reply_head(200, {"content-type": "text/html", "transfer-encoding": "chunked"}), b"6\r\n<html>\r\n", b"5\r\nlogin\r\n", b"0\r\n\r\n"],
+        502,
+    ),
+    "an error object with 200": both(lambda: json_reply(ERROR), 502),
+    "JSON": both(lambda: json_reply(ANSWER), OK),
+    "a stream": Fault(lambda: sse_reply(*WHOLE), lambda: sse_reply(*WHOLE), 502, OK),
+    "a stream called text": Fault(
+        lambda: json_reply(ANSWER), lambda: bytes_reply("".join(f"data: {one}\n\n" for one in WHOLE).encode(), headers={"content-type": "text/plain"}), OK, OK
+    ),
     "never ends": Fault(
         lambda: never_ending(reply_head(200, {**JSON, "transfer-encoding": "chunked"}), b"1000\r\n%b\r\n" % (b" " * 4096)),
         lambda: never_ending(reply_head(200, {**SSE, "transfer-encoding": "chunked"}), b"1000\r\n:%b\n\n\r\n" % (b" " * 4093)),
@@ -167,6 +188,8 @@ FAULTS = {
         CUT_OFF,
     ),
 }  # fmt: skip
+FINE = {"drips", "JSON", "a stream", "a stream called text"}
+"""No faults, or none in this form."""
 NOT_DIALLED = {"refused": "http://127.0.0.1:{closed}/v1", "no-tls": "https://127.0.0.1:{plain}/v1"}
 EXCEPTIONS: dict[int, type[openai.APIStatusError]] = {
     401: openai.AuthenticationError,
@@ -274,7 +297,7 @@ async def test_every_fault_is_an_answer_from_elsewhere_or_the_right_exception(
         if not with_fallback and not is_stream:  # asked once more: nothing of it was kept
             for name in FAULTS:
                 if name not in (
-                    "drips",
+                    *(FINE - {"a stream"}),
                     "never ends",
                     "stalls before headers",
                     "stalls after headers",
@@ -289,4 +312,4 @@ async def test_every_fault_is_an_answer_from_elsewhere_or_the_right_exception(
     records = gateway.app.current.workshop.stores.records
     await records.flush()
     booked = (await records.read_ledger(LedgerQuery(limit=1_000))).rows
-    assert {row.model for row in booked if row.outcome == "ok" and row.deployment.startswith("up/")} <= {"drips"}
+    assert {row.model for row in booked if row.outcome == "ok" and row.deployment.startswith("up/")} <= FINE

@@ -275,3 +275,62 @@ async def test_an_error_never_quotes_our_key(
     await provider.aclose()
 
     assert reply.json()["error"]["message"] == "invalid x-api-key: ***"
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "kind"),
+    [
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}, 503, "stream_error"),
+        ({"type": "message"}, 502, "garbage"),
+        ([1], 502, "garbage"),
+    ],
+)
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_what_is_no_message_is_no_answer_whatever_its_status(
+    upstream: ScriptedUpstream,
+    provider: AnthropicProvider,
+    make_call: MakeCall,
+    make_attempt: MakeAttempt,
+    told: Any,
+    status: int,
+    kind: str,
+    is_stream: bool,
+) -> None:
+    """Symptom: it became an answer without text, which could be cached."""
+    upstream.play(json_reply(told))
+
+    with pytest.raises(UpstreamError) as failed:
+        await provider.send(make_call(STREAM if is_stream else None), make_attempt("claude-x"))
+
+    assert (failed.value.reply_status, failed.value.kind) == (status, kind)
+
+
+async def test_a_stream_without_its_content_type_is_known_by_its_first_bytes(
+    upstream: ScriptedUpstream, provider: AnthropicProvider, make_call: MakeCall, make_attempt: MakeAttempt
+) -> None:
+    body = b"".join(map(event, [BEGIN, DELTA, *END]))
+    upstream.play(bytes_reply(body, headers={"content-type": "text/plain"}))
+
+    pieces = await pieces_of(await provider.send(make_call(STREAM), make_attempt("claude-x")))
+
+    assert "hö".encode() in b"".join(pieces)
+
+
+async def test_a_broken_event_is_an_error_and_not_left_out(
+    upstream: ScriptedUpstream, provider: AnthropicProvider, make_call: MakeCall, make_attempt: MakeAttempt
+) -> None:
+    upstream.play(sse_reply(event(BEGIN), b"event: content_block_delta\ndata: {oops\n\n", *map(event, END)))
+
+    with pytest.raises(UpstreamError, match="no JSON object"):
+        await pieces_of(await provider.send(make_call(STREAM), make_attempt("claude-x")))
+
+
+async def test_a_stream_that_nobody_reads_gives_its_connection_back(
+    upstream: ScriptedUpstream, provider: AnthropicProvider, make_call: MakeCall, make_attempt: MakeAttempt
+) -> None:
+    upstream.play(sse_reply(event(BEGIN), STALL))
+
+    reply = await provider.send(make_call(), make_attempt("claude-x"))
+    await reply.body.aclose()  # type: ignore[union-attr]
+
+    assert provider._upstream._pool.stats().in_use == 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
 from hookline import UpstreamError
 from hookline.providers import event_reader
-from hookline.providers.event_reader import ReadEvent, read_events
+from hookline.providers.event_reader import ReadEvent, TranslatedBody, read_events
 
 
 class Body:
@@ -32,12 +32,11 @@ class Body:
 
 
 async def test_events_comments_and_the_end_are_told_apart_however_they_are_cut() -> None:
-    raw = b': hi\r\n\r\nevent: a\r\ndata: {"n":\r\ndata: 1}\r\n\r\ndata: [1]\n\ndata: no json\n\ndata: [DONE]'
+    raw = b': hi\r\n\r\nevent: a\r\ndata: {"n":\r\ndata: 1}\r\n\r\nevent: ping\ndata: now\n\ndata: [DONE]'
     expected = [
         ReadEvent(None, None, comment=b": hi\r\n\r\n"),
         ReadEvent("a", {"n": 1}),
-        ReadEvent(None, None),
-        ReadEvent(None, None),
+        ReadEvent("ping", None),
         ReadEvent(None, None, is_done=True),
     ]
 
@@ -49,7 +48,7 @@ async def test_events_comments_and_the_end_are_told_apart_however_they_are_cut()
 
 async def test_an_event_without_end_is_refused_and_the_body_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_reader, "MAX_EVENT_BYTES", 100)
-    body = Body(b"data: 1\n\n", *[b"x" * 10] * 20)
+    body = Body(b"data: {}\n\n", *[b"x" * 10] * 20)
 
     with pytest.raises(UpstreamError, match="more than 100 bytes") as failed:
         async for _ in read_events(body, "up/m"):
@@ -60,9 +59,47 @@ async def test_an_event_without_end_is_refused_and_the_body_closed(monkeypatch: 
 
 async def test_many_small_events_are_no_giant_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_reader, "MAX_EVENT_BYTES", 100)
-    body = Body(*[b"data: 1", b"\n\n"] * 100)
+    body = Body(*[b"data: {}", b"\n\n"] * 100)
 
     assert len([event async for event in read_events(body, "up/m")]) == 100
+
+
+@pytest.mark.parametrize(
+    "broken", [b"data: no json\n\n", b"data: [1]\n\n", b'data: {"a"\n\n', b"event: error\ndata: busy\n\n"]
+)
+async def test_an_event_that_is_no_object_is_refused_and_the_body_closed(broken: bytes) -> None:
+    body = Body(b"data: {}\n\n", broken, b"data: {}\n\n")
+    read = []
+
+    with pytest.raises(UpstreamError, match="no JSON object") as failed:
+        async for event in read_events(body, "up/m"):
+            read.append(event)
+
+    assert (failed.value.kind, len(read), body.is_closed) == ("garbage", 1, True)
+
+
+async def test_where_every_event_is_an_object_a_name_is_no_excuse() -> None:
+    body = Body(b"event: content_block_delta\ndata: {\n\n")
+
+    with pytest.raises(UpstreamError):
+        async for _ in read_events(body, "up/m", are_objects=True):
+            pass
+
+
+async def test_half_an_event_at_the_end_is_none() -> None:
+    assert [event.data async for event in read_events(Body(b'data: {}\n\ndata: {"a'), "up/m")] == [{}]
+
+
+async def test_closing_a_translation_that_nobody_began_closes_what_it_is_made_of() -> None:
+    body = Body(b"data: {}\n\n")
+
+    async def translated() -> AsyncGenerator[bytes, None]:
+        async for _ in read_events(body, "up/m"):
+            yield b""
+
+    await TranslatedBody(translated(), body).aclose()
+
+    assert body.is_closed
 
 
 async def test_leaving_early_closes_the_body() -> None:

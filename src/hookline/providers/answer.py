@@ -11,6 +11,7 @@ between it and the client.
 | `text/event-stream` | iterator; decoded if it came compressed although we asked for identity |
 | from a route that answers in JSON (not `relay`), also without its content type | bytes, at most `MAX_JSON_BYTES` |
 | JSON from any other route | bytes up to `MAX_JSON_BYTES`; what is larger is an iterator |
+| to a stream of chat, completions or responses, of another type than these | what its first bytes are: an event stream, else bytes |
 | everything else | iterator, or bytes if all of it is there already |"""
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ STATUS_MAX = 599
 """RFC 9110, section 15: a status outside 100-599 is invalid."""
 MAX_ERROR_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
+_STREAMED = frozenset({"chat", "completions", "responses"})
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 MAX_DECODED_BYTES = 1 << 30
 """Of a compressed event stream; there is never more than 64 KiB of it in memory."""
 
@@ -51,6 +54,8 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
         if kind == "text/event-stream":
             return Reply(status, headers, plain_events(response, headers, deployment))
         is_json = kind == "application/json" or kind.endswith("+json")
+    if call.is_stream and not is_json and call.endpoint in _STREAMED:
+        return await read_by_its_start(response, headers, deployment)
     if call.endpoint != "relay" and (is_json or not call.is_stream):
         reply = Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
         # The end of the connection says nothing of the end of the answer: half a JSON is a connection that died.
@@ -149,6 +154,28 @@ class Prefixed:
 
     async def aclose(self) -> None:
         self._response.close()
+
+
+async def read_by_its_start(response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment) -> Reply:
+    """The reply to a stream that is not called one (text/plain, or nothing), by what it is. Raises UpstreamError for what is neither a stream nor JSON."""
+    pieces: list[bytes] = []
+    size_bytes, is_known = 0, False
+    try:
+        async for chunk in response.chunks():
+            pieces.append(chunk)
+            size_bytes += len(chunk)
+            start = b"" if is_known else b"".join(pieces).lstrip()
+            if start.startswith(_FIELDS):
+                headers["content-type"] = "text/event-stream"
+                return Reply(response.status, headers, Prefixed(pieces, response))
+            is_known = is_known or len(start) > len(b"event:")
+            if size_bytes > MAX_JSON_BYTES or (is_known and start and not start.startswith((b"{", b"["))):
+                response.close()
+                message = f"{deployment.id} answered a stream with what is neither that nor JSON"
+                raise UpstreamError(message, kind="garbage")
+    except TransportError as error:
+        raise to_upstream_error(error, deployment) from error
+    return Reply(response.status, headers, b"".join(pieces))
 
 
 async def _read_or_stream(response: UpstreamResponse, deployment: Deployment) -> bytes | AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ Idea: the same pool, keys and timeouts as for the OpenAI wire (upstream.py); onl
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Protocol
@@ -19,12 +19,12 @@ from hookline.attempt import Attempt
 from hookline.call import Call
 from hookline.deployment import Deployment
 from hookline.errors import BadRequest, UpstreamError
-from hookline.providers.answer import MAX_ERROR_BYTES, MAX_JSON_BYTES, plain_events, read_plain
+from hookline.providers.answer import MAX_ERROR_BYTES, MAX_JSON_BYTES, plain_events, read_by_its_start, read_plain
 from hookline.providers.anthropic_reply import as_list, as_text, error_from_anthropic, from_anthropic
 from hookline.providers.anthropic_request import to_anthropic
 from hookline.providers.anthropic_stream import AnthropicStream
 from hookline.providers.anthropic_thinking import room_for_thinking
-from hookline.providers.event_reader import read_events
+from hookline.providers.event_reader import TranslatedBody, read_events
 from hookline.providers.untranslatable import JsonObject, Untranslatable
 from hookline.providers.upstream import Upstream
 from hookline.providers.upstream_options import UpstreamOptions
@@ -93,12 +93,21 @@ class AnthropicProvider:
         created = int(self._clock.time())
         if response.status >= 400:
             return await self._error(deployment, response)
-        if headers.get("content-type", "").lower().startswith("text/event-stream"):
-            attempt.has_hidden_usage = not call.chat.wants_usage
+        kind = headers.get("content-type", "").lower()
+        body: Any = b""
+        if kind.startswith("text/event-stream"):
             body = plain_events(response, headers, deployment)
-            return Reply(response.status, headers, _chunks(body, headers, deployment, created))
-        message = await self._read(deployment, response)
+        elif call.is_stream and not kind.startswith("application/json"):
+            body = (await read_by_its_start(response, headers, deployment)).body
+        if not isinstance(body, bytes):
+            attempt.has_hidden_usage = not call.chat.wants_usage
+            chunks = _chunks(body, headers, deployment, created)
+            return Reply(response.status, headers, TranslatedBody(chunks, body))
+        message = _parsed(body) if body else await self._read(deployment, response)
         reply = Reply(response.status, headers)
+        reply.headers["content-type"] = "application/json"
+        if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+            raise _no_message(deployment, message, headers)
         reply.replace_json(from_anthropic(message, model=deployment.model, created=created))
         return reply
 
@@ -153,15 +162,23 @@ class AnthropicProvider:
         return reply
 
 
+def _no_message(deployment: Deployment, told: Any, headers: CIMultiDict[str]) -> UpstreamError:
+    """For what came with status 200 and is an error, or something else."""
+    if isinstance(told, dict) and told.get("type") == "error":
+        status, error = error_from_anthropic(200, told)
+        return _began_with_error(deployment, status, headers, error)
+    return UpstreamError(f"{deployment.id} answered with what is no message", kind="garbage")
+
+
 async def _chunks(
     body: AsyncIterator[bytes], headers: CIMultiDict[str], deployment: Deployment, created: int
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Anthropic's events as chat completion chunks; what one event becomes leaves as one piece.
 
     Raises UpstreamError for a stream that begins with an error: it still gets the status it would have had without a stream."""
     stream = AnthropicStream(model=deployment.model, created=created)
     has_begun = False
-    async with aclosing(read_events(body, deployment.id)) as events:
+    async with aclosing(read_events(body, deployment.id, are_objects=True)) as events:
         async for event in events:
             if event.comment:
                 yield event.comment
@@ -180,7 +197,7 @@ def _began_with_error(
     headers = CIMultiDict(headers)
     headers["content-type"] = "application/json"
     return UpstreamError(
-        f"{deployment.id} began its stream with an error",
+        f"{deployment.id} answered with an error",
         kind="stream_error",
         upstream_status=status,
         upstream_body=orjson.dumps(error),

@@ -12,7 +12,7 @@ Idea: a bridged call is a chat call with the same id, headers and principal, sen
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -24,7 +24,7 @@ from hookline.deployment import Deployment
 from hookline.errors import BadRequest, UpstreamError
 from hookline.providers import completions_as_chat, responses_reply, responses_request
 from hookline.providers.chat_models import is_known_chat_model
-from hookline.providers.event_reader import read_events
+from hookline.providers.event_reader import TranslatedBody, read_events
 from hookline.providers.prompts import join_streams, send_all
 from hookline.providers.responses_stream import ResponsesStream
 from hookline.providers.untranslatable import JsonObject, Untranslatable
@@ -72,7 +72,8 @@ class Bridged:
         joined = replies[0]
         if any(reply.is_event_stream for reply in replies):
             n = (call.payload or {}).get("n") or 1
-            joined.body = join_streams(replies, deployment, model=model, choices=n)
+            bodies = [reply.body for reply in replies]
+            joined.body = TranslatedBody(join_streams(replies, deployment, model=model, choices=n), *bodies)
         else:
             joined.replace_json(completions_as_chat.from_chat([_object(r, deployment) for r in replies], model=model))
         return joined
@@ -94,7 +95,7 @@ class Bridged:
         if reply.status >= 400:
             return reply
         if not isinstance(reply.body, bytes):
-            reply.body = _response_events(reply.body, request, deployment)
+            reply.body = TranslatedBody(_response_events(reply.body, request, deployment), reply.body)
         else:
             reply.replace_json(responses_reply.from_chat(_object(reply, deployment), request))
         return reply
@@ -145,7 +146,7 @@ def chat_call(call: Call, chat: JsonObject) -> Call:
 
 async def _response_events(
     body: AsyncIterator[bytes], request: JsonObject, deployment: Deployment
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     stream = ResponsesStream(request)
     async with aclosing(read_events(body, deployment.id)) as events:
         async for event in events:

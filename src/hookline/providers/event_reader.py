@@ -18,7 +18,7 @@ DONE = b"[DONE]"
 
 
 class ReadEvent(NamedTuple):
-    """One event: its name, its data parsed (None if that is no JSON object), and whether it is `[DONE]`. `comment` has the raw bytes of one that is only a comment."""
+    """One event: its name, its data parsed (None: `[DONE]`, none, or text of a named event), and whether it is `[DONE]`. `comment` has the raw bytes of one that is only a comment."""
 
     name: str | None
     data: dict[str, Any] | None
@@ -26,8 +26,31 @@ class ReadEvent(NamedTuple):
     comment: bytes = b""
 
 
-async def read_events(body: AsyncIterator[bytes], deployment_id: str) -> AsyncGenerator[ReadEvent, None]:
-    """The events of a body, the last one also if its blank line is missing. Raises UpstreamError for one that is too large; closes the body."""
+class TranslatedBody:
+    """Events made of other bodies. Closing it closes these too, also when nobody has begun to read."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], *bodies: object) -> None:
+        self._events = events
+        self._bodies = bodies
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._events
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        await self._events.aclose()
+        for body in self._bodies:
+            await close(body)
+
+
+async def read_events(
+    body: AsyncIterator[bytes], deployment_id: str, *, are_objects: bool = False
+) -> AsyncGenerator[ReadEvent, None]:
+    """The events of a body, the last one also if its blank line is missing. Raises UpstreamError for one that is too large or no JSON object; closes the body.
+
+    `are_objects`: those that have a name too; else one may be a vendor's ping."""
     splitter = SseSplitter()
     unfinished_bytes = 0
     try:
@@ -35,14 +58,17 @@ async def read_events(body: AsyncIterator[bytes], deployment_id: str) -> AsyncGe
             blocks = splitter.feed(chunk)
             unfinished_bytes = unfinished_bytes + len(chunk) if not blocks else len(splitter.tail)
             for block in blocks:
-                yield _read(block)
+                event = _read(block, are_objects=are_objects)
+                if event is None:
+                    raise UpstreamError(f"{deployment_id} sent an event that is no JSON object", kind="garbage")
+                yield event
             if unfinished_bytes > MAX_EVENT_BYTES:
                 message = (
                     f"{deployment_id} sent an event of more than {MAX_EVENT_BYTES} bytes, which can't be translated"
                 )
                 raise UpstreamError(message, kind="garbage")
-        if tail := splitter.tail:
-            yield _read(tail)
+        if (tail := splitter.tail) and (event := _read(tail, are_objects=are_objects)) is not None:
+            yield event
     finally:
         await close(body)
 
@@ -54,7 +80,8 @@ async def close(body: object) -> None:
         await closing()
 
 
-def _read(block: bytes) -> ReadEvent:
+def _read(block: bytes, *, are_objects: bool) -> ReadEvent | None:
+    """None: it can't be read."""
     event = parse_event(block)
     if event.is_comment_only:
         return ReadEvent(None, None, comment=block)
@@ -64,4 +91,7 @@ def _read(block: bytes) -> ReadEvent:
         data = orjson.loads(event.data)
     except orjson.JSONDecodeError:
         data = None
-    return ReadEvent(event.event, data if isinstance(data, dict) else None)
+    if isinstance(data, dict):
+        return ReadEvent(event.event, data)
+    must_be_object = bool(event.data.strip()) and (are_objects or event.event in (None, "error"))
+    return None if must_be_object else ReadEvent(event.event, None)

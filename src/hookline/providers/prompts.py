@@ -9,7 +9,7 @@ A finish_reason waits until each stream has said something: a stream is complete
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import orjson
@@ -51,7 +51,9 @@ async def send_all(provider: Provider, calls: Sequence[Call], attempt: Attempt) 
     return replies
 
 
-def join_streams(replies: Sequence[Reply], deployment: Deployment, *, model: str, choices: int) -> AsyncIterator[bytes]:
+def join_streams(
+    replies: Sequence[Reply], deployment: Deployment, *, model: str, choices: int
+) -> AsyncGenerator[bytes, None]:
     """The legacy stream of all replies; `choices` answers belong to each prompt."""
     shared = _Shared(len(replies))
     streams = [
@@ -129,7 +131,7 @@ class _Stream:
         await close(self._body)
 
 
-async def _joined(streams: Sequence[_Stream]) -> AsyncIterator[bytes]:
+async def _joined(streams: Sequence[_Stream]) -> AsyncGenerator[bytes, None]:
     has_begun = False
     try:
         async with aclosing(streams[0].pieces() if len(streams) == 1 else _merged(streams)) as pieces:

@@ -36,10 +36,11 @@ from hookline.principal import Principal
 from hookline.reply import Reply
 from hookline.stores.memory_flights import MemoryFlights
 from hookline.testing.clock import FakeClock
-from hookline.testing.scripted import ANSWER, Script, ScriptedProvider, answer, stream
+from hookline.testing.scripted import ANSWER, ANSWER_AS_STREAM, Script, ScriptedProvider, answer, stream
 
 __all__ = [
     "ANSWER",
+    "ANSWER_AS_STREAM",
     "CHAT",
     "PRICE",
     "Delivered",

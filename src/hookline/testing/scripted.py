@@ -14,6 +14,7 @@ import orjson
 
 from hookline.attempt import Attempt
 from hookline.call import ENDPOINTS, Call
+from hookline.plain_as_stream import disassemble
 from hookline.reply import Reply
 
 ANSWER = orjson.dumps(
@@ -27,6 +28,8 @@ ANSWER = orjson.dumps(
     }
 )
 Script = Reply | Exception | Callable[[Call, Attempt], Awaitable[Reply]]
+ANSWER_AS_STREAM = b"".join(disassemble("chat", ANSWER, wants_usage=False))
+"""What a call that asked for a stream gets for it."""
 
 
 def answer(body: bytes = ANSWER, status: int = 200, **headers: str) -> Reply:

@@ -1,7 +1,7 @@
 """Response cache: the same question gets the same answer, without an upstream.
 
 Lives here: what happens in which hook. Elsewhere, one decision per file: what may be cached (wishes.py), the key (key.py, meaning.py), what is kept (recording.py, entry.py, echo.py),
-a stream as a plain reply and the other way round (assemble.py, disassemble.py), its pace (replay.py), embeddings.py, refresh.py, purge.py. Where entries live: `host.replies`; calls
+a stream as a plain reply and the other way round (assemble.py, hookline.disassemble), its pace (replay.py), embeddings.py, refresh.py, purge.py. Where entries live: `host.replies`; calls
 in flight: `host.flights`; who sees the status: logging.py, metrics.py.
 Idea: the key is made of everything that can change the answer; what comes back is what was relayed, as the plugins listed after this one left it. `Question` is what one call asks of
 the cache: made once, read by everything later.
@@ -26,6 +26,7 @@ from hookline import (
     Call,
     FlightRules,
     Host,
+    Inexact,
     Lead,
     Rejected,
     Reply,
@@ -37,7 +38,6 @@ from hookline import (
 from hookline.builtins.cache import embeddings
 from hookline.builtins.cache.echo import echo_of, form_in_flight
 from hookline.builtins.cache.entry import Entry, body_for, form_of_reply, judge, read_entry, usage_object
-from hookline.builtins.cache.event_stream import Inexact
 from hookline.builtins.cache.key import Form, cache_key, form_of, is_read_alike, item_keys
 from hookline.builtins.cache.meaning import Meanings
 from hookline.builtins.cache.options import CacheOptions

@@ -1,6 +1,6 @@
 """A stream as the plain reply that the same call would have got.
 
-Lives here: chat, completions and responses, from a kept stream. Elsewhere: the other way round (disassemble.py), the blocks (event_stream.py).
+Lives here: chat, completions and responses, from a kept stream. Elsewhere: the other way round (hookline.disassemble), the blocks (event_stream.py).
 Idea: what is said in pieces is joined, what is said again must be the same, and whatever is neither raises `Inexact`: a miss is better than a wrong answer.
 
 Members that no table here knows (other vendors' fields) are kept where each is said once, or always the same."""
@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from hookline.builtins.cache.event_stream import Inexact, chunks_of, joined_chunks_of
+from hookline import Inexact
+from hookline.builtins.cache.event_stream import chunks_of, joined_chunks_of
 
 Json = dict[str, Any]
 

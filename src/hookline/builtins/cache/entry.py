@@ -1,7 +1,7 @@
 """An entry: an answer as it is kept.
 
 Lives here: how it is written and read, how old is too old, which body a call of which form gets. Elsewhere: embeddings (embeddings.py), what an answer is (recording.py), the
-other form (assemble.py, disassemble.py), pace (replay.py).
+other form (assemble.py, hookline.disassemble), pace (replay.py).
 Idea: one line of JSON about the reply, then its bytes as they were relayed. A call that wants the form they have gets exactly these; another form is made of them, or it is a miss.
 
 An entry that can't be read (another version wrote it) is a miss, too."""
@@ -14,11 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from hookline import Call, Usage
+from hookline import Call, Inexact, Usage, disassemble
 from hookline.builtins.cache.assemble import assemble
-from hookline.builtins.cache.disassemble import disassemble
 from hookline.builtins.cache.echo import with_echo
-from hookline.builtins.cache.event_stream import Inexact, with_usage, without_usage
+from hookline.builtins.cache.event_stream import with_usage, without_usage
 from hookline.builtins.cache.key import Form
 from hookline.builtins.cache.options import CacheOptions
 from hookline.builtins.cache.wishes import Wishes

@@ -10,6 +10,8 @@ from typing import Any
 
 import orjson
 
+from hookline import Inexact
+
 DONE = b"data: [DONE]\n\n"
 _NO_USAGE_YET = b',"usage":null}\n\n'
 """How a chunk ends before the usage is told."""
@@ -20,10 +22,6 @@ _WORDS = re.compile(
 """An event with one delta, which says nothing but a piece of content; what stands behind it are plain values and closing brackets."""
 RUNS_MAX = 8
 """So many runs of such events are joined; a stream in which several choices take turns has too many to gain by it."""
-
-
-class Inexact(Exception):
-    """This answer can't be told exactly in the other form."""
 
 
 def blocks_of(events: bytes) -> list[bytes]:
@@ -103,10 +101,9 @@ def joined_chunks_of(events: bytes) -> list[dict[str, Any]]:
     return chunks_of(with_joined_words(events))
 
 
-def event(data: Any, name: str | None = None) -> bytes:
+def event(data: Any) -> bytes:
     """One event."""
-    said = orjson.dumps(data)
-    return b"data: %b\n\n" % said if name is None else b"event: %b\ndata: %b\n\n" % (name.encode(), said)
+    return b"data: %b\n\n" % orjson.dumps(data)
 
 
 def without_usage(events: bytes) -> bytes:

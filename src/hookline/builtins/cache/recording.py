@@ -5,7 +5,8 @@ Idea: the reply is judged when all of it is there.
 
 The rules
 - Only complete replies of an upstream with status 200, that are what they should be: JSON without an error in it, or a whole stream, and that say something.
-- Not one that our own output cap cut: another call may have another cap."""
+- Not one that our own output cap cut: another call may have another cap.
+- Not one that two deployments told, one after the other's death: no model would have said it."""
 
 from __future__ import annotations
 
@@ -91,6 +92,8 @@ class Recording:
         if self._lead is not None:
             self.body = self._lead.body
         body = self.body
+        if sum(attempt.is_relayed for attempt in attempts) > 1:
+            return False
         if body is None or has_failed(body) or (self.is_stream and is_empty(body)):
             return False
         # The body is searched last: that costs a tenth of a microsecond for each chunk of a stream.

@@ -1,6 +1,6 @@
 """A configured sentence as the answer of each endpoint that answers in text.
 
-Lives here: the objects, and when a sentence is no answer. Elsewhere: the same as a stream (cache's disassemble.py, which tells any plain reply as a stream), who asks (the package).
+Lives here: the objects, and when a sentence is no answer. Elsewhere: the same as a stream (hookline.disassemble), who asks (the package).
 Idea: an SDK must not notice, and a program must not be misled: where something else than a sentence was asked for (JSON, a tool, a vector), there is no static answer."""
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from hookline import Call, Reply
-from hookline.builtins.cache.disassemble import disassemble
+from hookline import Call, Reply, disassemble
 
 CHOICES_MAX = 128
 """As OpenAI's API has it."""

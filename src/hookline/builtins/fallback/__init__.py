@@ -111,6 +111,9 @@ class Plugin:
 
     @hookimpl
     def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Ticket | None:
+        if names := self._options_of(call).content_policy:
+            tried = [target, *(other.target for other in call.attempts)]
+            attempt.is_failed_by_filter = bool(targets_of(names, tried, call, self._host))
         if attempt.number == 1 and target.model is None:
             return None
         if target.model is not None:

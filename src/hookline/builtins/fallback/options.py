@@ -37,7 +37,9 @@ class FallbackOptions(BaseModel):
         [], max_length=20, description="Models for a request that is too long for this one."
     )
     content_policy: list[ModelName] = Field(
-        [], max_length=20, description="Models for a request whose content this one refuses."
+        [],
+        max_length=20,
+        description="Models for a request whose content this one refuses, or whose answer its filter stopped before anything was said.",
     )
     rate_limit: list[ModelName] = Field([], max_length=20, description="Models tried after a 429, before `models`.")
     max_retries: int = Field(

@@ -1,21 +1,52 @@
 """A plain reply as the stream that the same call would have got.
 
-Lives here: chat, completions and responses. Elsewhere: the other way round (assemble.py), how fast it is told (replay.py).
+Lives here: chat, completions and responses. Elsewhere: the other way round, and how fast it is told (builtins/cache: assemble.py, replay.py), who needs it (attempts.py, for an upstream that
+answers a stream with JSON; cache; degradation).
 Idea: what assemble.py makes of the stream is the reply again; whatever has no known form in a stream raises `Inexact`. Text comes in pieces only where that is asked for: at once, one delta is as
 good as a hundred."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from hookline.builtins.cache.event_stream import DONE, Inexact, event
+from hookline.attempt import Attempt
+from hookline.call import Call
+from hookline.errors import UpstreamError
+from hookline.reply import Reply
 
 Json = dict[str, Any]
+DONE = b"data: [DONE]\n\n"
 _SPOKEN = ("reasoning_content", "reasoning", "content", "refusal")
 """Texts of a message in the order in which they are said."""
+
+
+class Inexact(Exception):
+    """This answer can't be told exactly in the other form."""
+
+
+def tell_as_stream(call: Call, attempt: Attempt, reply: Reply) -> AsyncIterator[bytes]:
+    """Make the upstream's whole answer the stream that was asked for; returns its body. Raises UpstreamError if it can't be told in events."""
+    body = reply.body
+    assert isinstance(body, bytes)
+    try:
+        events = disassemble(call.endpoint, body, wants_usage=True)
+    except Inexact:
+        told = f"{attempt.deployment.id} answered a stream with JSON that can't be told as one"
+        raise UpstreamError(told, kind="garbage") from None
+    for name in ("content-length", "content-encoding", "etag", "content-md5", "digest"):
+        reply.headers.pop(name, None)
+    reply.headers["content-type"] = "text/event-stream; charset=utf-8"
+    attempt.has_hidden_usage = call.endpoint != "responses" and not call.chat.wants_usage
+    attempt.is_complete = False  # until the relay has seen its end
+    reply.body = stream = _at_once(b"".join(events))
+    return stream
+
+
+async def _at_once(events: bytes) -> AsyncIterator[bytes]:
+    yield events
 
 
 def disassemble(endpoint: str, body: bytes, *, wants_usage: bool, piece_chars: int | None = None) -> list[bytes]:
@@ -45,14 +76,14 @@ def _choices(reply: Json, kind: str, wants_usage: bool, pieces: Callable[[Json],
     every = {name: value for name, value in others.items() if not isinstance(value, dict | list)}
     once = {name: value for name, value in others.items() if name not in every}
     head = {"id": every.pop("id", None), "object": kind, **every}
-    for choice in choices:
+    for number, choice in enumerate(choices):
         if choice["finish_reason"] is None:
             raise Inexact
         for piece in pieces(choice):
-            yield event({**head, **once, "choices": [{"index": choice["index"], **piece}]})
+            yield _event({**head, **once, "choices": [{"index": choice.get("index", number), **piece}]})
             once = {}
     if wants_usage and usage is not None:
-        yield event({**head, "choices": [], "usage": usage})
+        yield _event({**head, "choices": [], "usage": usage})
     yield DONE
 
 
@@ -68,7 +99,14 @@ def _chat_pieces(choice: Json, piece_chars: int | None) -> Iterator[Json]:
     known = ("role", *_SPOKEN, "tool_calls", "thinking_blocks", "audio")
     others = {name: value for name, value in message.items() if name not in known}
     empty = {name: None for name in ("content", "refusal") if name in message and message[name] is None}
-    yield piece({"role": message["role"], **empty, **others, **({"content": ""} if content is not None else {})})
+    yield piece(
+        {
+            "role": message.get("role", "assistant"),
+            **empty,
+            **others,
+            **({"content": ""} if content is not None else {}),
+        }
+    )
     if message.get("thinking_blocks"):
         yield piece({"thinking_blocks": _numbered(message["thinking_blocks"])})
     for name in _SPOKEN:
@@ -108,7 +146,7 @@ def _response(reply: Json, wants_usage: bool, piece_chars: int | None) -> Iterat
     def say(kind: str, **members: Any) -> bytes:
         nonlocal number
         number += 1
-        return event({"type": kind, "sequence_number": number - 1, **members}, kind)
+        return _event({"type": kind, "sequence_number": number - 1, **members}, kind)
 
     begun = {**reply, "status": "in_progress", "output": [], "usage": None, "incomplete_details": None}
     if "completed_at" in reply:
@@ -182,6 +220,13 @@ _ITEMS: Mapping[str, Callable[[Say, Json, Json, int | None], Iterator[bytes]]] =
     "custom_tool_call": _custom_tool_call,
     "reasoning": _reasoning,
 }
+
+
+def _event(data: Json, name: str | None = None) -> bytes:
+    said = orjson.dumps(data)
+    return b"data: %b\n\n" % said if name is None else b"event: %b\ndata: %b\n\n" % (name.encode(), said)
+
+
 DISASSEMBLERS: Mapping[str, Callable[[Json, bool, int | None], Iterator[bytes]]] = {
     "chat": _chat,
     "completions": _completion,
