@@ -78,6 +78,7 @@ from hookline.stores.protocols import (
     Take,
 )
 from hookline.stores.reports import REPORT_BUCKETS, REPORT_MEMBERS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
+from hookline.told_limits import Told, read_told
 from hookline.upload import FormField, Upload
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ __all__ = [
     "Tap",
     "Target",
     "Ticket",
+    "Told",
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
@@ -209,6 +211,7 @@ __all__ = [
     "is_free",
     "list_object",
     "parse_members",
+    "read_told",
     "resolve_target",
     "to_nanousd",
     "usage_in",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hookline import BadRequest, Reply, Result, UpstreamError
 from hookline.builtins.model_selection.loads import FAILURE_S, LOADS_MAX, TOLD_MAX_S, Load, Loads
-from hookline.builtins.model_selection.told_limits import UNSAID_RESET_S, Told, read_told, seconds_until
+from hookline.told_limits import UNSAID_RESET_S, Told, read_told, seconds_until
 
 NOW = 1_795_000_000.0
 seconds = st.floats(0.001, 100)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from hookline import (
@@ -21,6 +22,7 @@ from hookline import (
     Target,
     Ticket,
     Unavailable,
+    failure_of,
     hookimpl,
 )
 from hookline.builtins.alert_webhook import WebhookSender
@@ -115,9 +117,17 @@ class Plugin:
             return None
         now = self._clock.monotonic()
         if not circuit.is_admitting(now):
-            raise skip(circuit, now)
+            if circuit.state == "forced_open" or not circuit.was_waited_for(told_later_at(call, target), now):
+                raise skip(circuit, now)
+            target.is_forced = True
+            return None
+        if attempt.is_hedge:
+            raise Skip("circuit half-open, and a hedge is no probe")
         if call.is_dry_run:
             return None
+        if target.hedge_after_s is not None:
+            slow_s = self._options_of(call).slow_call_s
+            target.hedge_after_s = None if slow_s is None else max(target.hedge_after_s, slow_s)
         if circuit.take_probe(attempt, now):
             self._report(target.deployment.id, circuit)
         sharing = self._sharing
@@ -127,7 +137,7 @@ class Plugin:
 
     @hookimpl
     def attempt_ended(self, call: Call, attempt: Attempt) -> None:
-        options: BreakerOptions = self._options_by_model.get(call.model or "", self._options)
+        options = self._options_of(call)
         vote = vote_of(call, attempt, options)
         if vote is None:
             return
@@ -137,12 +147,16 @@ class Plugin:
         event = circuit.event_of(vote, attempt, now, options)
         if event is None:
             return
-        reason = attempt.error.message if attempt.error is not None else ""
+        reason = f"slower than {options.slow_call_s} s" if vote == "slow" else str(attempt.error or "")
         wait_s = open_time_s(event, circuit.opens, attempt, options, self._draw())
         self._apply(deployment, circuit, event, now, wait_s=wait_s, reason=reason)
         if vote == "refused" and not circuit.alerted:
             circuit.alerted = True
             self._alert(deployment, circuit)
+
+    def _options_of(self, call: Call) -> BreakerOptions:
+        options: BreakerOptions = self._options_by_model.get(call.model or "", self._options)
+        return options
 
     async def _share_probe(self, circuit: Circuit, attempt: Attempt, sharing: Sharing) -> Ticket:
         """The probe, unless another process has it."""
@@ -206,6 +220,12 @@ class Plugin:
 
 def utc(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat()
+
+
+def told_later_at(call: Call, target: Target) -> float:
+    """When this target last told this call to come later; never: infinity."""
+    told = (a.ended_at for a in reversed(call.attempts) if a.target is target and failure_of(a.error) == "rate_limit")
+    return next((at for at in told if at is not None), inf)
 
 
 def skip(circuit: Circuit, now: float) -> Skip:

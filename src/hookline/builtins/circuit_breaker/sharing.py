@@ -145,6 +145,8 @@ class Sharing:
         circuit.state, circuit.changed_at, circuit.probe = state, now, None
         circuit.open_until, circuit.opens = now + until - self._clock.time(), opens
         circuit.why, circuit.reason = why, reason
+        circuit.cooldown_s = circuit.open_until - now if why == "rate_limit" else None
+        circuit.alerted = circuit.alerted or why == "refused"  # by whoever has seen it
         if before != state:
             self._changed(name, circuit)
 

@@ -190,11 +190,8 @@ class Plugin:
             return None
         failure = failure_of(error)
         assert failure is not None
-        if not may_retry(
-            failure, is_sent=error.is_written, repeat=repeat_of(call), retry_lost_calls=options.retry_lost_calls
-        ):
-            return None
-        if (error.upstream_headers or {}).get("x-should-retry") == "false":
+        said = (error.upstream_headers or {}).get("x-should-retry")
+        if said == "false" or (said != "true" and not table_says(call, error, failure, options)):
             return None
         pause_s = wait_s(error, retries, options, self._draw())
         now = self._clock.monotonic()
@@ -283,6 +280,12 @@ def with_other_models(targets: list[Target], others: list[Target]) -> list[Targe
         return targets
     forced = [target for target in targets if target.is_forced]
     return [*(target for target in targets if not target.is_forced), *others, *forced]
+
+
+def table_says(call: Call, error: UpstreamError, failure: Failure, options: FallbackOptions) -> bool:
+    """Whether the retry table lets this call be sent to the same deployment again."""
+    lost = options.retry_lost_calls
+    return may_retry(failure, is_sent=error.is_written, repeat=repeat_of(call), retry_lost_calls=lost)
 
 
 def retries_of(call: Call) -> int:

@@ -1,6 +1,6 @@
 """Told limits: what an upstream says in its headers about the limits it keeps for us.
 
-Lives here: which headers say it, and how times are written in them. Elsewhere: what is made of it (loads.py).
+Lives here: which headers say it, and how times are written in them. Elsewhere: what is made of it: whom to ask (model_selection's loads.py), when to come again after a 429 (attempt_errors.py).
 Idea: the names of each dialect are a table; a value that can't be read says nothing.
 
 OpenAI, Azure, Groq, Mistral and most servers of that wire: `x-ratelimit-remaining-requests`, reset as "6m0s" or "120ms". Anthropic: `anthropic-ratelimit-requests-remaining`, reset as an
@@ -26,6 +26,8 @@ NAMES: tuple[tuple[Kind, istr, istr], ...] = (
     ("requests", istr("x-ratelimit-remaining"), istr("x-ratelimit-reset")),
     ("requests", istr("ratelimit-remaining"), istr("ratelimit-reset")),
 )
+ALSO_USED_UP = ((istr("anthropic-ratelimit-output-tokens-remaining"), istr("anthropic-ratelimit-output-tokens-reset")),)
+"""Nobody knows an answer's length beforehand, so these say only when to come again."""
 UNSAID_RESET_S = 5.0
 """Azure often leaves the reset out; its windows are 1 or 10 s."""
 UNIX_FROM, UNIX_MS_FROM = 1e9, 1e11
@@ -50,6 +52,13 @@ def read_told(headers: Mapping[str, str], now: float) -> Sequence[Told]:
             told = told or []
             told.append(Told(kind, int(remaining), seconds_until(find(reset_name, ""), now)))
     return told or ()
+
+
+def wait_for_more(headers: Mapping[str, str], now: float) -> float | None:
+    """In how many seconds there is more of everything that is used up; None where that is not said."""
+    pairs = (*(row[1:] for row in NAMES), *ALSO_USED_UP)
+    resets = [headers.get(reset) for remaining, reset in pairs if headers.get(remaining) == "0"]
+    return max((seconds_until(reset, now) for reset in resets if reset), default=None)
 
 
 def seconds_until(text: str, now: float) -> float:
