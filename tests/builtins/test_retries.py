@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookline import Deployment, Failure, Limits, Principal, Reply, UpstreamError, failure_of, hookimpl
+from hookline import UPSTREAM_KINDS, Deployment, Failure, Limits, Principal, Reply, UpstreamError, failure_of, hookimpl
 from hookline.builtins.circuit_breaker import Plugin as Breaker
 from hookline.builtins.fallback import Plugin as Fallback
 from hookline.builtins.fallback.options import FallbackOptions
@@ -18,6 +18,7 @@ from hookline.builtins.fallback.retry_budget import KEEP_S, Bucket, RetryBudget
 from hookline.builtins.fallback.retry_table import RETRY_TABLE, Repeat, may_retry, repeat_of, wait_s
 from hookline.builtins.model_selection import Plugin as ModelSelection
 from hookline.builtins.rate_limit import Plugin as RateLimit
+from hookline.failures import FAILURE_OF_KIND
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer
@@ -104,6 +105,10 @@ def test_what_kind_of_failure_it_is(error, failure):
     assert failure_of(error) == failure
 
 
+def test_every_way_to_fail_is_a_failure():
+    assert set(FAILURE_OF_KIND) == set(UPSTREAM_KINDS)
+
+
 @given(st.integers(0, 9), st.floats(0, 0.999), st.one_of(st.none(), st.floats(0, 100)))
 def test_waits_are_never_shorter_than_asked_for_nor_longer_than_allowed(retries, draw, asked_s):
     options = FallbackOptions()
@@ -140,6 +145,22 @@ def test_unused_tokens_are_kept_for_a_while_and_not_for_ever():
     bucket = Bucket(0.2, 10.0, 0.0)
 
     assert sum(bucket.take(3_600.0) for _ in range(1_000)) == KEEP_S * 10 + 1
+
+
+def test_a_reload_gives_no_new_tokens(make_host):
+    host = make_host()
+    host.limits = MemoryLimits(host.clock)
+    options = FallbackOptions(retry_budget_per_s=1.0)
+    spent = Fallback(options, host)._budget
+    while spent.take("up/1", host.clock.monotonic()):
+        pass
+
+    again = Fallback(options, host)._budget
+    larger = Fallback(FallbackOptions(retry_budget_per_s=60.0), host)._budget
+    host.clock.advance(KEEP_S + 0.5)
+
+    assert again is spent
+    assert sum(larger.take("up/1", host.clock.monotonic()) for _ in range(100)) == 30
 
 
 def test_one_deployments_outage_takes_no_more_than_its_own_share():
@@ -270,6 +291,15 @@ def test_an_upstream_that_says_no_is_obeyed():
     _, at, _ = play(lambda: answer(b"{}", 503, **{"x-should-retry": "false"}))
 
     assert len(at) == 1
+
+
+def test_an_upstream_that_says_yes_knows_better_than_the_table():
+    stored = {"payload": {"store": True}}
+
+    _, at, _ = play(lambda: answer(b"{}", 500), calls=[stored])
+    _, at_if_told, _ = play(lambda: answer(b"{}", 500, **{"x-should-retry": "true"}), calls=[stored])
+
+    assert (len(at), len(at_if_told)) == (1, 3)
 
 
 def test_a_lost_model_call_is_not_paid_twice():

@@ -35,6 +35,7 @@ from hookline import (
     failure_of,
     hookimpl,
 )
+from hookline.builtins.carried import carried
 from hookline.builtins.fallback.continuation import ReadAlong, messages_going_on, tokens_left, why_not
 from hookline.builtins.fallback.options import FallbackOptions
 from hookline.builtins.fallback.other_models import check_rules, targets_of
@@ -75,7 +76,9 @@ class Plugin:
         workers = max(int(server.get("workers", 1) or 1), 1)
         if problems := list(unknown_models(options, host, models_in)):
             raise StartupError(problems)
-        self._budget = RetryBudget(options.retry_budget, options.retry_budget_per_s / workers, host.clock.monotonic())
+        rates = options.retry_budget, options.retry_budget_per_s / workers
+        self._budget = carried(host, "retry budget", lambda: RetryBudget(*rates, host.clock.monotonic()))
+        self._budget.retune(*rates)
         every = [options, *host.options_by_model.values()]
         self._has_models = any(one.models for one in every)
         if not any(one.mid_stream == "continue" for one in every):

@@ -18,11 +18,11 @@ DEPLOYMENTS_MAX = 10_000
 class Bucket:
     """Tokens of one deployment, or of all. Time comes in as a number."""
 
-    __slots__ = ("_at", "_per_s", "_rate", "_rated", "_rated_at", "_seen", "_share", "_tokens", "calls")
+    __slots__ = ("_at", "_rate", "_rated", "_rated_at", "_seen", "_tokens", "calls", "per_s", "share")
 
     def __init__(self, share: float, per_s: float, now: float) -> None:
-        self._share = share
-        self._per_s = per_s
+        self.share = share
+        self.per_s = per_s
         self._at = now + KEEP_S
         self._tokens = KEEP_S * per_s
         self._seen = 0
@@ -54,8 +54,8 @@ class Bucket:
             self._rate, self._rated, self._rated_at = rated / over_s, self.calls, now
         else:
             self._rate = max(self._rate, rated)
-        kept = KEEP_S * (self._per_s + self._share * self._rate) + 1.0
-        self._tokens = min(self._tokens + self._share * new + self._per_s * seconds, kept)
+        kept = KEEP_S * (self.per_s + self.share * self._rate) + 1.0
+        self._tokens = min(self._tokens + self.share * new + self.per_s * seconds, kept)
 
 
 class RetryBudget:
@@ -66,6 +66,12 @@ class RetryBudget:
         self._per_s = per_s
         self.all = Bucket(share, per_s, now)
         self.by_deployment: dict[str, Bucket] = {}
+
+    def retune(self, share: float, per_s: float) -> None:
+        """What comes from now on; what is there stays, as far as may be kept."""
+        self._share, self._per_s = share, per_s
+        for bucket in (self.all, *self.by_deployment.values()):
+            bucket.share, bucket.per_s = share, per_s
 
     def add(self, deployment: str, now: float) -> Bucket:
         """The bucket of a deployment that had none. Names may come from clients: beyond the bound all begin anew."""
