@@ -211,6 +211,18 @@ def test_who_has_waited_less_than_the_latest_429_says_does_not_go_back() -> None
     assert run(main) == ("open", 429, 429)
 
 
+def test_what_was_forced_through_in_a_panic_is_not_asked_twice() -> None:
+    async def main(clock: Any) -> tuple[list[str], float]:
+        world = World(clock, Breaker, Fallback, alone=True, fallback={"max_retries": 2, "backoff_s": 0.1})
+        world.status = 500
+        answered = [await world.ask()]
+        began = clock.monotonic()
+        answered += [await world.ask() for _ in range(3)]
+        return answered, clock.monotonic() - began
+
+    assert run(main) == (["one/m 2", "one/m 1", "one/m 1", "one/m 1"], 0.0)  # and none of them waits for nothing
+
+
 @pytest.mark.parametrize("kind", ["total_timeout", "throughput_timeout"])
 def test_a_reply_that_takes_too_long_as_a_whole_is_a_failure_that_falls_back(kind: str) -> None:
     async def main(clock: Any) -> tuple[list[str], str]:

@@ -141,6 +141,15 @@ def test_no_order_of_events_takes_more_than_the_budget(events, per_s):
         assert taken <= 0.2 * bucket.calls + per_s * max(now - 100.0, KEEP_S) + 1e-6
 
 
+def test_retries_are_bounded_from_the_first_second_and_going_elsewhere_a_little_later():
+    bucket = Bucket(0.2, 10.0, 0.0)
+    bucket.calls = 100
+
+    assert sum(bucket.take(0.0, is_retry=True) for _ in range(1_000)) == 10 + 20
+    assert sum(bucket.take(2.0, is_retry=True) for _ in range(1_000)) == 20
+    assert sum(bucket.take(2.0) for _ in range(1_000)) == 270
+
+
 def test_unused_tokens_are_kept_for_a_while_and_not_for_ever():
     bucket = Bucket(0.2, 10.0, 0.0)
 
@@ -152,7 +161,7 @@ def test_a_reload_gives_no_new_tokens(make_host):
     host.limits = MemoryLimits(host.clock)
     options = FallbackOptions(retry_budget_per_s=1.0)
     spent = Fallback(options, host)._budget
-    while spent.take("up/1", host.clock.monotonic()):
+    while spent.take("up/1", host.clock.monotonic(), is_retry=False):
         pass
 
     again = Fallback(options, host)._budget
@@ -160,7 +169,7 @@ def test_a_reload_gives_no_new_tokens(make_host):
     host.clock.advance(KEEP_S + 0.5)
 
     assert again is spent
-    assert sum(larger.take("up/1", host.clock.monotonic()) for _ in range(100)) == 30
+    assert sum(larger.take("up/1", host.clock.monotonic(), is_retry=False) for _ in range(100)) == 30
 
 
 def test_one_deployments_outage_takes_no_more_than_its_own_share():
@@ -169,8 +178,8 @@ def test_one_deployments_outage_takes_no_more_than_its_own_share():
     budget.add("well", 0.0).calls += 1_000
     budget.all.calls += 1_100
 
-    assert sum(budget.take("dead", 0.0) for _ in range(1_000)) == 30
-    assert sum(budget.take("well", 0.0) for _ in range(1_000)) == 200
+    assert sum(budget.take("dead", 0.0, is_retry=False) for _ in range(1_000)) == 30
+    assert sum(budget.take("well", 0.0, is_retry=False) for _ in range(1_000)) == 200
 
 
 def play(
@@ -316,8 +325,20 @@ def test_an_outage_is_not_amplified_and_clients_are_told_not_to_come_again():
     delivered, at, _ = play(lambda: answer(b"{}", 503), calls=[{}] * 400)
 
     seconds = at[-1][1]
-    assert len(at) <= 1.2 * 400 + 10 * max(seconds, KEEP_S)
+    assert len(at) <= 1.2 * 400 + 10 * (seconds + 1)
     assert delivered[-1].headers["x-should-retry"] == "false"
+
+
+def test_clients_that_retry_by_themselves_are_stopped_by_the_same_budget():
+    """Off by default here, so the SDKs come again: each of their retries counts as one of ours would."""
+    again = {"headers": {"x-stainless-retry-count": "1"}}
+
+    delivered, _, kit = play(lambda: answer(b"{}", 503), options={"max_retries": 0}, calls=[{}, again] * 100)
+
+    told = [one.headers.get("x-should-retry") for one in delivered]
+    assert told[:20] == [None] * 20
+    assert 20 < told.index("false") <= 26  # after 10 retries for the first second, and a fifth of the calls
+    assert kit.plugin(Fallback)._budget.all.calls == 100
 
 
 def test_without_a_budget_the_fallback_is_skipped_and_the_error_passed_on():

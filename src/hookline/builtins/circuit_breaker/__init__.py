@@ -113,11 +113,13 @@ class Plugin:
         circuit = self._circuits.get(target.deployment.id)
         if circuit is None or circuit.state == "closed" or circuit.state == "forced_closed":
             return None
-        if target.is_forced and circuit.state != "forced_open":
+        is_again = any(other.target is target for other in call.attempts)
+        if target.is_forced and circuit.state != "forced_open" and not is_again:
             return None
         now = self._clock.monotonic()
         if not circuit.is_admitting(now):
-            if circuit.state == "forced_open" or not circuit.was_waited_for(told_later_at(call, target), now):
+            may_return = is_again and circuit.state != "forced_open"
+            if not may_return or not circuit.was_waited_for(told_later_at(call, target), now):
                 raise skip(circuit, now)
             target.is_forced = True
             return None

@@ -9,6 +9,7 @@ The rules
 - The time open doubles each time a probe fails, and goes on doubling if the circuit opens again within one window after it closed: a deployment that is well for one call is not well.
 - A probe is not hedged before it counts as slow, and no hedge is a probe: who loses a race learns nothing, and the next probe would lose as well.
 - A call that has waited as long as its own 429 said goes back, whether others wait too or one of them is the probe: it does what the provider asked for.
+- Where every circuit is open, a call is forced through once: what fails then is not asked again by the same call.
 - What an operator has forced stays until an operator takes it back; votes are not counted meanwhile."""
 
 from __future__ import annotations

@@ -103,11 +103,12 @@ class Plugin:
         if not call.is_dry_run:
             budget = self._budget
             known = budget.by_deployment
-            budget.all.calls += 1
+            is_call = not client_retries(call)
+            budget.all.calls += is_call
             for target in targets:
                 name = target.deployment.id
                 bucket = known.get(name) or budget.add(name, self._clock.monotonic())
-                bucket.calls += 1
+                bucket.calls += is_call
         if self._has_models and targets and (names := self._options_of(call).models):
             return with_other_models(targets, targets_of(names, targets, call, self._host))
         return targets
@@ -123,7 +124,8 @@ class Plugin:
         if attempt.number == 1 or call.is_dry_run:
             return None
         name = target.deployment.id
-        if not self._budget.take(name, self._clock.monotonic()):
+        is_retry = any(other.target is target for other in call.attempts)
+        if not self._budget.take(name, self._clock.monotonic(), is_retry=is_retry):
             self._refused(self._label(name)).inc()
             raise Skip("its retry budget is spent")
         self._more(self._label(name), kind_of(call, attempt)).inc()
@@ -193,15 +195,17 @@ class Plugin:
             return None
         failure = failure_of(error)
         assert failure is not None
+        if attempt.target.is_forced and (failure != "rate_limit" or error.retry_after_s is None):
+            return None  # every circuit is open: it was asked all the same, once
         said = (error.upstream_headers or {}).get("x-should-retry")
         if said == "false" or (said != "true" and not table_says(call, error, failure, options)):
             return None
         pause_s = wait_s(error, retries, options, self._draw())
         now = self._clock.monotonic()
         deadline = call.deadline if call.deadline is not None else call.started_at + self._total_timeout_s
-        if pause_s is None or now + pause_s >= deadline or not self._budget.has_token(attempt.deployment.id, now):
+        if pause_s is None or now + pause_s >= deadline:
             return None
-        return pause_s
+        return pause_s if self._budget.has_token(attempt.deployment.id, now, is_retry=True) else None
 
     def _tell_client(self, call: Call, options: FallbackOptions) -> None:
         """What is known here about coming again: the earliest of several waits; not to multiply our retries by the client's."""
@@ -212,7 +216,9 @@ class Plugin:
         if len(waits) > 1:
             headers["retry-after"] = str(max(1, -int(-min(waits) // 1)))
         now = self._clock.monotonic()
-        is_spent = any(not self._budget.has_token(a.deployment.id, now) for a in call.attempts)
+        if client_retries(call):  # one that failed is as dear as ours are; one that went well cost nobody anything
+            self._budget.take(call.attempts[0].deployment.id, now, is_retry=True)
+        is_spent = any(not self._budget.has_token(a.deployment.id, now, is_retry=True) for a in call.attempts)
         if not waits and (retries_of(call) or is_spent):
             headers["x-should-retry"] = "false"
         if headers:
