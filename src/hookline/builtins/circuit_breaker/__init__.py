@@ -34,6 +34,8 @@ from hookline.builtins.circuit_breaker.votes import vote_of
 from hookline.builtins.labels import Labels
 
 CIRCUITS_MAX = 10_000
+ALERT_S = 10.0
+"""Within so long all processes have heard of a refusal."""
 LEVELS = {"closed": 0, "half_open": 1, "open": 2, "forced_closed": 0, "forced_open": 2}
 
 
@@ -154,7 +156,10 @@ class Plugin:
         self._apply(deployment, circuit, event, now, wait_s=wait_s, reason=reason)
         if vote == "refused" and not circuit.alerted:
             circuit.alerted = True
-            self._alert(deployment, circuit)
+            if self._sharing is None or not self._sharing.is_up:
+                self._alert(deployment, circuit.reason)
+            else:
+                self._host.spawn("alert", self._alert_once(deployment, circuit.reason, self._sharing))
 
     def _options_of(self, call: Call) -> BreakerOptions:
         options: BreakerOptions = self._options_by_model.get(call.model or "", self._options)
@@ -202,12 +207,17 @@ class Plugin:
         self._changes(label, circuit.state).inc()
         self._level(label).set(LEVELS[circuit.state])
 
-    def _alert(self, deployment: str, circuit: Circuit) -> None:
+    async def _alert_once(self, deployment: str, reason: str, sharing: Sharing) -> None:
+        """Unless another process has, which may not have been heard of yet."""
+        if await sharing.is_first_to_alert(deployment, max(ALERT_S, 2 * self._options.share_s)):
+            self._alert(deployment, reason)
+
+    def _alert(self, deployment: str, reason: str) -> None:
         """It will not heal by itself: somebody has to look. Once until it is well again."""
         self._alerts(self._label(deployment)).inc()
-        self._host.log.error("%s refuses this gateway, look at its key and account: %s", deployment, circuit.reason)
+        self._host.log.error("%s refuses this gateway, look at its key and account: %s", deployment, reason)
         if self._sender is not None:
-            data = {"deployment": deployment, "reason": circuit.reason}
+            data = {"deployment": deployment, "reason": reason}
             told = {"type": "circuit.refused", "timestamp": utc(self._host.clock.time()), "data": data}
             self._sender.send(told, about=deployment)
 
