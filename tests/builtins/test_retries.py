@@ -331,14 +331,27 @@ def test_an_outage_is_not_amplified_and_clients_are_told_not_to_come_again():
 
 def test_clients_that_retry_by_themselves_are_stopped_by_the_same_budget():
     """Off by default here, so the SDKs come again: each of their retries counts as one of ours would."""
-    again = {"headers": {"x-stainless-retry-count": "1"}}
+    first, again = ({"headers": {"x-stainless-retry-count": count}} for count in "01")
 
-    delivered, _, kit = play(lambda: answer(b"{}", 503), options={"max_retries": 0}, calls=[{}, again] * 100)
+    delivered, _, kit = play(lambda: answer(b"{}", 503), options={"max_retries": 0}, calls=[first, again] * 100)
 
     told = [one.headers.get("x-should-retry") for one in delivered]
-    assert told[:20] == [None] * 20
-    assert 20 < told.index("false") <= 26  # after 10 retries for the first second, and a fifth of the calls
-    assert kit.plugin(Fallback)._budget.all.calls == 100
+    assert told.index("false") == 11  # 10 for the first second, and a fifth of six calls
+    assert told.count(None) == pytest.approx(10 + 0.2 * 100, abs=1)
+    budget = kit.plugin(Fallback)._budget
+    assert (budget.all.calls, budget.all.has_token(0.0)) == (100, True), "the others' fallbacks are not paid from it"
+
+
+def test_the_client_is_told_also_where_the_rest_was_skipped():
+    """Both circuits are open: one is forced through, and fails; the other is skipped after it."""
+    sdk = {"headers": {"x-stainless-retry-count": "0"}}
+
+    delivered, at, _ = play(
+        lambda: answer(b"{}", 500), options={"max_retries": 0}, deployments=TWO, chain=(Breaker,), calls=[sdk] * 120
+    )
+
+    assert len(at) < 130
+    assert delivered[-1].headers["x-should-retry"] == "false"
 
 
 def test_without_a_budget_the_fallback_is_skipped_and_the_error_passed_on():

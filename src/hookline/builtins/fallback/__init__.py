@@ -55,6 +55,9 @@ LISTS: dict[Failure, str] = {
 INSTEAD = frozenset({"context_window", "content_policy"})
 """Failures that the model's other deployments would share: the list comes in place of them."""
 
+RETRY_COUNT = "x-stainless-retry-count"
+"""OpenAI's and Anthropic's SDKs send it with each request, from 0 on."""
+
 READ_ALONG: Slot[ReadAlong] = Slot("fallback read along")
 """What the client has got of a stream that may be continued."""
 
@@ -149,7 +152,6 @@ class Plugin:
         pause_s = self._pause_s(call, attempt, options)
         targets = left if instead is None else instead
         if pause_s is None and not targets:
-            self._tell_client(call, options)
             call.note("fallback", "gives up", f"{attempt.deployment.id}: {error.error_code}; nothing is left to try")
             return None
         again = "" if pause_s is None else f"; again in {pause_s:.2f} s"
@@ -164,6 +166,14 @@ class Plugin:
                 call[READ_ALONG] = read_along = ReadAlong()
                 reply.tap(read_along)
         return reply
+
+    @hookimpl
+    def rescue(self, call: Call, error: ApiError) -> Reply | None:
+        """Nothing is rescued here: this is where it is known that no target is left, whether they failed or were skipped."""
+        options = self._options_of(call)
+        if call.attempts and may_go_on(error, options):
+            self._tell_client(call, options)
+        return None
 
     def _options_of(self, call: Call) -> FallbackOptions:
         options: FallbackOptions = self._options_by_model.get(call.model or "", self._options)
@@ -216,14 +226,16 @@ class Plugin:
         if len(waits) > 1:
             headers["retry-after"] = str(max(1, -int(-min(waits) // 1)))
         now = self._clock.monotonic()
-        if client_retries(call):  # one that failed is as dear as ours are; one that went well cost nobody anything
-            self._budget.take(call.attempts[0].deployment.id, now, is_retry=True)
         is_spent = any(not self._budget.has_token(a.deployment.id, now, is_retry=True) for a in call.attempts)
-        if not waits and (retries_of(call) or is_spent):
+        if not waits and (retries_of(call) or is_spent or not self._may_come_again(call, now)):
             headers["x-should-retry"] = "false"
         if headers:
             exposed: dict[str, str] = call.slots.get(EXPOSED_HEADERS, {})
             call[EXPOSED_HEADERS] = exposed | headers
+
+    def _may_come_again(self, call: Call, now: float) -> bool:
+        """An SDK that says how often it has tried tries again unless it is told not to: that is paid beforehand, by the deployment that failed last, and by no other."""
+        return RETRY_COUNT not in call.headers or self._budget.take_alone(call.attempts[-1].deployment.id, now)
 
     def _go_on(self, call: Call, attempt: Attempt, options: FallbackOptions, read_along: ReadAlong) -> Step | None:
         """After bytes have left."""
@@ -304,7 +316,7 @@ def retries_of(call: Call) -> int:
 
 def client_retries(call: Call) -> int:
     """How often the client has tried this before, as OpenAI's SDKs say; what they did need not be done again here."""
-    said = call.headers.get("x-stainless-retry-count", "")
+    said = call.headers.get(RETRY_COUNT, "")
     return int(said) if said.isdecimal() and len(said) < 4 else 0
 
 

@@ -94,6 +94,11 @@ class RetryBudget:
             return False
         return self.all.take(now, is_retry=is_retry) and self.by_deployment[deployment].take(now, is_retry=is_retry)
 
+    def take_alone(self, deployment: str, now: float) -> bool:
+        """Take a retry of the client's from this deployment's bucket: an outage of one must not cost the others their fallbacks."""
+        bucket = self.by_deployment.get(deployment) or self.add(deployment, now)
+        return bucket.take(now, is_retry=True)
+
     def give_back(self, deployment: str) -> None:
         self.all.give_back()
         if (bucket := self.by_deployment.get(deployment)) is not None:
