@@ -10,7 +10,6 @@ import pytest
 
 from hookline import Reply, UpstreamError
 from hookline.builtins.circuit_breaker import Plugin as Breaker
-from hookline.builtins.circuit_breaker.options import BreakerOptions
 from hookline.builtins.circuit_breaker.votes import vote_of
 from hookline.builtins.fallback import Plugin as Fallback
 from hookline.builtins.hedging import Plugin as Hedging
@@ -90,9 +89,14 @@ def test_a_deployment_slower_than_the_hedge_delay_closes_its_circuit() -> None:
     assert later == "other/m 2", "a healthy circuit's calls are hedged again"
 
 
-def test_a_probe_is_hedged_once_it_counts_as_slow_and_opens_the_circuit_again() -> None:
+@pytest.mark.parametrize(("slow_call_s", "patience_s"), [(1.5, 1.5), (None, 10.0)])
+def test_a_probe_is_hedged_once_its_patience_is_over_and_opens_the_circuit_again(
+    slow_call_s: float | None, patience_s: float
+) -> None:
+    """It hangs: without the hedge its client would wait for the first byte's timeout, and without the vote so would the next one's."""
+
     async def main(clock: Any) -> tuple[str, float, str]:
-        world = World(clock, circuit_breaker={"slow_call_s": 1.5})
+        world = World(clock, circuit_breaker={"slow_call_s": slow_call_s})
         world.one_s = 60.0
         await world.open()
         began = clock.monotonic()
@@ -101,8 +105,25 @@ def test_a_probe_is_hedged_once_it_counts_as_slow_and_opens_the_circuit_again() 
     answered, took_s, state = run(main)
 
     assert answered == "other/m 2"
-    assert took_s == pytest.approx(1.6, abs=0.01)
+    assert took_s == pytest.approx(patience_s + 0.1, abs=0.01)
     assert state == "open"
+
+
+@pytest.mark.parametrize(("patience_s", "state"), [(2.0, "half_open"), (15.0, "open")])
+def test_a_probe_that_its_client_gave_up_after_the_patience_has_failed(patience_s: float, state: str) -> None:
+    """Else each client in turn would wait for a deployment that hangs; one that left early says nothing."""
+
+    async def main(clock: Any) -> str:
+        world = World(clock, Breaker, Fallback)
+        world.one_s = 60.0
+        await world.open()
+        running = world.kit.start(world.kit.make_call(ASKED))
+        await asyncio.sleep(patience_s)
+        running.leave()
+        await running.done()
+        return world.state
+
+    assert run(main) == state
 
 
 def test_a_hedge_is_no_probe() -> None:
@@ -159,8 +180,8 @@ def test_late_is_late_whoever_ended_it(
     }
     attempt.error = errors.get(how)
 
-    assert vote_of(make_call({"model": "m"}), attempt, BreakerOptions(slow_call_s=2.0)) == vote
-    assert vote_of(make_call({"model": "m"}), attempt, BreakerOptions()) is None
+    assert vote_of(make_call({"model": "m"}), attempt, 2.0) == vote
+    assert vote_of(make_call({"model": "m"}), attempt, None) is None
 
 
 def test_a_slow_success_ends_a_row_of_failures() -> None:

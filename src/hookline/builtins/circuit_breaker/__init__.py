@@ -130,8 +130,7 @@ class Plugin:
         if call.is_dry_run:
             return None
         if target.hedge_after_s is not None:
-            slow_s = self._options_of(call).slow_call_s
-            target.hedge_after_s = None if slow_s is None else max(target.hedge_after_s, slow_s)
+            target.hedge_after_s = max(target.hedge_after_s, self._options_of(call).patience_s)
         if circuit.take_probe(attempt, now):
             self._report(target.deployment.id, circuit)
         sharing = self._sharing
@@ -142,16 +141,19 @@ class Plugin:
     @hookimpl
     def attempt_ended(self, call: Call, attempt: Attempt) -> None:
         options = self._options_of(call)
-        vote = vote_of(call, attempt, options)
+        deployment, slow_s = attempt.target.deployment.id, options.slow_call_s
+        circuit, vote = self._circuits.get(deployment), vote_of(call, attempt, slow_s)
+        if vote is None and circuit is not None and circuit.probe is attempt:
+            slow_s = options.patience_s
+            vote = vote_of(call, attempt, slow_s)
         if vote is None:
             return
-        deployment = attempt.target.deployment.id
-        circuit = self._circuits.get(deployment) or self._add(deployment)
+        circuit = circuit or self._add(deployment)
         now = attempt.ended_at if attempt.ended_at is not None else self._clock.monotonic()
         event = circuit.event_of(vote, attempt, now, options)
         if event is None:
             return
-        reason = f"slower than {options.slow_call_s} s" if vote == "slow" else str(attempt.error or "")
+        reason = f"no answer within {slow_s:g} s" if vote == "slow" else str(attempt.error or "")
         wait_s = open_time_s(event, circuit.opens, attempt, options, self._draw())
         self._apply(deployment, circuit, event, now, wait_s=wait_s, reason=reason)
         if vote == "refused" and not circuit.alerted:

@@ -7,7 +7,7 @@ The rules
 - Votes of attempts that began before the state last changed are stale and count for nothing.
 - Half-open lets one probe through at a time. It is a Ticket, so it is given back on every exit, also when nobody learned anything.
 - The time open doubles each time a probe fails, and goes on doubling if the circuit opens again within one window after it closed: a deployment that is well for one call is not well.
-- A probe is not hedged before it counts as slow, and no hedge is a probe: who loses a race learns nothing, and the next probe would lose as well.
+- A probe is not hedged, nor given up in vain, before its patience is over: who loses a race learns nothing, and the next probe would lose as well. No hedge is a probe.
 - A call that has waited as long as its own 429 said goes back, whether others wait too or one of them is the probe: it does what the provider asked for.
 - Where every circuit is open, a call is forced through once: what fails then is not asked again by the same call.
 - What an operator has forced stays until an operator takes it back; votes are not counted meanwhile."""
