@@ -105,6 +105,12 @@ def test_what_kind_of_failure_it_is(error, failure):
     assert failure_of(error) == failure
 
 
+def test_a_longer_backoff_alone_lengthens_the_longest_and_two_that_contradict_are_refused():
+    assert FallbackOptions(backoff_s=20.0).max_backoff_s == 20.0
+    with pytest.raises(ValueError, match="swap them"):
+        FallbackOptions(backoff_s=20.0, max_backoff_s=10.0)
+
+
 def test_every_way_to_fail_is_a_failure():
     assert set(FAILURE_OF_KIND) == set(UPSTREAM_KINDS)
 

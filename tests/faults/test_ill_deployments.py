@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -18,12 +17,6 @@ REPLY = {
 }  # fmt: skip
 EVENT = '{"id":"c1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":"stop"}]}'
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
-
-
-@pytest.fixture
-async def spare() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as spare:
-        yield spare
 
 
 def proxy(upstream: ScriptedUpstream, spare: ScriptedUpstream, more: str, deployments: str) -> str:
