@@ -131,20 +131,22 @@ def test_waits_are_never_shorter_than_asked_for_nor_longer_than_allowed(retries,
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["call", "take", "wait"]), st.floats(0, 20)), max_size=300),
+    st.lists(st.tuples(st.sampled_from(["call", "elsewhere", "again", "wait"]), st.floats(0, 20)), max_size=300),
     st.sampled_from([0.0, 2.5, 10.0]),
 )
 def test_no_order_of_events_takes_more_than_the_budget(events, per_s):
-    now, taken, bucket = 100.0, 0, Bucket(0.2, per_s, 100.0)
+    now, bucket, taken = 100.0, Bucket(0.2, per_s, 100.0), {"elsewhere": 0, "again": 0}
     for kind, seconds in events:
         if kind == "call":
             bucket.calls += 1
         elif kind == "wait":
             now += seconds
         else:
-            taken += bucket.take(now)
+            taken[kind] += bucket.take(now, is_retry=kind == "again")
 
-        assert taken <= 0.2 * bucket.calls + per_s * max(now - 100.0, KEEP_S) + 1e-6
+        earned = 0.2 * bucket.calls
+        assert sum(taken.values()) <= earned + per_s * max(now - 100.0, KEEP_S) + 1e-6
+        assert taken["again"] <= earned + per_s * (now - 100.0 + 1.0) + 1e-6
 
 
 def test_retries_are_bounded_from_the_first_second_and_going_elsewhere_a_little_later():
