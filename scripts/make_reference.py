@@ -18,11 +18,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 
 from hookline import errors, hookspecs
+from hookline.builtins.asked_call import AskedCall
 from hookline.builtins.auth.key_fields import KeyFilters, NewKey, Rotation
-from hookline.builtins.budget.admin import CheckedCall, WindowFilters
+from hookline.builtins.budget.admin import WindowFilters
 from hookline.builtins.cache.purge import PurgeParameters
 from hookline.builtins.circuit_breaker.admin import CircuitFilters, Decision
-from hookline.builtins.explain import ExplainedCall
+from hookline.builtins.health_probes.findings import ProbeFilters
 from hookline.builtins.spend_report import LedgerParameters, SpendParameters
 from hookline.chain import DECIDING_HOOKS, PHASES, START_S, STOP_S, Chain, compile_chain
 from hookline.config import ChainEntry, Settings
@@ -100,7 +101,7 @@ ADMIN_MANNERS = """\
 # Admin API
 
 For whoever has the key of `[admin] key`, sent as `authorization: Bearer ...`; without that line in `proxy.toml` there is no such path.
-Each route belongs to a plugin of `[chain]`: keys to `auth`, the cache to `cache`, explanations to `explain`, breakers to `circuit_breaker`, the rest to `budget`.
+Each route belongs to a plugin of `[chain]`: keys to `auth`, the cache to `cache`, explanations to `explain`, breakers to `circuit_breaker`, probes to `health_probes`, the rest to `budget`.
 
 All of them read what they are sent in one way, and so can [routes of your own plugins](../howto/plugin-routes.md):
 
@@ -128,11 +129,11 @@ ADMIN_ROUTES: dict[str, tuple[type[BaseModel] | None, str]] = {
         "Where each budget window stands: of tenants, everyone, and of the keys and users that have called.",
     ),
     "POST /admin/budgets/check": (
-        CheckedCall,
+        AskedCall,
         "Whether a call could proceed now; takes nothing and sends nothing. See [money](money.md#asking).",
     ),
     "POST /admin/explain": (
-        ExplainedCall,
+        AskedCall,
         "What would become of a call, and why; takes nothing and sends nothing. See [explain](../howto/explain.md).",
     ),
     "GET /admin/spend": (SpendParameters, "Sums of the ledger. See [what was spent](../howto/ledger.md)."),
@@ -140,6 +141,10 @@ ADMIN_ROUTES: dict[str, tuple[type[BaseModel] | None, str]] = {
     "GET /admin/breakers": (
         CircuitFilters,
         "Where each deployment's [circuit](../howto/circuit-breaker.md#by-hand) stands, and why; by name.",
+    ),
+    "GET /admin/health_probes": (
+        ProbeFilters,
+        "What [probes](../howto/canary.md#probes) have found of each deployment they ask, by name.",
     ),
     "POST /admin/breakers": (
         Decision,

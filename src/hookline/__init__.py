@@ -53,7 +53,7 @@ from hookline.host import (
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.offers import LACKS, LONGER_MODELS
 from hookline.openai_wire import usage_in
-from hookline.own_calls import IS_EVIDENCE, OBJECTS_OF, derive_call
+from hookline.own_calls import IN_BACKGROUND, IS_EVIDENCE, OBJECTS_OF, OWN_CALL, derive_call
 from hookline.paths import endpoint_of, resolve_target
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
 from hookline.reply import Event, Reply, Source, Tap
@@ -78,7 +78,7 @@ from hookline.stores.protocols import (
     Take,
 )
 from hookline.stores.reports import REPORT_BUCKETS, REPORT_MEMBERS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
-from hookline.told_limits import Told, read_told
+from hookline.told_limits import LimitKind, Told, read_told
 from hookline.upload import FormField, Upload
 
 if TYPE_CHECKING:
@@ -95,12 +95,14 @@ __all__ = [
     "END_USER",
     "EXPOSED_HEADERS",
     "FINDINGS",
+    "IN_BACKGROUND",
     "IS_EVIDENCE",
     "LACKS",
     "LONGER_MODELS",
     "MADE_AT",
     "NANO_PER_USD",
     "OBJECTS_OF",
+    "OWN_CALL",
     "REPORT_BUCKETS",
     "REPORT_MEMBERS",
     "RESERVE_FOR_FOLLOWER",
@@ -147,6 +149,7 @@ __all__ = [
     "LedgerPage",
     "LedgerQuery",
     "Level",
+    "LimitKind",
     "LimitStore",
     "LimitTable",
     "Limits",

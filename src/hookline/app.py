@@ -151,7 +151,7 @@ class App:
         is_drained = await front.drain(drain_s, idle_s=PARTING_S if is_replaced else 0.0)
         try:
             async with asyncio.timeout_at(deadline):
-                await _idle(self.current)
+                await _idle(self.current, is_stopping=True)
         except TimeoutError:
             return False
         return is_drained
@@ -180,11 +180,12 @@ async def _start(compiled: Compiled) -> None:
         compiled.workshop.spawn(plugin, name, keep_running(plugin, name, run))
 
 
-async def _idle(compiled: Compiled) -> None:
-    """Wait until no call runs on this configuration. Every call has a deadline, so this ends."""
-    while compiled.pipeline.running:  # noqa: ASYNC110 - an event would cost every call; this waits at ends only
+async def _idle(compiled: Compiled, *, is_stopping: bool = False) -> None:
+    """Wait until no call runs on this configuration; to stop, none that somebody waits for. Every call has a deadline, so this ends."""
+    pipeline, workshop = compiled.pipeline, compiled.workshop
+    while pipeline.running > (workshop.in_background if is_stopping else 0):  # noqa: ASYNC110 - an event would cost every call; this waits at ends only
         await asyncio.sleep(IDLE_LOOK_S)
-    await compiled.pipeline.drained()
+    await pipeline.drained()
 
 
 async def _end(compiled: Compiled, *, keep: Mapping[str, MadeProvider]) -> None:

@@ -35,6 +35,7 @@ from hookline.errors import ApiError, BadRequest, Skip, UpstreamError
 from hookline.flight import SHARE, Share
 from hookline.guards import Waiting
 from hookline.host import Clock
+from hookline.money import Usage
 from hookline.openai_wire import usage_in
 from hookline.peek import PeekedBody, close_body, peek
 from hookline.race import Race
@@ -346,6 +347,8 @@ class AttemptLoop:
         self._bodies.append(peeked)
         if told := await peek(peeked, is_json=self.call.endpoint in EVENTS_OF_JSON):
             await self.close(peeked)
+            if peeked.seen_bytes:
+                attempt.usage = Usage(len(self.call.body), peeked.seen_bytes, is_estimated=True)
             raise stream_error(attempt.deployment.id, told)
         return peeked
 

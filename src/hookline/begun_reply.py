@@ -48,6 +48,8 @@ class BegunReply:
 
     async def _deliver(self, reply: Reply) -> None:
         body = reply.body
+        if self._begun.done():  # cancelled, at the moment at which the call came to its own deadline
+            raise ClientGone("the reader of the reply has left")
         if isinstance(body, bytes):
             self._begun.set_result(Reply(reply.status, reply.headers, body, source=reply.source))
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from hookline.config_source import Source
 from hookline.limit_tables import BudgetTable, LimitTable, ScopedLimitTable
@@ -193,6 +193,11 @@ class DeploymentTable(LimitTable):
     def deployment_id(self) -> str:
         return self.id or f"{self.provider}/{self.model}"
 
+    @property
+    def is_bare(self) -> bool:
+        """It is named and nothing else is said of it."""
+        return self.model_fields_set == {"provider", "model"}
+
 
 class ModelTable(LimitTable):
     """`[models."x"]`: a name clients ask for. Limits hold for all calls to it together."""
@@ -246,6 +251,19 @@ class Settings(_Table):
     everyone: Scope = Field(default=Scope(), alias="global")
     admin: Admin = Admin()
     _source: Source = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _complete_bare_deployments(self) -> Settings:
+        """A deployment that a model only names is what another model says of it; `weight`, `priority` and keys are each model's own to say."""
+        said = {d.deployment_id: d for table in self.models.values() for d in table.deployments if not d.is_bare}
+        for table in self.models.values():
+            table.deployments[:] = [
+                said[d.deployment_id].model_copy(update={"weight": 1.0, "priority": 0, "api_key": None})
+                if d.is_bare and d.deployment_id in said
+                else d
+                for d in table.deployments
+            ]
+        return self
 
     @property
     def source(self) -> Source:

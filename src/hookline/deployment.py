@@ -49,18 +49,25 @@ class Deployment:
     """Smaller ones are tried first; the others take what spills over."""
     key_number: int | None = None
     """Which of its provider's several keys it sends; None: they take turns, or there are not several."""
+    key_count: int = 1
+    """Among how many such deployments its weight is shared."""
     timeouts: Timeouts = Timeouts()
 
     def by_key(self, keys: int) -> tuple[Deployment, ...]:
         """One for each of its provider's keys, "openai/gpt-4o#1" and so on, so that each has circuit, limits and load of its own. Itself, if it has a key of its own or there is no choice."""
         if keys < 2 or self.api_key is not None or not self.model:
             return (self,)
-        return tuple(replace(self, id=f"{self.id}#{n + 1}", key_number=n) for n in range(keys))
+        return tuple(replace(self, id=f"{self.id}#{n + 1}", key_number=n, key_count=keys) for n in range(keys))
 
     @property
     def listed_id(self) -> str:
         """Its id as proxy.toml knows it, whichever key it sends."""
         return self.id if self.key_number is None else self.id.rpartition("#")[0]
+
+    @property
+    def share(self) -> float:
+        """Its part of the weight that proxy.toml gives: so many keys do not make a deployment weigh more."""
+        return self.weight / self.key_count
 
 
 OWN = -1.0

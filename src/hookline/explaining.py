@@ -34,6 +34,8 @@ class Found:
     refusals: list[tuple[str, ApiError]] = field(default_factory=list)
     answer: tuple[str, Reply] | None = None
     deployments: dict[str, None] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    """Deployments that `select` refused, all of them: they are asked on for what budgets and limits say, but none is a candidate."""
 
 
 FOUND: Slot[Found] = Slot("found")
@@ -121,6 +123,7 @@ def _candidates(call: Call, found: Found, costs: Mapping[str, Any]) -> list[dict
     for note in notes:
         if note.plugin == "pipeline" and note.verdict in ("kept", "skipped"):
             verdicts.setdefault(_about(note.text), note.verdict)
+    verdicts = {id: verdict for id, verdict in verdicts.items() if id not in found.refused}
     ids = [*verdicts, *(id for id in found.deployments if id not in verdicts)]
     return [
         {
@@ -128,7 +131,7 @@ def _candidates(call: Call, found: Found, costs: Mapping[str, Any]) -> list[dict
             "verdict": verdicts.get(id, "left out"),
             "rank": rank if id in verdicts else None,
             "worst_case_usd": costs.get(id),
-            "reasons": _reasons(notes, id),
+            "reasons": [r for r in _reasons(notes, id) if id not in found.refused or r["plugin"] != "pipeline"],
         }
         for rank, id in enumerate(ids, 1)
     ]
@@ -225,7 +228,10 @@ class _Finish:
             raise self.skipped(Skip(error.message, error))
         self._call.note(self._impl.plugin, "refuses", error.message)
         self._found.refusals.append((self._impl.plugin, error))
-        return [] if self._impl.hook == "select" else None
+        if self._impl.hook != "select":
+            return None
+        self._found.refused.update(self._before)
+        return list(self._arguments[0])
 
     def _note_order(self, targets: list[Target]) -> None:
         """Say who was put before whom, where it was not as listed and the plugin has not said so itself."""

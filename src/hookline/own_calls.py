@@ -15,6 +15,12 @@ from hookline.host import Clock
 from hookline.principal import Principal
 from hookline.slots import Slot
 
+OWN_CALL: Slot[str] = Slot("own_call")
+"""What the call is for ("mirror", "rescue"), where no client made it. Written by `derive_call` and by who makes such a call otherwise; read by `mirror`."""
+
+IN_BACKGROUND: Slot[bool] = Slot("in_background")
+"""Nobody waits for the reply (a mirror, a probe, a refresh): nothing stands in for it where providers fail, no hedge hurries it, and no stop of the process waits for it."""
+
 OBJECTS_OF: Slot[str | None] = Slot("objects_of")
 """The tenant whose stored objects the call may name, where that is not who pays; None: it names and makes none. Read by `owners`."""
 
@@ -25,8 +31,8 @@ IS_EVIDENCE: Slot[Callable[[Attempt], bool]] = Slot("is_evidence")
 def derive_call(
     call: Call, name: str, clock: Clock, *, surface: str, headers: CIMultiDict[str], principal: Principal | None = None
 ) -> Call:
-    """Another call to where `call` went, beginning now, with the id `<id>-<name>`; its body, deadline and tags are the caller's to set."""
-    return Call(
+    """An `OWN_CALL` to where `call` went, beginning now, with the id `<id>-<name>`; its body, deadline and tags are the caller's to set."""
+    derived = Call(
         id=f"{call.id}-{name}",
         method=call.method,
         path=call.path,
@@ -38,3 +44,5 @@ def derive_call(
         surface=surface,
         principal=principal or call.principal,
     )
+    derived[OWN_CALL] = name
+    return derived

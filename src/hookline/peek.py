@@ -26,11 +26,14 @@ BLOCKS_MAX = 8
 
 @dataclass(slots=True, eq=False)
 class PeekedBody:
-    """A stream whose beginning was read: the chunks so far, a read in flight if there is one, and the rest."""
+    """A stream whose beginning was read: the chunks so far, a read in flight if there is one, and the rest.
+
+    `seen_bytes`: what came before the error that `peek` has found. It was made, so it may be billed."""
 
     rest: AsyncIterator[bytes]
     head: list[bytes]
     pending: asyncio.Task[bytes | None] | None = None
+    seen_bytes: int = 0
 
     async def aclose(self) -> None:
         if self.pending is not None:
@@ -61,6 +64,7 @@ async def peek(body: PeekedBody, *, is_json: bool = False) -> dict[str, Any] | N
         for block in _blocks(b"".join(head))[:BLOCKS_MAX]:
             if told := error_in(block):
                 return told
+            body.seen_bytes += len(parse_event(block).data)
     if is_json:
         _check_json(b"".join(head) if len(head) > 1 else head[0])
     return None

@@ -41,6 +41,7 @@ from hookline.explaining import explaining, unasked
 from hookline.guards import Waiting
 from hookline.heartbeats import reply_with_heartbeats
 from hookline.host import Clock, Metrics
+from hookline.own_calls import IN_BACKGROUND
 from hookline.peek import close_body
 from hookline.pipeline_settings import PipelineSettings
 from hookline.principal import ANONYMOUS
@@ -213,7 +214,7 @@ class _Run:
             reply = Reply(error.reply_status, error.upstream_headers, error.upstream_body)
         else:
             reply = Reply.from_error(error)
-        return named(reply, self.call, self.call.attempts[-1]) if self.call.attempts else reply
+        return named(reply, self.call, self.call.attempts[-1] if self.call.attempts else None)
 
     async def _answer(self) -> tuple[Reply, int]:
         """Hooks 1 to 9: a reply, and the place in the chain of who made it."""
@@ -256,7 +257,7 @@ class _Run:
                 self._source = found.source
                 self._outcome = "ok" if found.status < 400 else "upstream_error"
                 self._tickets += (found.ticket,) if found.ticket is not None else ()
-                return found, impl.index
+                return named(found, call, None), impl.index
             if found is not None:
                 self._tickets.append(found)
         targets = [Target(deployment) for deployment in deployments]
@@ -273,15 +274,14 @@ class _Run:
         except (UpstreamError, Unavailable) as error:
             if isinstance(error, UpstreamError):
                 self._source = "upstream"
-            for impl in self._chain.rescue:
+            for impl in () if IN_BACKGROUND in self.call.slots else self._chain.rescue:
                 rescued = impl.run(self.call, error)
                 if type(rescued) is Waiting:
                     rescued = await rescued
                 if rescued is not None:
                     self._error, self._source = error, rescued.source
                     self._outcome = "ok" if rescued.status < 400 else outcome_of(error)
-                    rescued.headers.setdefault("x-hookline-attempts", str(len(self.call.attempts)))
-                    return rescued, impl.index
+                    return named(rescued, self.call, None), impl.index
             raise
         self._source = "upstream"
         if isinstance(reply.body, bytes):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from hookline.begun_reply import BegunReply
@@ -20,6 +21,7 @@ from hookline.deployment import Deployment
 from hookline.errors import ClientGone, InternalError, StartupError, TooLarge
 from hookline.flights import Flights
 from hookline.host import Clock, Metrics
+from hookline.own_calls import IN_BACKGROUND
 from hookline.principal import Principal
 from hookline.reply import Reply
 from hookline.slots import Slot
@@ -32,10 +34,13 @@ REPLY_BYTES_MAX = 64 * 1024 * 1024
 RESTART_FIRST_S, RESTART_MAX_S = 1.0, 60.0
 
 
+Deliver = Callable[[Reply], Coroutine[Any, Any, None]]
+
+
 class RunsCalls(Protocol):
     catalog: Catalog
 
-    async def run(self, call: Call, deliver: Callable[[Reply], Coroutine[Any, Any, None]], /) -> None: ...
+    async def run(self, call: Call, deliver: Deliver, /) -> None: ...
 
 
 @dataclass(slots=True)
@@ -63,6 +68,8 @@ class Workshop:
     """Of the plugins that know keys."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     offers: dict[Slot[Any], Any] = field(default_factory=dict)
+    in_background: int = 0
+    """Running calls for which nobody waits."""
 
     def make_host(self, plugin: str, options_by_model: Mapping[str, Any]) -> PluginHost:
         return PluginHost(self, plugin, options_by_model)
@@ -116,19 +123,26 @@ class PluginHost:
 
     async def run(self, call: Call) -> Reply:
         """See `Host.run`. The call has a task of its own, so that its deadline is not the caller's."""
-        pipeline = self._workshop.pipeline
-        if pipeline is None:
-            raise RuntimeError(f'plugin "{self.plugin}": run() is there from start() on')
-        collector = _Collector()
-        await asyncio.get_running_loop().create_task(pipeline.run(call, collector.deliver))
+        pipeline, collector = self._find_pipeline(), _Collector()
+        await asyncio.get_running_loop().create_task(self._run(pipeline, call, collector.deliver))
         return collector.take()
 
     async def begin(self, call: Call) -> Reply:
         """See `Host.begin`."""
-        pipeline = self._workshop.pipeline
-        if pipeline is None:
-            raise RuntimeError(f'plugin "{self.plugin}": begin() is there from start() on')
-        return await BegunReply(call).begin(pipeline.run)
+        return await BegunReply(call).begin(partial(self._run, self._find_pipeline()))
+
+    def _find_pipeline(self) -> RunsCalls:
+        if self._workshop.pipeline is None:
+            raise RuntimeError(f'plugin "{self.plugin}": calls and deployments are there from start() on')
+        return self._workshop.pipeline
+
+    async def _run(self, pipeline: RunsCalls, call: Call, deliver: Deliver) -> None:
+        in_background = 1 if IN_BACKGROUND in call.slots else 0
+        self._workshop.in_background += in_background
+        try:
+            await pipeline.run(call, deliver)
+        finally:
+            self._workshop.in_background -= in_background
 
     async def find_principal(self, key: str) -> Principal | None:
         """See `Host.find_principal`."""
@@ -141,9 +155,7 @@ class PluginHost:
 
     def find_deployments(self, name: str, call: Call) -> Sequence[Deployment]:
         """See `Host.find_deployments`."""
-        pipeline = self._workshop.pipeline
-        if pipeline is None:
-            raise RuntimeError(f'plugin "{self.plugin}": find_deployments() is there from start() on')
+        pipeline = self._find_pipeline()
         found = pipeline.catalog.resolve(name, call)
         pipeline.catalog.check_allowed(call.principal, name, call)
         return found

@@ -20,6 +20,9 @@ from hookline.slots import Slot
 SKIPPED: Slot[list[tuple[str, str]]] = Slot("skipped")
 """(deployment, reason) of each target that `admit_attempt` kept from being tried. Read by `logging`."""
 
+NO_DEPLOYMENT = "none"
+"""In `x-hookline-deployment`: no deployment made this reply. The id of one always has a slash."""
+
 _new = tuple.__new__
 """Half the cost of a NamedTuple's own constructor."""
 
@@ -81,9 +84,14 @@ def with_share(call: Call, result: Result) -> Result:
     return result._replace(cost_nanousd=share.cost_nanousd, is_estimated=share.is_estimated)
 
 
-def named(reply: Reply, call: Call, attempt: Attempt) -> Reply:
-    """`reply`, saying which deployment it is from and how many were asked."""
+def named(reply: Reply, call: Call, attempt: Attempt | None) -> Reply:
+    """`reply`, saying which deployment it is from and how many were asked. Without an attempt it is a plugin's, which may have said so itself, or a refusal."""
     headers = reply.headers
+    if attempt is None:
+        if call.local is None:
+            headers.setdefault("x-hookline-deployment", NO_DEPLOYMENT)
+            headers.setdefault("x-hookline-attempts", str(len(call.attempts)))
+        return reply
     headers["x-hookline-deployment"] = attempt.deployment.id
     headers["x-hookline-attempts"] = str(len(call.attempts))
     if attempt.output_cap is not None:

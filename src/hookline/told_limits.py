@@ -15,19 +15,27 @@ from typing import Literal, NamedTuple
 
 from multidict import istr
 
-Kind = Literal["requests", "tokens"]
+LimitKind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+"""What is limited; "tokens" are both together."""
 
-NAMES: tuple[tuple[Kind, istr, istr], ...] = (
+NAMES: tuple[tuple[LimitKind, istr, istr], ...] = (
     ("requests", istr("x-ratelimit-remaining-requests"), istr("x-ratelimit-reset-requests")),
     ("tokens", istr("x-ratelimit-remaining-tokens"), istr("x-ratelimit-reset-tokens")),
     ("requests", istr("anthropic-ratelimit-requests-remaining"), istr("anthropic-ratelimit-requests-reset")),
     ("tokens", istr("anthropic-ratelimit-tokens-remaining"), istr("anthropic-ratelimit-tokens-reset")),
-    ("tokens", istr("anthropic-ratelimit-input-tokens-remaining"), istr("anthropic-ratelimit-input-tokens-reset")),
+    (
+        "input_tokens",
+        istr("anthropic-ratelimit-input-tokens-remaining"),
+        istr("anthropic-ratelimit-input-tokens-reset"),
+    ),
+    (
+        "output_tokens",
+        istr("anthropic-ratelimit-output-tokens-remaining"),
+        istr("anthropic-ratelimit-output-tokens-reset"),
+    ),
     ("requests", istr("x-ratelimit-remaining"), istr("x-ratelimit-reset")),
     ("requests", istr("ratelimit-remaining"), istr("ratelimit-reset")),
 )
-ALSO_USED_UP = ((istr("anthropic-ratelimit-output-tokens-remaining"), istr("anthropic-ratelimit-output-tokens-reset")),)
-"""Nobody knows an answer's length beforehand, so these say only when to come again."""
 UNSAID_RESET_S = 5.0
 """Azure often leaves the reset out; its windows are 1 or 10 s."""
 UNIX_FROM, UNIX_MS_FROM = 1e9, 1e11
@@ -37,7 +45,7 @@ _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?
 class Told(NamedTuple):
     """What is left, and in how many seconds there is more."""
 
-    kind: Kind
+    kind: LimitKind
     remaining: int
     reset_s: float
 
@@ -56,8 +64,7 @@ def read_told(headers: Mapping[str, str], now: float) -> Sequence[Told]:
 
 def wait_for_more(headers: Mapping[str, str], now: float) -> float | None:
     """In how many seconds there is more of everything that is used up; None where that is not said."""
-    pairs = (*(row[1:] for row in NAMES), *ALSO_USED_UP)
-    resets = [headers.get(reset) for remaining, reset in pairs if headers.get(remaining) == "0"]
+    resets = [headers.get(reset) for _, remaining, reset in NAMES if headers.get(remaining) == "0"]
     return max((seconds_until(reset, now) for reset in resets if reset), default=None)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 import pytest
 
-from hookline import Attempt, Target, UpstreamError, hookimpl
+from hookline import Attempt, RouteRequest, Target, UpstreamError, hookimpl
 from hookline.builtins import circuit_breaker, fallback, health_probes, model_selection
 from hookline.builtins.health_probes import verdict_of
+from hookline.builtins.health_probes.findings import ProbeRoutes
 from hookline.deployment import Deployment
 from hookline.errors import BadRequest
 from hookline.plugin_host import Stores
@@ -185,6 +187,63 @@ async def test_who_shares_a_store_knows_what_the_others_have_seen_fail():
     assert await other.probe(after_s=30) == "ok"
 
     assert other.changes("closed") == 1
+
+
+async def findings_of(world: World, query: str = "") -> dict[str, dict]:
+    """What `GET /admin/health_probes` tells, by deployment."""
+    routes = ProbeRoutes(world.plugin.board, list(world.probed.values()))
+    reply = await routes.list_findings(RouteRequest("GET", "/admin/health_probes", query, {}, b"", True, True))
+    return {line["deployment"]: line for line in orjson.loads(reply.body)["data"]}
+
+
+async def test_operators_are_told_what_probes_have_found():
+    world = World(a=[DOWN, DOWN, failing(429), answer], b=[failing(404)])
+    assert {line["state"] for line in (await findings_of(world)).values()} == {"unknown"}
+
+    await world.probe("a/m")
+    await world.probe("a/m", after_s=2)
+    await world.probe("b/m")
+
+    found = await findings_of(world)
+    assert {id: line["state"] for id, line in found.items()} == {
+        "a/m": "failing",
+        "b/m": "unclear",
+        "b/other": "unknown",
+    }
+    down = found["a/m"]
+    assert (down["failures_in_row"], down["last_verdict"], down["ask"], down["model"]) == (2, "failed", "get", "m")
+    assert "refused" in down["last_error"]
+    assert down["last_probe_at"].endswith("+00:00")
+    assert world.kit.metric("hookline_health_probe_up", deployment="a/m") == 0
+
+    assert await world.probe("a/m") == "unclear"
+    assert (await findings_of(world))["a/m"]["state"] == "failing"
+    assert await world.probe("a/m") == "ok"
+    assert (await findings_of(world))["a/m"]["state"] == "ok"
+    assert world.kit.metric("hookline_health_probe_up", deployment="a/m") == 1
+
+
+async def test_findings_are_listed_by_state_and_page():
+    world = World(a=[DOWN])
+    await world.probe("a/m")
+    await world.probe("b/other")
+
+    assert list(await findings_of(world, "state=failing")) == ["a/m"]
+    assert list(await findings_of(world, "state=ok&limit=1")) == ["b/other"]
+    assert list(await findings_of(world, "limit=1&after=a/m")) == ["b/m"]
+
+
+async def test_every_process_can_tell_what_one_of_them_has_found():
+    clock = FakeClock()
+    limits = MemoryLimits(clock)
+    one, other = World(clock=clock, limits=limits, a=[DOWN]), World(clock=clock, limits=limits)
+
+    await one.probe(after_s=0)
+
+    assert (await findings_of(other))["a/m"]["state"] == "failing"
+    assert await other.probe(after_s=0) is None
+    assert other.kit.metric("hookline_health_probe_up", deployment="a/m") == 0
+    assert other.a.sent == []
 
 
 async def test_it_asks_at_its_pace_and_faster_while_something_fails():

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from hookline import ANONYMOUS, OBJECTS_OF, Principal, StartupError, UpstreamError, hookimpl
-from hookline.builtins import cache, fallback, mirror
+from hookline.builtins import cache, degradation, fallback, mirror
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryReplies
 from hookline.testing.clock import FakeClock
@@ -20,7 +20,7 @@ DONE = b"data: [DONE]\n\n"
 class World:
     """Model "m" at provider "up", its shadow at provider "shadow"; `ended` has every call that has ended with its result."""
 
-    def __init__(self, *plugins, shadow=None, up=None, options=None, models=("m", "shadow/m")) -> None:
+    def __init__(self, *plugins, shadow=None, up=None, options=None, **others) -> None:
         self.ended = ended = []
 
         class Watch:
@@ -37,7 +37,7 @@ class World:
             *plugins,
             providers=[self.up, self.shadow],
             deployments={"m": ["up/m"], "other": ["up/other"]},
-            options={"mirror": {"to": "shadow/m", "share": 1.0, **(options or {})}},
+            options={"mirror": {"to": "shadow/m", "share": 1.0, **(options or {})}, **others},
             stores=Stores(None, MemoryReplies(clock), None),
             clock=clock,
         )
@@ -114,6 +114,22 @@ async def test_a_failing_shadow_is_counted_and_nothing_else(failure):
     assert (delivered.status, world.count("failed"), world.count("ok")) == (200, 1, 0)
 
 
+async def test_nothing_stands_in_for_a_shadow_that_fails():
+    world = World(
+        degradation.Plugin,
+        shadow=ScriptedProvider(lambda: answer(b"{}", 500), name="shadow"),
+        degradation={"model": "other", "static": "not now"},
+    )
+
+    await world.ask()
+
+    assert [(call.surface, result.source, result.outcome) for call, result in world.ended] == [
+        ("http", "upstream", "ok"),
+        ("mirror", "upstream", "upstream_error"),
+    ]
+    assert (len(world.up.sent), world.count("failed")) == (1, 1)
+
+
 async def test_a_stream_of_the_shadow_that_dies_is_a_failure():
     dying = ScriptedProvider(lambda: stream(EVENT[:30], UpstreamError("gone", kind="reset")), name="shadow")
     world = World(up=ScriptedProvider(lambda: stream(EVENT, DONE), name="up"), shadow=dying)
@@ -130,6 +146,23 @@ async def test_a_mirror_is_never_mirrored():
     mirrored = [call for call, _ in world.ended if call.surface == "mirror"]
 
     assert (len(world.shadow.sent), len(mirrored)) == (1, 1)
+
+
+async def test_what_stands_in_for_a_failed_call_is_not_mirrored():
+    """The stand-in is asked as a call of its own, on the client's surface and as its principal; but the client did not make it."""
+    down = UpstreamError("gone", kind="connect", is_written=False)
+    world = World(
+        degradation.Plugin,
+        up=ScriptedProvider(down, answer, name="up"),
+        options={"to": "shadow/m"},
+        degradation={"model": "other"},
+    )
+
+    delivered = await world.ask()
+
+    assert (delivered.status, delivered.headers["x-hookline-rescue"]) == (200, "model")
+    assert [(call.model, result.outcome) for call, result in world.ended] == [("other", "ok"), ("m", "ok")]
+    assert world.shadow.sent == []
 
 
 async def test_failures_dry_runs_and_calls_to_the_shadow_itself_are_not_mirrored():

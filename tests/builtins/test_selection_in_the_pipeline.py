@@ -233,9 +233,17 @@ async def test_the_preferred_provider_goes_first_and_the_others_stay():
 
     assert await world.chosen() == "b/medium"
     assert await world.chosen(prefer_provider="c") == "c/large"
-    assert await world.chosen(headers={"x-hookline-prefer-provider": "unknown"}) == "a/small"
+    assert await world.chosen(headers={"x-hookline-prefer-provider": "unknown"}) == "b/medium"
     world.play("b", FAILS)
     assert await world.chosen() == "a/small"
+
+
+async def test_the_provider_that_a_request_prefers_comes_before_the_class_and_the_class_before_the_operators():
+    world = World({"auto": SIZES}, {"prefer_provider": "b", "complexity": CLASSES})
+
+    assert await world.chosen(complexity="simple") == "a/small"
+    assert await world.chosen(complexity="simple", prefer_provider="c") == "c/large"
+    assert await world.chosen(complexity="complex", prefer_provider="a") == "c/large"
 
 
 @pytest.mark.parametrize(

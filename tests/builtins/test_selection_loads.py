@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from hookline import BadRequest, Reply, Result, UpstreamError
 from hookline.builtins.model_selection.loads import FAILURE_S, LOADS_MAX, TOLD_MAX_S, Load, Loads
-from hookline.told_limits import UNSAID_RESET_S, Told, read_told, seconds_until
+from hookline.told_limits import UNSAID_RESET_S, LimitKind, Told, read_told, seconds_until
 
 NOW = 1_795_000_000.0
 seconds = st.floats(0.001, 100)
@@ -163,7 +164,11 @@ def test_any_reset_is_a_finite_time(text):
         ),
         (
             {"anthropic-ratelimit-input-tokens-remaining": "5", "anthropic-ratelimit-input-tokens-reset": "3s"},
-            [Told("tokens", 5, 3.0)],
+            [Told("input_tokens", 5, 3.0)],
+        ),
+        (
+            {"anthropic-ratelimit-output-tokens-remaining": "5", "anthropic-ratelimit-output-tokens-reset": "3s"},
+            [Told("output_tokens", 5, 3.0)],
         ),
         ({"ratelimit-remaining": "1", "ratelimit-reset": "9"}, [Told("requests", 1, 9.0)]),
         ({"x-ratelimit-remaining-requests": "-1"}, []),
@@ -177,39 +182,53 @@ def test_what_headers_tell(headers, told):
 def test_a_used_up_limit_holds_until_its_reset(load, clock):
     load.learn([Told("requests", 0, 20.0)], clock.monotonic())
 
-    assert load.wait_s(0) == 20.0
+    assert load.wait_s() == 20.0
     clock.advance(20.0)
-    assert load.wait_s(0) == 0.0
+    assert load.wait_s() == 0.0
 
 
 def test_what_is_told_for_a_day_is_asked_again_after_a_minute(load, clock):
     load.learn([Told("requests", 0, 86_400.0)], clock.monotonic())
 
-    assert load.wait_s(0) == TOLD_MAX_S
+    assert load.wait_s() == TOLD_MAX_S
 
 
 def test_attempts_since_then_count_against_what_was_told(load, clock):
     load.learn([Told("requests", 2, 20.0)], clock.monotonic())
 
     load.begin()
-    assert load.wait_s(0) == 0.0
+    assert load.wait_s() == 0.0
     load.begin()
-    assert load.wait_s(0) == 20.0
+    assert load.wait_s() == 20.0
 
 
 def test_tokens_are_used_up_for_those_who_need_more(load, clock):
     load.learn([Told("tokens", 500, 20.0)], clock.monotonic())
 
-    assert (load.wait_s(500), load.wait_s(501)) == (0.0, 20.0)
+    assert (load.wait_s(500), load.wait_s(501), load.wait_s(400, 101)) == (0.0, 20.0, 20.0)
+
+
+@pytest.mark.parametrize("kind", get_args(LimitKind))
+def test_where_nothing_is_left_the_shortest_call_waits(load, clock, kind):
+    """ "hi" is shorter than a token by the bound that counts what a call needs at least."""
+    load.learn([Told(kind, 0, 20.0)], clock.monotonic())
+
+    assert load.wait_s() == 20.0
+
+
+def test_what_will_be_written_draws_on_no_limit_of_what_is_read(load, clock):
+    load.learn([Told("input_tokens", 500, 20.0), Told("output_tokens", 10, 20.0)], clock.monotonic())
+
+    assert (load.wait_s(500, 4_000), load.wait_s(501)) == (0.0, 20.0)
 
 
 def test_a_later_reply_lifts_it(load, make_attempt):
     end(load, make_attempt(), headers={"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20s"})
-    assert load.wait_s(0) == 20.0
+    assert load.wait_s() == 20.0
 
     end(load, make_attempt(), headers={"x-ratelimit-remaining-requests": "9", "x-ratelimit-reset-requests": "20s"})
 
-    assert load.wait_s(0) == 0.0
+    assert load.wait_s() == 0.0
 
 
 def test_idle_loads_make_room_and_busy_ones_stay(clock):

@@ -105,6 +105,51 @@ def test_in_turn_each_is_first_equally_often_and_each_pair_too():
     assert set(Counter((order[0], order[1]) for order in made).values()) == {5}
 
 
+def by_keys(**keys_of: int) -> list[Target]:
+    """Deployments "a/m" and so on, each with so many keys of its provider; "a" weighs 3, others 1."""
+    made = [Deployment(f"{name}/m", name, "m", weight=3.0 if name == "a" else 1.0) for name in keys_of]
+    return [Target(one) for deployment in made for one in deployment.by_key(keys_of[deployment.provider])]
+
+
+@pytest.mark.parametrize("keys_of", [{"a": 2, "b": 2}, {"a": 1, "b": 4}, {"a": 3, "b": 1}])
+def test_three_to_one_stays_three_to_one_however_many_keys_each_has(keys_of):
+    draw, targets = random.Random(7).random, by_keys(**keys_of)
+
+    drawn = firsts(lambda: orders.at_random(targets, draw))
+    hashes = Counter(ids(orders.by_hash(targets, f"user-{n}"))[0] for n in range(4_000))
+
+    for seen in (drawn, hashes):
+        by_provider = Counter()
+        for id, count in seen.items():
+            by_provider[id[0]] += count
+        assert by_provider["a"] / 4_000 == pytest.approx(0.75, abs=0.03)
+        assert set(seen) == set(ids(targets))
+
+
+def test_in_turn_a_second_key_is_no_second_turn():
+    targets = by_keys(b=2, c=1)
+
+    made = [ids(orders.by_turn(targets, turn))[0] for turn in range(6)]
+
+    assert made == ["b/m#1", "c/m", "b/m#2", "c/m", "b/m#1", "c/m"]
+
+
+def test_a_second_key_moves_no_sticky_call_to_another_deployment():
+    def owner(targets, who: str) -> str:
+        return ids(orders.by_hash(targets, who))[0][0]
+
+    one_key, two_keys = by_keys(b=1, c=1), by_keys(b=2, c=1)
+
+    assert all(owner(one_key, f"user-{n}") == owner(two_keys, f"user-{n}") for n in range(500))
+
+
+def test_two_keys_have_together_as_many_in_flight_as_one():
+    targets = by_keys(b=2, c=1)
+    loads = loads_of(targets, 2, 2, 3)
+
+    assert ids(orders.by_in_flight(targets, load_of=loads, draw=random.Random(1).random))[0] == "c/m"
+
+
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_the_first_by_least_in_flight_has_the_fewest(in_flight, rng):
     targets = weighing(*[1.0] * len(in_flight))

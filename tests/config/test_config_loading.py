@@ -177,6 +177,20 @@ def test_a_missing_or_unreadable_file_is_a_sentence(write, tmp_path: Path) -> No
     assert problems(Path("latin.toml")) == ["latin.toml:2: not UTF-8; save the file as UTF-8"]
 
 
+def test_a_deployment_that_is_only_named_is_what_another_model_says_of_it(write) -> None:
+    """Whichever comes first in the file; what a model says about the others of its own list is not taken over."""
+    said = (
+        '{ provider = "openai", model = "x", context_tokens = 9, capabilities = ["vision"], weight = 3, priority = 1 }'
+    )
+    text = f'{PROVIDER}[models.first]\ndeployments = ["openai/x"]\n[models.m]\ndeployments = [{said}, "openai/y"]\n'
+
+    models = load(write(text), {}).models
+
+    (named,), (told, other) = models["first"].deployments, models["m"].deployments
+    assert (named.context_tokens, named.capabilities, named.weight, named.priority) == (9, ["vision"], 1.0, 0)
+    assert (told.weight, told.priority, other.context_tokens) == (3, 1, None)
+
+
 def test_a_file_with_a_byte_order_mark_is_read(write) -> None:
     Path("bom.toml").write_bytes(b"\xef\xbb\xbf[server]\r\nport = 81\r\n")
 

@@ -273,6 +273,7 @@ async def test_an_endpoint_that_no_provider_has_is_a_400_naming_it() -> None:
 
     assert (delivered.status, delivered.json()["error"]["code"]) == (400, "unsupported_endpoint")
     assert "POST /v1/embeddings" in delivered.json()["error"]["message"]
+    assert (delivered.headers["x-hookline-attempts"], delivered.headers["x-hookline-deployment"]) == ("0", "none")
 
 
 async def test_what_a_provider_cannot_translate_is_a_late_skip_and_costs_nothing(journal: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hookline import FINDINGS, RateLimited, Rejected, Reply, Skip, Unavailable, explain, hookimpl
+from hookline import FINDINGS, BadRequest, RateLimited, Rejected, Reply, Skip, Unavailable, explain, hookimpl
 from hookline.testing.kit import PipelineKit, make_plugin
 
 ASKED = {"model": "m", "messages": []}
@@ -82,6 +82,29 @@ async def test_when_none_may_be_tried_it_says_what_the_client_would_be_told() ->
 
     assert (told["can_proceed"], told["status"], told["worst_case_usd"]) == (False, 503, None)
     assert [c["verdict"] for c in told["candidates"]] == ["skipped"] * 3
+
+
+async def test_when_none_qualifies_it_says_all_the_same_what_is_left_and_what_each_would_cost() -> None:
+    def select(call: Any, targets: Any) -> Any:
+        for target in targets:
+            call.note("picker", "left out", f"{target.deployment.id}: too short")
+        raise Rejected(BadRequest("all are too short"))
+
+    def admit_attempt(call: Any, target: Any, attempt: Any) -> None:
+        findings = call.slots.setdefault(FINDINGS, {})
+        findings["budgets"] = [{"scope": "key:ci"}]
+        findings.setdefault("worst_case_usd", {})[target.deployment.id] = 0.5
+
+    told = await explained(dry("picker", select=select), dry("purse", admit_attempt=admit_attempt))
+
+    assert (told["can_proceed"], told["status"], told["error"]["message"]) == (False, 400, "all are too short")
+    assert told["budgets"] == [{"scope": "key:ci"}]
+    assert told["worst_case_usd"] is None
+    reasons = [{"plugin": "picker", "verdict": "left out", "text": "too short"}]
+    assert told["candidates"] == [
+        {"deployment": id, "verdict": "left out", "rank": None, "worst_case_usd": 0.5, "reasons": reasons}
+        for id in ("up/1", "up/2", "up/3")
+    ]
 
 
 async def test_facts_of_plugins_are_members_and_clients_learn_nothing_of_everyone() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hookline.chain import PHASES
+from hookline.surfaces.cors import EXPOSED
 
 ROOT = Path(__file__).resolve().parents[2]
 GLOSSARY = ROOT / "docs" / "reference" / "glossary.md"
@@ -36,6 +37,22 @@ def test_every_metric_of_the_source_is_documented() -> None:
 
     assert names
     assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_every_header_of_ours_is_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "headers.md").read_text()
+    sources = (path.read_text() for path in (ROOT / "src" / "hookline").rglob("*.py"))
+
+    names = {name for text in sources for name in re.findall(r"x-hookline-[a-z0-9-]*[a-z0-9]", text)}
+
+    assert names
+    assert {name for name in names if f"| `{name}" not in page} == set()
+
+
+def test_browsers_may_read_every_header_of_a_reply() -> None:
+    of_replies = (ROOT / "docs" / "reference" / "headers.md").read_text().partition("## Of replies")[2]
+
+    assert set(EXPOSED.split(", ")) == set(re.findall(r"^\| `([a-z0-9-]+)", of_replies, re.M))
 
 
 @pytest.mark.parametrize(

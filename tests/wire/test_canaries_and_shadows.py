@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from hookline.testing.process import ProxyProcess
-from hookline.testing.upstream import ScriptedUpstream, json_reply, sse_reply
+from hookline.testing.upstream import STALL, ScriptedUpstream, json_reply, sse_reply
 
 COMPLETION = {
     "id": "c1",
@@ -62,6 +62,36 @@ async def line(proxy: ProxyProcess, pattern: str, count: int = 1) -> dict[str, A
     found = await asyncio.to_thread(proxy.wait_for, pattern, count=count)
     told: dict[str, Any] = json.loads(found.string)
     return told
+
+
+async def test_a_stop_does_not_wait_for_a_shadow_that_hangs(serve: Serve, upstream, shadow):
+    upstream.always(answer)
+    shadow.always([STALL])
+    proxy = serve(
+        f"""
+[server]
+port = 0
+drain_s = 3600
+[chain]
+plugins = ["auth", "mirror", "logging"]
+[plugins.mirror]
+to = "shadow/m"
+share = 1.0
+timeout_s = 3600
+{provider("up", upstream.url)}{provider("shadow", shadow.url)}
+[[plugins.auth.keys]]
+name = "ci"
+key = "sk-ci"
+"""
+    )
+    async with client_of(proxy) as client:
+        await client.chat.completions.create(model="up/m", messages=HI)
+    await shadow.wait_for_requests(1)
+
+    proxy.send(signal.SIGTERM)
+
+    assert await asyncio.to_thread(proxy.wait) == 0
+    assert (await line(proxy, r'"id":"[^"]+-mirror"'))["outcome"] == "shutdown"
 
 
 async def test_a_shadow_is_asked_and_booked_apart(serve: Serve, upstream, shadow, http):

@@ -18,7 +18,7 @@ from collections import deque
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hookline import Attempt, Call, Host, Result, Skip, Target, Ticket, hookimpl
+from hookline import IN_BACKGROUND, Attempt, Call, Host, Result, Skip, Target, Ticket, hookimpl
 from hookline.builtins.carried import carried
 from hookline.builtins.lasting import hosted_tool_of, tie_of
 
@@ -196,6 +196,8 @@ def why_not_twice(call: Call) -> str | None:
     """Why a call must not be sent twice; None if it may."""
     if call.endpoint not in ENDPOINTS:
         return f"{call.method} {call.path} may leave something behind"
+    if IN_BACKGROUND in call.slots:
+        return "nobody waits for it"
     payload = call.payload or {}
     if call.upload is not None:
         return "an upload is sent once"

@@ -118,7 +118,6 @@ class Plugin:
         self._calls("replayed").inc()
         call.note("idempotency", "replayed", "the reply of the first call with this key")
         found.headers["x-hookline-replayed"] = "true"
-        found.headers["x-hookline-attempts"] = "0"
         return found
 
     @hookimpl

@@ -20,15 +20,25 @@ import orjson
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import OBJECTS_OF, ApiError, Call, Host, Principal, Result, StartupError, derive_call, hookimpl
+from hookline import (
+    IN_BACKGROUND,
+    OBJECTS_OF,
+    OWN_CALL,
+    ApiError,
+    Call,
+    Host,
+    Principal,
+    Result,
+    StartupError,
+    derive_call,
+    hookimpl,
+)
 from hookline.builtins.lasting import hosted_tool_of, tie_of
 from hookline.builtins.model_names import unknown_models
 
 NAME = "mirror"
 TAG = "mirror"
 ENDPOINTS = frozenset({"chat", "completions", "embeddings", "responses", "moderations"})
-OWN_SURFACES = frozenset({NAME, "health_probes", "refresh", "admin"})
-"""Of calls that no client made."""
 DIALECT_HEADERS = ("content-type", "accept", "openai-beta", "anthropic-beta", "anthropic-version")
 LEAST_PRIORITY = "low"
 
@@ -126,6 +136,7 @@ class Plugin:
         mirrored.set_json(orjson.dumps(payload), payload)
         mirrored.deadline = mirrored.started_at + options.timeout_s
         mirrored.tags = [TAG]
+        mirrored[IN_BACKGROUND] = True
         mirrored[OBJECTS_OF] = call.principal.tenant
         return mirrored
 
@@ -136,7 +147,7 @@ def is_answer(call: Call, result: Result) -> bool:
         result.outcome == "ok"
         and result.source == "upstream"
         and call.endpoint in ENDPOINTS
-        and call.surface not in OWN_SURFACES
+        and OWN_CALL not in call.slots
         and call.payload is not None
         and not call.is_dry_run
     )

@@ -15,10 +15,14 @@ from multidict import CIMultiDict
 from hookline.reply import Reply
 
 METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-EXPOSED: Final = (
-    "x-request-id, x-should-retry, x-hookline-deployment, x-hookline-attempts, x-hookline-output-capped, x-hookline-cost-usd, x-hookline-complexity, "
-    "retry-after"
-)
+EXPOSED: Final = ", ".join((
+    "x-request-id", "x-should-retry", "retry-after", "age", "x-hookline-deployment", "x-hookline-attempts", "x-hookline-cost-usd",
+    "x-hookline-output-capped", "x-hookline-upstream-request-id", "x-hookline-complexity", "x-hookline-cache", "x-hookline-cache-key",
+    "x-hookline-replayed", "x-hookline-rescue", "x-hookline-queue-position", "x-hookline-queue-wait-ms", "x-hookline-last-id",
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
+))  # fmt: skip
+"""What docs/reference/headers.md says of replies."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,11 @@ Idea: a check is a dry run of the very call through the chain, so it can't say a
 
 from __future__ import annotations
 
-import json
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from multidict import CIMultiDict
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from hookline import (
     FINDINGS,
@@ -22,21 +19,18 @@ from hookline import (
     Deployment,
     Host,
     ListParameters,
-    NotFound,
     Parameters,
-    Principal,
     Rejected,
     Reply,
     RouteRequest,
     Slot,
     Spend,
     Usage,
-    endpoint_of,
     format_usd,
     list_object,
-    resolve_target,
 )
-from hookline.builtins.budget.rules import Bound
+from hookline.builtins.asked_call import AskedCall, get_principal, make_call
+from hookline.builtins.budget.rules import TYPICAL_OUTPUT_TOKENS, Bound
 from hookline.builtins.budget.windows import (
     NEVER,
     Opened,
@@ -53,8 +47,7 @@ if TYPE_CHECKING:
     from hookline.builtins.budget import Plugin
 
 BYTES_PER_TOKEN = 4
-TYPICAL_OUTPUT_TOKENS = 500
-"""What an estimate expects, as model_selection does: four bytes of English per token, and an answer of some paragraphs."""
+"""What an estimate expects of English."""
 
 
 class WindowFilters(ListParameters):
@@ -64,21 +57,6 @@ class WindowFilters(ListParameters):
     key: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="Only those that pay for the key of this name or id."
     )
-
-
-def _check_method(method: str) -> str:
-    if not (method.isascii() and method.isalpha()):
-        raise ValueError("must be an HTTP method")
-    return method.upper()
-
-
-class CheckedCall(Parameters):
-    """`POST /admin/budgets/check`: a key's name or id, and its call."""
-
-    key: str | None = Field(None, description="Whose call it is: a key's name or id.")
-    method: Annotated[str, AfterValidator(_check_method)] = "POST"
-    path: str = "/v1/chat/completions"
-    request: dict[str, Any] = Field(description="The body of the call.")
 
 
 class Check:
@@ -147,7 +125,7 @@ class BudgetRoutes:
         now = self._host.clock.time()
         asked = request.parameters(WindowFilters)
         if asked.key is not None:
-            found = windows_of(budgets_of(await self._find_principal(asked.key), self._plugin.settings), now)
+            found = windows_of(budgets_of(await get_principal(asked.key, self._host), self._plugin.settings), now)
         else:
             found = windows_of(shared_budgets(self._plugin.settings), now)
             for principal in self._plugin.known_principals():
@@ -160,14 +138,13 @@ class BudgetRoutes:
     async def check(self, request: RouteRequest) -> Reply:
         """Whether a call could proceed now."""
         request.parameters(Parameters)
-        asked = request.json_object(CheckedCall)
-        principal = None if asked.key is None else await self._find_principal(asked.key)
+        asked = request.json_object(AskedCall)
         try:
-            call = _make_call(asked, self._host, body=_bytes_of_request(request.body))
+            call = make_call(asked, request, self._host)
         except ApiError as error:
             return Reply.from_json({"can_proceed": False, "deployments": [], **error.to_object()})
-        if principal is not None:
-            call.principal = principal
+        if asked.key is not None:
+            call.principal = await get_principal(asked.key, self._host)
         reply = await self._host.run(call)
         checks = call.slots.get(CHECKS, [])
         best = next((check for check in checks if check.fits), checks[0] if checks else None)
@@ -181,14 +158,6 @@ class BudgetRoutes:
         }
         return Reply.from_json(answer)
 
-    async def _find_principal(self, name: str) -> Principal:
-        principal = await self._host.find_principal(name)
-        if principal is None:
-            raise NotFound(
-                f'there is no key "{name[:100]}"; give its name or its id', code="key_not_found", param="key"
-            )
-        return principal
-
     async def _stand(self, opened: Sequence[Opened], now: float) -> list[dict[str, Any]]:
         try:
             await self._plugin.restore(opened, now)
@@ -196,50 +165,6 @@ class BudgetRoutes:
             raise rejected.error from rejected
         held = await self._plugin.limits.held([one.window.spend.window for one in opened]) if opened else []
         return [_describe(one.window, nanousd) for one, nanousd in zip(opened, held, strict=True)]
-
-
-def _bytes_of_request(body: bytes) -> bytes:
-    """The member "request" as it is written: bytes are bounds. `body` has been parsed."""
-    text, read, found = body.decode(), json.JSONDecoder().raw_decode, ""
-    at = _skip_space(text, text.index("{") + 1)
-    while text[at] != "}":
-        name, at = read(text, at)
-        begin = _skip_space(text, text.index(":", at) + 1)
-        _, at = read(text, begin)
-        if name == "request":
-            found = text[begin:at]
-        at = _skip_space(text, at)
-        if text[at] == ",":
-            at = _skip_space(text, at + 1)
-    return found.encode()
-
-
-def _skip_space(text: str, at: int) -> int:
-    while text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _make_call(asked: CheckedCall, host: Host, *, body: bytes) -> Call:
-    """The call that is asked about, as the door of `/v1` makes it. Raises ApiError as the door would."""
-    target = resolve_target(asked.path)
-    if not target.path.startswith("/v1/"):
-        raise NotFound("there is nothing at this path; the OpenAI API is below /v1/", code="unknown_url")
-    endpoint, path = endpoint_of(asked.method, target.path)
-    call = Call(
-        id=f"check-{uuid.uuid4().hex[:16]}",
-        method=asked.method,
-        path=path,
-        query=target.query,
-        endpoint=endpoint,
-        headers=CIMultiDict[str](),
-        started_at=host.clock.monotonic(),
-        started_time=host.clock.time(),
-        surface="admin",
-    )
-    call.is_dry_run = True
-    call.set_json(body, asked.request)
-    return call
 
 
 def _describe(window: Window, held_nanousd: int) -> dict[str, Any]:

@@ -28,7 +28,8 @@ HARMLESS = (None, False, "auto", "default")
 COSTLY = frozenset({*COUNTS, *CHARGED_APART, "tools"})
 """Members that are looked at; most requests have at most a limit of them."""
 
-
+TYPICAL_OUTPUT_TOKENS = 500
+"""What an answer is expected to have, where prices are compared and nothing says more: some paragraphs."""
 AMOUNT_MAX = 1 << 52
 """4.5 million USD: what a client asks for is no number of SQLite's or Redis's beyond that (`max_tokens = 10**18`), and no call costs it."""
 _new = tuple.__new__

@@ -165,7 +165,6 @@ class Plugin:
             return None
         reply.source = "rescue"
         reply.headers["x-hookline-rescue"] = "stale"
-        reply.headers["x-hookline-attempts"] = str(len(call.attempts))
         call[CACHE_STATUS] = "stale"
         call.note("cache", "stale", f"no provider answered; an answer of {reply.headers['age']} s ago")
         return reply
@@ -227,7 +226,8 @@ class Plugin:
         if question.form == "json":
             assert isinstance(body, bytes)
             content_type = entry.content_type if entry.form == "json" else "application/json"
-            return self._serve(call, question, age_s, Reply(200, {"content-type": content_type}, body, source="cache"))
+            reply = Reply(200, {"content-type": content_type}, body, source="cache")
+            return self._serve(call, question, age_s, reply, entry.made_by)
         content_type = entry.content_type if entry.form != "json" else "text/event-stream; charset=utf-8"
         events = b"".join(body) if isinstance(body, list) else body
         if is_paced:
@@ -235,7 +235,8 @@ class Plugin:
             told = at_first_pace(events, marks, question.options.replay_max_s)
         else:
             told = at_once(events)
-        return self._serve(call, question, age_s, Reply(200, {"content-type": content_type}, told, source="cache"))
+        reply = Reply(200, {"content-type": content_type}, told, source="cache")
+        return self._serve(call, question, age_s, reply, entry.made_by)
 
     def _body(self, entry: Entry, call: Call, question: Question, *, is_paced: bool) -> bytes | list[bytes]:
         """The body for this call; a stream that was told as a plain reply once is not put together again. Raises Inexact."""
@@ -266,14 +267,16 @@ class Plugin:
         if judge(age_s, question.wishes, question.options) is None:
             return None
         headers = {"content-type": oldest.content_type}
-        return self._serve(call, question, age_s, Reply(200, headers, embeddings.join(items), source="cache"))
+        reply = Reply(200, headers, embeddings.join(items), source="cache")
+        return self._serve(call, question, age_s, reply, oldest.made_by)
 
-    def _serve(self, call: Call, question: Question, age_s: float, reply: Reply) -> Reply | None:
+    def _serve(self, call: Call, question: Question, age_s: float, reply: Reply, made_by: str) -> Reply | None:
         """The reply, if its age will do; one that is only good as a fallback is laid aside."""
         freshness = judge(age_s, question.wishes, question.options)
         headers = reply.headers
         headers["x-hookline-cache"] = "hit" if freshness == "hit" else "stale"
-        headers["x-hookline-attempts"] = "0"
+        if made_by:
+            headers["x-hookline-deployment"] = made_by
         headers["age"] = str(int(age_s))
         if (told := question.told_keys()) is not None:
             headers["x-hookline-cache-key"] = told
@@ -317,7 +320,6 @@ class Plugin:
             call.note("cache", "coalesced", "the reply of an equal call that came before")
             if found.status < 400:
                 found.headers["x-hookline-cache"] = "hit"
-                found.headers["x-hookline-attempts"] = "0"
                 found.headers["age"] = "0"
         return found
 
@@ -330,9 +332,10 @@ class Plugin:
         assert body is not None
         tags = tags_of(None if options.scope == "shared" else call.principal.tenant, question.model)
         longest = options.max_entry_bytes + 4096
+        made_by = result.attempt.deployment.id if result.attempt is not None else ""
         if question.inputs is not None:
             reply = Reply(200, {}, body).json()
-            values = embeddings.split(reply, question.inputs, recording.content_type, now)
+            values = embeddings.split(reply, question.inputs, recording.content_type, now, made_by)
             if values is None:
                 return
             small = {k: v for k, v in zip(question.keys, values, strict=True) if len(v) <= longest}
@@ -342,8 +345,8 @@ class Plugin:
             marks = recording.marks
             if options.replay == "first_pace" and not recording.is_stream:
                 marks = [(round((self._clock.monotonic() - call.started_at) * 1000), len(body))]
-            usage = usage_object(call.endpoint, result.usage) if form == "events" and result is not None else None
-            value = Entry(recording.content_type, form, body, now, usage, marks, echo_of(call)).to_bytes()
+            usage = usage_object(call.endpoint, result.usage) if form == "events" else None
+            value = Entry(recording.content_type, form, body, now, usage, marks, echo_of(call), made_by).to_bytes()
             if len(value) > longest:
                 return
             pending = self._replies.put(question.key, value, ttl_s=options.kept_s, tags=tags)

@@ -21,7 +21,7 @@ ITEM_VERSION = 2
 class Item:
     """One kept input. `around`: the vector's object without it; `top`: the reply's object without its data."""
 
-    __slots__ = ("around", "content_type", "stored_at", "tokens", "top", "vector")
+    __slots__ = ("around", "content_type", "made_by", "stored_at", "tokens", "top", "vector")
 
     def __init__(self, told: dict[str, Any], vector: bytes) -> None:
         self.stored_at: float = told["at"]
@@ -29,6 +29,7 @@ class Item:
         self.top: dict[str, Any] = told["top"]
         self.around: dict[str, Any] = told["around"]
         self.tokens: int | None = told["tokens"]
+        self.made_by: str = told.get("by", "")
         self.vector = vector
 
 
@@ -47,7 +48,7 @@ def inputs_of(call: Call) -> list[Any] | None:
     return given if kinds == {str} or kinds == {list} else None
 
 
-def split(reply: Any, inputs: Sequence[Any], content_type: str, now: float) -> list[bytes] | None:
+def split(reply: Any, inputs: Sequence[Any], content_type: str, now: float, made_by: str) -> list[bytes] | None:
     """An entry for each input, in their order; None if the reply does not have one vector for each."""
     data = reply.get("data") if isinstance(reply, dict) else None
     if not isinstance(data, list) or len(data) != len(inputs):
@@ -65,6 +66,7 @@ def split(reply: Any, inputs: Sequence[Any], content_type: str, now: float) -> l
         told = {
             "version": ITEM_VERSION,
             "at": now,
+            "by": made_by,
             "type": content_type,
             "top": top,
             "around": around,

@@ -43,10 +43,18 @@ class Entry(NamedTuple):
     marks: Sequence[Sequence[int]] = ()
     echo: Mapping[str, Any] = MappingProxyType({})
     """What the reply repeats of its request, though it is not in the key."""
+    made_by: str = ""
+    """The deployment's id; empty in entries of versions that did not keep it."""
 
     def to_bytes(self) -> bytes:
-        content_type, form, body, stored_at, usage, marks, echo = self
-        told: dict[str, Any] = {"version": ENTRY_VERSION, "type": content_type, "form": form, "at": stored_at}
+        content_type, form, body, stored_at, usage, marks, echo, made_by = self
+        told: dict[str, Any] = {
+            "version": ENTRY_VERSION,
+            "type": content_type,
+            "form": form,
+            "at": stored_at,
+            "by": made_by,
+        }
         if usage:
             told["usage"] = usage
         if marks:
@@ -66,7 +74,8 @@ def read_entry(kept: bytes) -> Entry | None:
     if not isinstance(told, dict) or told.get("version") != ENTRY_VERSION:
         return None
     find = told.get
-    return Entry(told["type"], told["form"], body, told["at"], find("usage"), find("marks", []), find("echo", {}))
+    usage, marks, echo = find("usage"), find("marks", []), find("echo", {})
+    return Entry(told["type"], told["form"], body, told["at"], usage, marks, echo, find("by", ""))
 
 
 def judge(age_s: float, wishes: Wishes, options: CacheOptions) -> Freshness | None:

@@ -13,7 +13,7 @@ import asyncio
 import orjson
 from multidict import CIMultiDict
 
-from hookline import Call, Host, Slot, derive_call
+from hookline import IN_BACKGROUND, Call, Host, Slot, derive_call
 
 REFRESHES_MAX = 32
 PAUSE_S = 5.0
@@ -64,5 +64,6 @@ def _again(call: Call, key: bytes, host: Host) -> Call:
     again = derive_call(call, "refresh", host.clock, surface="refresh", headers=headers)
     again.tags = [*call.tags, "cache-refresh"]
     again.set_json(call.body, orjson.loads(call.body))
+    again[IN_BACKGROUND] = True
     again[EXPECTED_KEY] = key
     return again

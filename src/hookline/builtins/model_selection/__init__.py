@@ -47,15 +47,15 @@ from hookline.builtins.model_selection.needs import needs_of
 from hookline.builtins.model_selection.options import SelectionOptions
 from hookline.builtins.model_selection.policies import Policy, option_problems
 from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, exclusions, qualify
-from hookline.builtins.model_selection.ranking import Rank, arrange, rank_of
+from hookline.builtins.model_selection.ranking import Rank, arrange, ranks_of
 from hookline.builtins.model_selection.wishes import NONE, WISHES, Wishes, take_wishes
 
 __all__ = ["Plugin", "SelectionOptions"]
 
 TURNS_MAX = 4_096
 
-TOKENS: Slot[int] = Slot("selection tokens")
-"""What a call needs at least, where an upstream has told how many tokens it would take."""
+TOKENS: Slot[tuple[int, int]] = Slot("selection tokens")
+"""What a call reads and writes at least, where an upstream has told how many tokens it would take."""
 OUTPUT_CAP: Slot[int] = Slot("selection output cap")
 """The length of the answer that a cost was counted with."""
 
@@ -139,7 +139,7 @@ class Plugin:
         load = self._loads.find(target.deployment.id)
         if load is None:
             return None
-        if load.told and not target.is_forced and (wait_s := load.wait_s(call.slots.get(TOKENS, 0))):
+        if load.told and not target.is_forced and (wait_s := load.wait_s(*call.slots.get(TOKENS, ()))):
             reason = f"its upstream has told that its limit is used up; more in {wait_s:.1f} s"
             raise Skip(reason, RateLimited(f"{target.deployment.id}: {reason}", retry_after_s=wait_s))
         return None if call.is_dry_run or IS_EVIDENCE in call.slots else load.begin()  # a probe's pace is not a call's
@@ -157,50 +157,41 @@ class Plugin:
     def _choose(
         self, call: Call, targets: list[Target], policy: Policy, wishes: Wishes, *, is_low: bool
     ) -> list[Target]:
-        has_choice = policy.has_classes and not is_low and len(targets) > 1
-        class_at = self._class_of(call, wishes) if has_choice else None
-        if class_at is None and wishes is NONE and not policy.is_strict:
-            demand = NO_DEMAND
-        else:
-            demand = self._demand(call, policy, wishes, class_at)
-        qualified = self._qualify(call, targets, demand, policy)
+        """Who may serve, then who goes first. `is_low`: only what it costs counts."""
+        has_classes = policy.has_classes and not is_low and len(targets) > 1
+        class_at = self._class_of(call, wishes) if has_classes else None
+        qualified = self._qualify(call, targets, self._demand(call, policy, wishes, class_at), policy)
         if len(qualified) < 2:
             call.note("model_selection", "kept", f"{qualified[0].deployment.id}: the only one that may serve")
             return qualified
-        loads, is_told, has_tiers = [], False, False
-        for target in qualified:
-            deployment = target.deployment
-            load = self._loads.get(deployment.id, policy.latency_decay_s)
-            loads.append(load)
-            is_told = is_told or bool(load.told)
-            has_tiers = has_tiers or deployment.priority != 0 or deployment.key_number is not None
-        strategy = "cheapest" if is_low else policy.strategy
-        if strategy == "auto":
-            strategy = "weighted" if orders.have_different_weights(qualified) else "listed"
-        order = None
-        if strategy != "listed" or has_tiers:
-            order = self._order(call, strategy, policy, qualified, loads)
-        preferred = None if is_low else wishes.prefer_provider or policy.prefer_provider
-        ranks: list[Rank] | None = None
-        if class_at is not None or preferred is not None or is_told or (has_tiers and not is_low):
-            tokens = self._tokens(call) if is_told else 0
-            ranks = [
-                rank_of(
-                    target.deployment,
-                    wait_s=load.wait_s(tokens),
-                    served=policy.classes_of(target.deployment.listed_id),
-                    class_at=class_at,
-                    preferred=preferred,
-                    has_tiers=not is_low,
-                )
-                for target, load in zip(qualified, loads, strict=True)
-            ]
+        loads = [self._loads.get(target.deployment.id, policy.latency_decay_s) for target in qualified]
+        strategy = orders.strategy_for(policy.strategy if not is_low else "cheapest", qualified)
+        order = None if strategy is None else self._order(call, strategy, policy, qualified, loads)
+        ranks = self._ranks(call, qualified, loads, policy, class_at, wishes.prefer_provider, is_low=is_low)
         arranged = arrange(qualified, ranks, order)
         if not arranged[0].reason:
-            arranged[0].reason = strategy
+            arranged[0].reason = strategy or "listed"
         if call.is_explained:
-            _explain(call, qualified, arranged, ranks, strategy)
+            _explain(call, qualified, arranged, ranks, strategy or "listed")
         return arranged
+
+    def _ranks(
+        self, call: Call, targets: Sequence[Target], loads: Sequence[Load], policy: Policy, class_at: int | None,
+        wished: str | None, *, is_low: bool,
+    ) -> list[Rank] | None:  # fmt: skip
+        """None: all are alike."""
+        waits = self._waits(call, loads) if any(load.told for load in loads) else None
+        if is_low:
+            return [Rank(wait_s) for wait_s in waits] if waits is not None else None
+        if waits is None and class_at is None and (wished or policy.prefer_provider) is None:
+            has_tiers = any(target.deployment.priority for target in targets)
+            return ranks_of(targets, [0.0] * len(loads), policy, None, None) if has_tiers else None
+        return ranks_of(targets, waits or [0.0] * len(loads), policy, class_at, wished)
+
+    def _waits(self, call: Call, loads: Sequence[Load]) -> list[float]:
+        needs = needs_of(call)
+        tokens = call[TOKENS] = (needs.input_tokens, needs.output_tokens or 0)
+        return [load.wait_s(*tokens) for load in loads]
 
     def _qualify(self, call: Call, targets: list[Target], demand: Demand, policy: Policy) -> list[Target]:
         """The targets that may serve; of longer models, where all of these are too small. Raises Rejected."""
@@ -221,6 +212,8 @@ class Plugin:
         return exclusions(call, deployment, needs_of(call), demand, policy)
 
     def _demand(self, call: Call, policy: Policy, wishes: Wishes, class_at: int | None) -> Demand:
+        if class_at is None and wishes is NONE and not policy.is_strict:
+            return NO_DEMAND
         places = [place for place in policy.places if place.includes(call.principal, call.tags)]
         if call.endpoint in ("relay", "models") and is_free(call.method, call.path):
             return Demand(places)
@@ -233,11 +226,6 @@ class Plugin:
         if demand.max_cost_nanousd is not None and call.chat.max_output_tokens is None and has_output(call):
             call[OUTPUT_CAP] = policy.assumed_output_tokens
         return demand
-
-    def _tokens(self, call: Call) -> int:
-        needs = needs_of(call)
-        tokens = call[TOKENS] = needs.input_tokens + (needs.output_tokens or 0)
-        return tokens
 
     def _order(
         self, call: Call, strategy: str, policy: Policy, targets: Sequence[Target], loads: Sequence[Load]
@@ -300,11 +288,6 @@ def _explain(
 ) -> None:
     rank_of_target = dict(zip(map(id, targets), ranks or (), strict=False))
     for place, target in enumerate(arranged, 1):
-        reasons, rank = [f"strategy {strategy}"], rank_of_target.get(id(target))
-        if rank is not None:
-            reasons += [f"its upstream's limit is used up for {rank.wait_s:.1f} s"] if rank.wait_s else []
-            higher = f"{rank.classes_above} {'class' if rank.classes_above == 1 else 'classes'} higher"
-            reasons += [f"meant for requests {higher}"] if rank.classes_above else []
-            reasons += ["not the preferred provider"] if rank.is_not_preferred else []
-            reasons += [f"priority {rank.priority}"] if rank.priority else []
-        call.note("model_selection", "ranked", f"{place}. {target.deployment.id}: {', '.join(reasons)}")
+        rank = rank_of_target.get(id(target), Rank())
+        reasons = ", ".join([f"strategy {strategy}", *rank.reasons()])
+        call.note("model_selection", "ranked", f"{place}. {target.deployment.id}: {reasons}")

@@ -1,37 +1,49 @@
 """Complexity: how hard a request is: simple, medium or complex.
 
-Lives here: the three classes, and the offline estimate for requests that don't say. Elsewhere: requests that say (wishes.py), plugins that know better (the slot `COMPLEXITY`), which
-deployment serves which class (policies.py).
-Idea: a score anybody can add up by hand from `SIGNALS`; no model, no network. Every point is named in the note that explains a choice.
+Lives here: the three classes, and the offline estimate for requests that don't say. Elsewhere: the words it knows (words.py), requests that say (wishes.py), plugins that know better (the slot
+`COMPLEXITY`), which deployment serves which class (policies.py).
+Idea: a score anybody can add up by hand from `score`; no model, no network. Every point is named in the note that explains a choice.
 
-It reads at most `READ_CHARS` of the last question, so its cost does not grow with the request. Words are English; a question in another language is judged by its other signals."""
+It reads at most `READ_CHARS` of the last question, and words at most `WORDS_CHARS` of it, so its cost does not grow with the request. Words of sixteen languages are known; all other signals need
+no language."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 from hookline import Call
+from hookline.builtins.model_selection import words
 from hookline.builtins.model_selection.needs import listed, wants_json_schema
 
 Complexity = Literal["simple", "medium", "complex"]
 CLASSES: tuple[Complexity, ...] = get_args(Complexity)
 
 READ_CHARS = 20_000
+WORDS_CHARS = 2_000
+"""What is wanted stands at the beginning or the end; in between is what it is wanted for, whose words say nothing."""
 MEDIUM_FROM, COMPLEX_FROM = 2, 5
 """Scores; they tell the questions of tests/builtins/test_complexity.py apart as their authors would."""
 
 CODE = re.compile(
-    r"```|^[ \t]*(?:def|class|import|from|func|fn|public|private|const|let|var|SELECT|#include)\b|[;{}][ \t]*$|Traceback",
+    r"```|^[ \t]*(?:def|class|import|from|func|fn|public|private|const|let|var|SELECT|#include)\b|\{[ \t]*$|^[ \t]*\}[;,)]{0,3}[ \t]*$|[)\]}\"'A-Za-z0-9_];[ \t]*$|Traceback",
     re.MULTILINE,
 )
-REASONING = re.compile(
-    r"\b(?:prove|derive|theorem|step[- ]by[- ]step|trade-?offs?|compare|contrast|evaluate|analy[sz]e|architect\w*|design|refactor\w*|optimi[sz]e|debug|diagnose|"
-    r"root cause|implement|algorithm|complexity|plan|strategy|justify|why|explain how|pros and cons|edge cases?)\b",
-    re.IGNORECASE,
+FORMULA = re.compile(
+    r"\\(?:frac|sqrt|sum|int|lim|forall|exists|begin)\b|[\u2200-\u22ff]|\b(?:sqrt|log|ln|sin|cos|tan|exp|lim)\(|[\w)]\^[\w({]"
 )
-TASKS = re.compile(r"^[ \t]*(?:\d{1,4}[.)]|[-*])[ \t]+\S", re.MULTILINE)
+"""LaTeX, mathematical operators, functions, powers."""
+QUESTIONS = re.compile(r"[?\uff1f\u061f]+")
+TASKS = re.compile(
+    r"^[ \t]*(?:(?:\d{1,4}[.)]|[-*\u2022])[ \t]+|\d{1,4}[\u3001\uff0e\uff09]|\uff08\d{1,4}\uff09|[\u2460-\u2473])[ \t]*\S",
+    re.MULTILINE,
+)
+HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+SYLLABLES = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
+"""Kana and Hangul."""
+PROOF, WORK, THOUGHT = words.Words(words.PROOF), words.Words(words.WORK), words.Words(words.THOUGHT)
 
 
 class Reading(NamedTuple):
@@ -40,6 +52,7 @@ class Reading(NamedTuple):
     question: str
     """The last thing a user said: at most its first and last `READ_CHARS` / 2."""
     text_chars: int
+    """Of all messages, as many as it would be in letters."""
     turns: int
 
 
@@ -67,12 +80,16 @@ def class_of(total: int) -> Complexity:
 def score(reading: Reading, payload: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """The signals and their points. This is the documented table: docs/howto/choose-a-model.md."""
     question = reading.question
+    text = _ends(question, WORDS_CHARS).lower()
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
     yield "length", _steps(reading.text_chars, (1_500, 6_000, 24_000))
     yield "code", 2 if CODE.search(question) else 0
-    words = {word.lower() for word in REASONING.findall(question)}
-    yield "reasoning", min(len(words), 3)
-    asked = question.count("?") + question.count("\uff1f") + len(TASKS.findall(question))
-    yield "questions and tasks", _steps(asked, (3, 8))
+    yield "formula", 1 if FORMULA.search(question) else 0
+    yield "proof", 5 if PROOF.find(text) else 0
+    yield "work in steps", min(2 * len(WORK.find(text)), 4)
+    yield "thought", min(len(THOUGHT.find(text)), 3)
+    yield "questions and tasks", _steps(len(QUESTIONS.findall(question)) + len(TASKS.findall(question)), (3, 8))
     yield "tools", _steps(sum(1 for tool in listed(payload.get("tools")) if isinstance(tool, dict)), (1, 5))
     yield "JSON schema", 1 if wants_json_schema(payload) else 0
     yield "turns", _steps(reading.turns, (6, 20))
@@ -94,9 +111,19 @@ def read(payload: dict[str, Any]) -> Reading:
                 question = "\n".join(texts)
     instructions = payload.get("instructions")
     chars += len(instructions) if isinstance(instructions, str) else 0
-    if len(question) > READ_CHARS:
-        question = f"{question[: READ_CHARS // 2]}\n{question[-READ_CHARS // 2 :]}"
-    return Reading(question, chars, turns)
+    question = _ends(question, READ_CHARS)
+    return Reading(question, int(chars * _letters_per_char(question)), turns)
+
+
+def _ends(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars // 2]}\n{text[-chars // 2 :]}"
+
+
+def _letters_per_char(text: str) -> float:
+    """How much a character says, in letters: a Chinese one three, a Japanese or Korean syllable two."""
+    if text.isascii():
+        return 1.0
+    return 1.0 + (2 * len(HAN.findall(text)) + len(SYLLABLES.findall(text))) / len(text)
 
 
 def _text(part: Any) -> str:

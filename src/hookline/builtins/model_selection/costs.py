@@ -6,11 +6,8 @@ Idea: a ceiling needs a bound, the same that a budget would reserve; where nothi
 from __future__ import annotations
 
 from hookline import Call, Deployment, Usage, bound_input, bound_output, format_usd
-from hookline.builtins.budget.rules import bound_of, find_unbounded
+from hookline.builtins.budget.rules import TYPICAL_OUTPUT_TOKENS, bound_of, find_unbounded
 from hookline.builtins.model_selection.needs import Needs
-
-TYPICAL_OUTPUT_TOKENS = 500
-"""To compare prices, where the request sets no limit."""
 
 
 def expected_usage(needs: Needs) -> Usage:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hookline import Attempt, Clock, Result, Told, UpstreamError, read_told
+from hookline import Attempt, Clock, LimitKind, Result, Told, UpstreamError, read_told
 
 FAILURE_S = 10.0
 TOLD_MAX_S = 60.0
@@ -33,7 +33,7 @@ class Load:
         self._costs = [0.0, 0.0]
         self._stamps = [0.0, 0.0]
         self.in_flight = 0
-        self.told: dict[str, tuple[int, float]] = {}
+        self.told: dict[LimitKind, tuple[int, float]] = {}
         """By kind: what was left, and until when that holds."""
         self.since_told = 0
         """Attempts begun since the upstream last told of requests."""
@@ -105,14 +105,19 @@ class Load:
             if kind == "requests":
                 self.since_told = 0
 
-    def wait_s(self, tokens: int) -> float:
-        """For how long the upstream would refuse a call of so many tokens, by what it told; 0: it would not."""
+    def wait_s(self, input_tokens: int = 0, output_tokens: int = 0) -> float:
+        """For how long the upstream would refuse a call that needs at least so many tokens, by what it told; 0: it would not."""
         if not self.told:
             return 0.0
+        wanted: dict[LimitKind, int] = {
+            "requests": self.since_told + 1,
+            "tokens": max(input_tokens + output_tokens, 1),  # no call has none
+            "input_tokens": max(input_tokens, 1),
+            "output_tokens": 1,  # what it will write is not known, and nobody holds the limit against it
+        }
         now, wait_s = self._clock.monotonic(), 0.0
-        for kind, wanted in (("requests", self.since_told + 1), ("tokens", tokens)):
-            remaining, until = self.told.get(kind, (wanted, 0.0))
-            if remaining < wanted and until > now:
+        for kind, (remaining, until) in self.told.items():
+            if remaining < wanted[kind] and until > now:
                 wait_s = max(wait_s, until - now)
         return wait_s
 

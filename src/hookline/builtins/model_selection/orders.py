@@ -4,41 +4,46 @@ Lives here: one pure function per strategy. Elsewhere: who may serve at all (qua
 Idea: each answers all its targets, because the second one is who gets the load of a first that fails: it is as well spread as the first choice.
 
 Weighted and sticky are one rule with different dice: each target draws -ln(u) / weight and the smallest goes first (Efraimidis and Spirakis 2006; with a hash for u: weighted rendezvous
-hashing, Schindelhauer and Schomaker 2005). So both choose in proportion to the weights, and a sticky key moves only if its own deployment comes or goes."""
+hashing, Schindelhauer and Schomaker 2005). So both choose in proportion to the weights, and a sticky key moves only if its own deployment comes or goes.
+
+A provider with several keys is as many deployments, which share the weight of the one that is listed: "in turn" and "sticky" choose that one first, then its key."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import TypeVar
 
 from hookline import Deployment, Target, Usage
 from hookline.builtins.model_selection.loads import Load
+from hookline.builtins.model_selection.options import Strategy
 
 Draw = Callable[[], float]
 """0 <= draw() < 1."""
+T = TypeVar("T")
 Order = Callable[[Sequence[Target]], list[Target]]
 LoadOf = Mapping[int, Load]
 """By `id(target)`."""
 
 
-def by_weight(targets: Sequence[Target], draws: Sequence[float]) -> list[Target]:
+def by_weight(items: Sequence[T], weights: Sequence[float], draws: Sequence[float]) -> list[T]:
     """The smaller -ln(u) / weight first. Weight 0 is only for when others fail: last, as listed."""
-    keys = [
-        -math.log(1.0 - u) / target.deployment.weight if target.deployment.weight > 0 else math.inf
-        for target, u in zip(targets, draws, strict=True)
-    ]
-    return [targets[index] for index in sorted(range(len(keys)), key=keys.__getitem__)]
+    keys = [-math.log(1.0 - u) / weight if weight > 0 else math.inf for weight, u in zip(weights, draws, strict=True)]
+    return [items[index] for index in sorted(range(len(keys)), key=keys.__getitem__)]
 
 
 def at_random(targets: Sequence[Target], draw: Draw) -> list[Target]:
     """In proportion to their weights."""
-    return by_weight(targets, [draw() for _ in targets])
+    return by_weight(targets, [target.deployment.share for target in targets], [draw() for _ in targets])
 
 
 def by_hash(targets: Sequence[Target], who: str) -> list[Target]:
-    """The same order for the same `who`, in proportion to the weights over many of them."""
-    return by_weight(targets, [hashed(target.deployment.id, who) for target in targets])
+    """The same order for the same `who`, in proportion to the weights over many of them. A key that comes or goes moves nobody to another deployment."""
+    listings = _by_listing(targets)
+    weights = [keyed[0].deployment.weight for keyed in listings.values()]
+    chosen = by_weight(list(listings.values()), weights, [hashed(id, who) for id in listings])
+    return [one for keyed in chosen for one in sorted(keyed, key=lambda one: hashed(one.deployment.id, who))]
 
 
 def hashed(deployment_id: str, who: str) -> float:
@@ -48,27 +53,37 @@ def hashed(deployment_id: str, who: str) -> float:
 
 
 def by_turn(targets: Sequence[Target], turn: int) -> list[Target]:
-    """Each is first once in a row, and each of the others second in turn: so they share what a dead first leaves."""
-    count = len(targets)
-    start = turn % count
-    rest = [*targets[start + 1 :], *targets[:start]]
-    skipped = turn // count % (count - 1) if count > 1 else 0
-    return [targets[start], *rest[skipped:], *rest[:skipped]]
+    """Each is first once in a row, and each of the others second in turn: so they share what a dead first leaves. The keys of one take turns at its turns."""
+    listings = list(_by_listing(targets).values())
+    return [target for keyed in _rotated(listings, turn) for target in _rotated(keyed, turn // len(listings))]
 
 
 def as_listed(targets: Sequence[Target], turn: int) -> list[Target]:
     """As in the file; the keys of one deployment take turns."""
-    by_listing: dict[str, list[Target]] = {}
+    return [target for keyed in _by_listing(targets).values() for target in _rotated(keyed, turn)]
+
+
+def _by_listing(targets: Iterable[Target]) -> dict[str, list[Target]]:
+    """Those that differ by their key alone, together."""
+    listings: dict[str, list[Target]] = {}
     for target in targets:
-        by_listing.setdefault(target.deployment.listed_id, []).append(target)
-    return [target for keyed in by_listing.values() for target in by_turn(keyed, turn)]
+        listings.setdefault(target.deployment.listed_id, []).append(target)
+    return listings
+
+
+def _rotated(items: Sequence[T], turn: int) -> list[T]:
+    count = len(items)
+    start = turn % count
+    rest = [*items[start + 1 :], *items[:start]]
+    skipped = turn // count % (count - 1) if count > 1 else 0
+    return [items[start], *rest[skipped:], *rest[:skipped]]
 
 
 def by_in_flight(targets: Sequence[Target], *, load_of: LoadOf, draw: Draw) -> list[Target]:
     """Fewest attempts under way for its weight first; equals by chance."""
 
     def busyness(target: Target) -> float:
-        weight = target.deployment.weight
+        weight = target.deployment.share
         return load_of[id(target)].in_flight / weight if weight > 0 else math.inf
 
     return sorted(at_random(targets, draw), key=busyness)
@@ -99,6 +114,11 @@ def cost_rank(deployment: Deployment, usage: Usage) -> tuple[bool, int]:
     return (True, 0) if price is None else (False, price.cost_nanousd(usage))
 
 
-def have_different_weights(targets: Sequence[Target]) -> bool:
-    first = targets[0].deployment.weight
-    return any(target.deployment.weight != first for target in targets)
+def strategy_for(strategy: Strategy, targets: Sequence[Target]) -> Strategy | None:
+    """What "auto" means for these; None: they stay as they are."""
+    if strategy == "auto":
+        first = targets[0].deployment.weight
+        strategy = "weighted" if any(target.deployment.weight != first for target in targets) else "listed"
+    if strategy == "listed" and all(target.deployment.key_number is None for target in targets):
+        return None
+    return strategy

@@ -1,7 +1,7 @@
 """Health probes: deployments are asked by themselves, so that one that is dead is found before a client's call, and one that is well again without one.
 
-Lives here: what is asked of whom and when, what an answer is worth. Elsewhere: what follows from it (circuit_breaker, by the vote of an ordinary attempt), limits and cost (a probe is a call
-like any other, as a principal of its own).
+Lives here: what is asked of whom and when, what an answer is worth. Elsewhere: what was found, for others to know (findings.py), what follows from it (circuit_breaker, by the vote of an ordinary
+attempt), limits and cost (a probe is a call like any other, as a principal of its own).
 Idea: a call that may go to one deployment only, and is let through an open circuit: its target is `forced`. So the breaker needs to know nothing of probes.
 
 What a probe is worth
@@ -24,9 +24,12 @@ from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import (
+    IN_BACKGROUND,
     IS_EVIDENCE,
     MADE_AT,
     OBJECTS_OF,
+    OWN_CALL,
+    AddRoute,
     Attempt,
     Call,
     Endpoint,
@@ -44,17 +47,14 @@ from hookline import (
     failure_of,
     hookimpl,
 )
+from hookline.builtins.health_probes.findings import NOTHING, Board, ProbeRoutes, Verdict
 
 NAME = "health_probes"
 PROBED: Slot[Probed] = Slot("health_probes")
-Verdict = Literal["ok", "failed", "unclear", "not_sent"]
 
 JITTER = 0.1
 SHARED_PART = 0.8
 """Of a pause: so long nobody else who shares the limits store asks the same deployment. Less than the shortest pause."""
-MEMORY = 3
-"""Pauses for which a failure is remembered."""
-OFTEN = 1_000_000
 SILENT = frozenset({"deadline", "crowded"})
 REFUSALS = frozenset({401})
 """Of a GET: other 4xx are about the path."""
@@ -101,7 +101,19 @@ class Probed:
         self.provider = provider
         self.model = model
         self.options = options
-        self.is_failing = False
+        self.finding = NOTHING
+
+    @property
+    def ask(self) -> str:
+        return self.options.ask
+
+    @property
+    def interval_s(self) -> float:
+        return self.options.interval_s
+
+    @property
+    def is_failing(self) -> bool:
+        return self.finding.failures_in_row > 0
 
     @property
     def pause_s(self) -> float:
@@ -124,14 +136,22 @@ class Plugin:
         self._probes = host.metrics.counter(
             "hookline_health_probes_total", "Probes by what they found: ok, failed, unclear, not_sent.", ("deployment", "outcome")
         )  # fmt: skip
+        self._is_up = host.metrics.gauge(
+            "hookline_health_probe_up", "1 while probes of a deployment go well, 0 while they fail.", ("deployment",)
+        )
+        self.board = Board(host)
         self.probed: list[Probed] = []
 
     def start(self) -> None:
         """Begin."""
         told = self._host.describe()
-        self.probed = list(find_probed(told["models"], told["deployments"], self._options, self._host.options_by_model))
+        self.probed += find_probed(told["models"], told["deployments"], self._options, self._host.options_by_model)
         for one in self.probed:
             self._host.spawn(f"probe {one.id}", self._keep_asking(one))
+
+    @hookimpl
+    def register_routes(self, add: AddRoute) -> None:
+        ProbeRoutes(self.board, self.probed).register(add)
 
     @hookimpl
     def select(self, call: Call, targets: list[Target]) -> list[Target]:
@@ -159,45 +179,42 @@ class Plugin:
 
     async def probe(self, probed: Probed) -> Verdict | None:
         """Ask once; None: somebody else has."""
-        has_failed = await self._take_turn(probed)
-        if has_failed is None:
+        await self.board.learn(probed)
+        if not await self._is_our_turn(probed):
+            self._measure(probed)
             return None
-        call = self._make_call(probed, has_failed=has_failed or probed.is_failing)
+        call, was_failing = self._make_call(probed), probed.is_failing
         await self._host.run(call)
-        verdict = verdict_of(probed.options.ask, call.attempts)
+        verdict = verdict_of(probed.ask, call.attempts)
+        error = call.attempts[-1].error if call.attempts else None
+        probed.finding = probed.finding.followed_by(verdict, self._host.clock.time(), str(error) if error else None)
         self._probes(probed.id, verdict).inc()
+        self._measure(probed)
         if verdict == "not_sent":
             self._host.log.warning("%s could not be probed; its call in the log says why", probed.id)
-        if verdict in ("ok", "failed"):
-            if probed.is_failing != (verdict == "failed"):
-                self._host.log.warning("health probe of %s: %s", probed.id, verdict)
-            probed.is_failing = verdict == "failed"
-        if probed.is_failing:
-            await self._remember_failure(probed)
+        if was_failing != probed.is_failing:
+            self._host.log.warning("health probe of %s: %s", probed.id, verdict)
+        await self.board.tell(probed)
         return verdict
 
-    async def _take_turn(self, probed: Probed) -> bool | None:
-        """Whether somebody has seen it fail; None: it has been asked by somebody else just now."""
-        scope, window_s = f"health_probe:{probed.id}", probed.pause_s * SHARED_PART
-        turn = Take(f"{scope}:{'failing' if probed.is_failing else 'turn'}", 1, window_s)
-        try:
-            answer = await self._host.limits.take(
-                next(self._ids), (turn, failures_of(probed)), (1, 0), expires_s=window_s
-            )
-        except Unavailable:
+    async def _is_our_turn(self, probed: Probed) -> bool:
+        """Whether nobody else who shares the limits store has asked just now."""
+        window_s = probed.pause_s * SHARED_PART
+        if 0 <= self._host.clock.time() - probed.finding.at < window_s:
             return False
-        return None if isinstance(answer, Refusal) else answer[1].remaining < OFTEN
-
-    async def _remember_failure(self, probed: Probed) -> None:
-        """For the others who share the limits store: the next probe may be theirs."""
-        take = failures_of(probed)
+        turn = Take(f"health_probe:{probed.id}:{'failing' if probed.is_failing else 'turn'}", 1, window_s)
         try:
-            await self._host.limits.take(next(self._ids), (take,), (1,), expires_s=take.window_s)
+            answer = await self._host.limits.take(next(self._ids), (turn,), (1,), expires_s=window_s)
         except Unavailable:
-            return  # they will see it themselves
+            return True
+        return not isinstance(answer, Refusal)
 
-    def _make_call(self, probed: Probed, *, has_failed: bool) -> Call:
-        ask, now = probed.options.ask, self._host.clock.monotonic()
+    def _measure(self, probed: Probed) -> None:
+        if probed.finding.state in ("ok", "failing"):
+            self._is_up(probed.id).set(not probed.is_failing)
+
+    def _make_call(self, probed: Probed) -> Call:
+        ask, has_failed, now = probed.ask, probed.is_failing, self._host.clock.monotonic()
         method, path, payload = request_of(probed)
         endpoint: Endpoint = "models" if path == "/v1/models" else endpoint_of(method, path)[0]
         call = Call(
@@ -213,6 +230,8 @@ class Plugin:
         )
         call.tags = [NAME]
         call.deadline = now + 2 * probed.options.timeout_s + 1  # behind the target's own, which the breaker hears of
+        call[OWN_CALL] = NAME
+        call[IN_BACKGROUND] = True
         call[PROBED] = probed
         call[OBJECTS_OF] = None
         call[IS_EVIDENCE] = lambda attempt: is_evidence(ask, attempt, has_failed=has_failed)
@@ -248,11 +267,6 @@ def request_of(probed: Probed) -> tuple[str, str, dict[str, Any] | None]:
     if ask == "embeddings":
         return "POST", "/v1/embeddings", {"model": model, "input": "hi"}
     return "GET", probed.options.path, None
-
-
-def failures_of(probed: Probed) -> Take:
-    """Where failures are remembered: nothing is limited by it."""
-    return Take(f"health_probe:{probed.id}:failed", OFTEN, MEMORY * probed.options.interval_s)
 
 
 def verdict_of(ask: str, attempts: list[Attempt]) -> Verdict:
