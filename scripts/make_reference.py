@@ -366,7 +366,7 @@ def failures() -> str:
         "Once bytes of the reply have left, nothing is retried: a stream can only be continued.\n\n"
         + table_as_markdown()
         + "\n"
-        "## Votes\n\nWhat a failure tells the circuit breaker of the deployment. A complete answer is `ok`, or `slow`; a client that left and a hedge that lost say nothing.\n\n"
+        "## Votes\n\nWhat a failure tells the circuit breaker of the deployment. A complete answer is `ok`, or `slow`; a client that left, a hedge that lost and the call's own deadline say nothing, unless it had waited longer than `slow_call_s`: then it is `slow`, too.\n\n"
         "| failure | vote |\n|---|---|\n" + "\n".join(votes) + "\n\n"
         "`missing` and a 403 on routes that name objects are no votes: it is the object that is not there, or not ours.\n\n"
         "## Circuits\n\nWhat an event makes of each state; nothing where the cell is empty.\n\n"

@@ -79,6 +79,7 @@ from hookline.stores.protocols import (
     Take,
 )
 from hookline.stores.reports import REPORT_BUCKETS, REPORT_MEMBERS, LedgerPage, LedgerQuery, SpendQuery, SpendSum
+from hookline.told_limits import LimitKind, Told, read_told
 from hookline.upload import FormField, Upload
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ __all__ = [
     "LedgerPage",
     "LedgerQuery",
     "Level",
+    "LimitKind",
     "LimitStore",
     "LimitTable",
     "Limits",
@@ -194,6 +196,7 @@ __all__ = [
     "Tap",
     "Target",
     "Ticket",
+    "Told",
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
@@ -214,6 +217,7 @@ __all__ = [
     "is_free",
     "list_object",
     "parse_members",
+    "read_told",
     "resolve_target",
     "to_nanousd",
     "usage_in",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -30,6 +31,7 @@ from hookline.errors import (
 )
 from hookline.openai_wire import error_of
 from hookline.reply import Reply
+from hookline.told_limits import wait_for_more
 
 ANYTHING = frozenset({"relay", "models"})
 """Whose answers may be anything; those of the others are JSON, or the stream that was asked for."""
@@ -90,9 +92,12 @@ def status_error(deployment: str, reply: Reply) -> UpstreamError:
 
 
 def retry_after_of(reply: Reply) -> float | None:
-    """Seconds, as `retry-after-ms` (OpenAI, Azure) or `retry-after` says them."""
+    """Seconds, as `retry-after-ms` (OpenAI, Azure) or `retry-after` says them; of a 429 without either, until what is used up comes back."""
     exact_ms = seconds_of(reply.headers.get("retry-after-ms", ""))
-    return seconds_of(reply.headers.get("retry-after", "")) if exact_ms is None else exact_ms / 1000
+    if exact_ms is not None:
+        return exact_ms / 1000
+    said_s = seconds_of(reply.headers.get("retry-after", ""))
+    return wait_for_more(reply.headers, time.time()) if said_s is None and reply.status == 429 else said_s
 
 
 def seconds_of(retry_after: str) -> float | None:
@@ -100,7 +105,8 @@ def seconds_of(retry_after: str) -> float | None:
     if len(retry_after) < 20 and retry_after.isascii() and retry_after.replace(".", "", 1).isdigit():
         return float(retry_after)
     try:
-        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
+        at = parsedate_to_datetime(retry_after)
+        return max((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time(), 0.0)
     except (ValueError, OverflowError):
         return None
 

@@ -1,9 +1,9 @@
 """The attempt loop: from targets to the first byte of a reply.
 
-Lives here: opening, sending, hedging and ending attempts.
-Elsewhere: what may be tried again (builtins/fallback says it by `after_failure`), what a failure is called (attempt_errors.py), the beginning of a stream (peek.py),
+Lives here: opening, sending and ending attempts.
+Elsewhere: an attempt and its hedges (race.py), what may be tried again (builtins/fallback says it by `after_failure`), what a failure is called (attempt_errors.py), the beginning of a stream (peek.py),
 the rest of it (relay.py), a continuation's events (continuation.py).
-Idea: the loop runs over a set of live attempts. Usually it is one, and the first always runs in the call's own task; hedges, once they are due, run in tasks of their own."""
+Idea: the loop runs over a set of live attempts. Usually it is one, in the call's own task."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ from hookline.money import Usage
 from hookline.openai_wire import usage_in
 from hookline.peek import EVENTS_OF_JSON, PeekedBody, close_body, peek
 from hookline.plain_as_stream import tell_as_stream
+from hookline.race import Race
 from hookline.reply import Reply, Source
 from hookline.results import SKIPPED, cost_of, end_of, sum_of
-from hookline.settling import Settlement, Steps, end_tasks, is_being_cancelled, settled
+from hookline.settling import Settlement, Steps, is_being_cancelled, settled
 from hookline.steps import TARGETS_LEFT, Continue, Fallback, Retry, Step
 
 ATTEMPTS_MAX = 32
@@ -52,7 +53,7 @@ class AttemptLoop:
     """The attempts of one call. `results` has the end of each, in order of ending."""
 
     __slots__ = (
-        "_again", "_bodies", "_chain", "_clock", "_is_race_over", "_live", "_providers", "_settlement", "_skips", "_waiting", "call", "results",
+        "_again", "_bodies", "_chain", "_clock", "_live", "_providers", "_settlement", "_skips", "call", "results", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -65,26 +66,25 @@ class AttemptLoop:
         self._settlement = settlement
         self._live: list[Attempt] = []
         self._bodies: list[Any] = []
-        self._waiting: deque[Target] = deque()
+        self.waiting: deque[Target] = deque()
         self._again: list[tuple[float, Target]] = []
         self._skips: list[tuple[Target, Skip]] = []
-        self._is_race_over = False
         self.results: list[Result] = []
 
     async def first_reply(self, targets: Sequence[Target]) -> tuple[Attempt, Reply]:
         """Try until a reply has begun. Raises the last error, or what `no_target_error` makes of the skips."""
-        self._waiting.extend(targets)
+        self.waiting.extend(targets)
         error: ApiError | None = None
         while len(self.call.attempts) < ATTEMPTS_MAX and (target := await self._next_target()) is not None:
             attempt = await self._open(target)
             if attempt is None:
                 continue
-            if target.hedge_after_s is None or not self._waiting or not self._is_replayable:
-                reply = await self._send(self.call, attempt)
+            if target.hedge_after_s is None or not self.waiting or not self._is_replayable:
+                reply = await self.send(self.call, attempt)
                 if reply is None:
                     await settled(self.end(attempt, "upstream_error"))
             else:
-                attempt, reply = await self._send_beside_hedges(attempt)
+                attempt, reply = await Race(self).run(attempt)
             if reply is not None:
                 return attempt, reply
             if not isinstance(attempt.error, UpstreamError):  # the provider can't say this: a skip found out late
@@ -98,7 +98,7 @@ class AttemptLoop:
             if isinstance(step, Retry):
                 if step.delay_s > 0:
                     await self.call.sleep(step.delay_s)
-                self._waiting.appendleft(attempt.target)
+                self.waiting.appendleft(attempt.target)
             elif isinstance(step, Fallback):
                 self._replace_waiting(step.targets)
                 if step.retry_in_s is None:
@@ -117,8 +117,8 @@ class AttemptLoop:
         if not (isinstance(step, Continue) and may_continue) and not (isinstance(step, Fallback) and not has_spoken):
             return None
         self._replace_waiting(step.targets)
-        while self._waiting and len(self.call.attempts) < ATTEMPTS_MAX:
-            target, call = self._waiting.popleft(), self.call
+        while self.waiting and len(self.call.attempts) < ATTEMPTS_MAX:
+            target, call = self.waiting.popleft(), self.call
             if isinstance(step, Continue):
                 call = self._call_going_on(step.messages_by_deployment.get(target.deployment.id, step.messages))
             attempt = await self._open(target)
@@ -126,7 +126,7 @@ class AttemptLoop:
                 continue
             if isinstance(step, Continue) and step.output_cap is not None:
                 attempt.lower_output_cap(step.output_cap)
-            reply = await self._send(call, attempt)
+            reply = await self.send(call, attempt)
             if reply is not None and not isinstance(reply.body, bytes) and reply.is_event_stream:
                 if not isinstance(step, Continue):
                     return attempt, reply.body
@@ -140,8 +140,8 @@ class AttemptLoop:
 
     async def _next_target(self) -> Target | None:
         """The first that waits. With none left, the one that may be tried again first, when its time has come."""
-        if self._waiting:
-            return self._waiting.popleft()
+        if self.waiting:
+            return self.waiting.popleft()
         if not self._again:
             return None
         due_at, target = again = min(self._again, key=lambda one: one[0])
@@ -152,7 +152,7 @@ class AttemptLoop:
 
     def _replace_waiting(self, targets: Sequence[Target] | None) -> None:
         if targets is not None:
-            self._waiting = deque(targets)
+            self.waiting = deque(targets)
 
     def _call_going_on(self, messages: Sequence[Any]) -> Call:
         """The call as a continuation sends it."""
@@ -279,93 +279,13 @@ class AttemptLoop:
             call.attempts.append(attempt)
         return attempt
 
-    async def _send_beside_hedges(self, attempt: Attempt) -> tuple[Attempt, Reply | None]:
-        """Send `attempt` in the call's own task. When its hedge is due, a race begins; should a hedge win it, this task's sending is cancelled."""
-        loop, own = asyncio.get_running_loop(), asyncio.current_task()
-        hedge_after_s = attempt.target.hedge_after_s
-        assert own is not None  # a coroutine runs in a task
-        assert hedge_after_s is not None
-        ended: asyncio.Future[Reply | None] = loop.create_future()
-        race: asyncio.Task[tuple[Attempt, Reply | None]] | None = None
-
-        def begin() -> None:
-            nonlocal race
-            self._is_race_over = False
-            race = asyncio.ensure_future(self._race(attempt, ended, own))
-
-        timer = loop.call_later(hedge_after_s, begin)
-        try:
-            reply = await self._send(self.call, attempt)
-        except asyncio.CancelledError:
-            ended.cancel()
-            if race is None:
-                raise
-            if not self._is_race_over or own.uncancel() > 0:  # it is the call that is cancelled
-                await end_tasks({race})
-                raise
-            return await race
-        finally:
-            timer.cancel()
-        if race is None:
-            if reply is None:
-                await settled(self.end(attempt, "upstream_error"))
-            return attempt, reply
-        if self._is_race_over:  # a provider that swallows it
-            own.uncancel()
-        ended.set_result(reply)
-        return await race
-
-    async def _race(
-        self, attempt: Attempt, ended: asyncio.Future[Reply | None], owner: asyncio.Task[Any]
-    ) -> tuple[Attempt, Reply | None]:
-        """Send hedges beside `attempt`, which `owner` sends; `ended` tells of it. The first to begin a reply wins; the failed are ended, the late cancelled."""
-        live: dict[asyncio.Future[Reply | None], Attempt] = {ended: attempt}
-        failed, last, done = attempt, None, set[Any]()
-        timer, own = self.call._timer, asyncio.current_task()
-        assert timer is not None
-        assert own is not None
-        # A hook that takes too long over a hedge is cut short here, not in `owner`.
-        self.call._timer = timer.for_end(own)
-        try:
-            while live:
-                if not done:
-                    last = await self._open_hedge()
-                    if last is not None:
-                        live[asyncio.ensure_future(self._send(self.call, last))] = last
-                hedge_after_s = last.target.hedge_after_s if last is not None and self._waiting else None
-                done, _ = await asyncio.wait(live, timeout=hedge_after_s, return_when=asyncio.FIRST_COMPLETED)
-                for task in [task for task in live if task in done]:  # of two at once, the one asked first
-                    attempt = live.pop(task)
-                    reply = task.result()
-                    if reply is not None:
-                        for loser in live.values():
-                            loser.is_loser = True
-                        return attempt, reply
-                    failed = attempt if isinstance(attempt.error, UpstreamError) else failed
-                    await settled(self.end(attempt, "upstream_error"))
-            return failed, None
-        finally:
-            self.call._timer.stop()
-            self.call._timer = timer
-            self._is_race_over = True
-            if not ended.done():
-                owner.cancel()
-            await end_tasks([task for task in live if isinstance(task, asyncio.Task)])
-            if not ended.done():
-                await asyncio.wait({ended})
-            for task, loser in live.items():
-                if loser.is_loser:
-                    if not task.cancelled() and (late := task.result()) is not None:
-                        await self.close(late.body)
-                    await settled(self.end(loser, "client_gone"))
-
-    async def _open_hedge(self) -> Attempt | None:
+    async def open_hedge(self) -> Attempt | None:
         """The first waiting target that lets a hedge in. The others keep their place: they are asked again if it comes to a fallback."""
         skips = len(self._skips)
         try:
-            for target in tuple(self._waiting):
+            for target in tuple(self.waiting):
                 if (hedge := await self._open(target, is_hedge=True)) is not None:
-                    self._waiting.remove(target)
+                    self.waiting.remove(target)
                     return hedge
             return None
         finally:
@@ -376,7 +296,7 @@ class AttemptLoop:
         """Whether the request can be sent more than once."""
         return self.call.upload is None or self.call.upload.is_replayable
 
-    async def _send(self, call: Call, attempt: Attempt) -> Reply | None:
+    async def send(self, call: Call, attempt: Attempt) -> Reply | None:
         """The reply once it has begun, or None with `attempt.error` set."""
         deployment = attempt.deployment
         try:
@@ -433,7 +353,7 @@ class AttemptLoop:
             raise stream_error(attempt.deployment.id, told)
 
     async def _after_failure(self, attempt: Attempt) -> Step | None:
-        self.call[TARGETS_LEFT] = self._waiting
+        self.call[TARGETS_LEFT] = self.waiting
         for impl in self._chain.after_failure:
             answer = impl.run(self.call, attempt)
             step: Step | None = (await answer) if type(answer) is Waiting else answer

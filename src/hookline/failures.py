@@ -14,6 +14,7 @@ from hookline.errors import ApiError, UpstreamError
 
 Failure = Literal[
     "unreachable",  # no connection: nothing was sent
+    "crowded",  # all connections that we allow ourselves to it are busy: nothing was sent, and it has not been asked
     "lost",  # the connection or its bytes broke
     "timeout",  # the upstream took too long
     "rate_limit",  # too many requests or tokens for now
@@ -34,7 +35,7 @@ FAILURE_OF_KIND: dict[str, Failure] = {
     "connect": "unreachable",
     "connect_timeout": "unreachable",
     "tls": "unreachable",
-    "pool_timeout": "unreachable",
+    "pool_timeout": "crowded",
     "reset": "lost",
     "garbage": "lost",
     "write_timeout": "timeout",

@@ -41,12 +41,12 @@ class Process:
     """A gateway with one deployment that fails as long as `is_dead`, and one that is well."""
 
     def __init__(self, store: SharedMemory, clock: FakeClock, **options: Any) -> None:
-        self.is_dead = True
+        self.is_dead, self.status = True, 500
         self.kit = PipelineKit(
             Plugin,
             Fallback,
             providers=[
-                ScriptedProvider(lambda: answer(b"{}", 500 if self.is_dead else 200), name="bad"),
+                ScriptedProvider(lambda: answer(b"{}", self.status if self.is_dead else 200), name="bad"),
                 ScriptedProvider(answer, name="good"),
             ],
             deployments={"m": ["bad/m", "good/m"]},
@@ -282,6 +282,26 @@ async def test_a_deployment_that_refuses_us_opens_at_once_with_one_alert(caplog)
     assert kit.metric("hookline_circuit_alerts_total", deployment="bad/m") == 1
     assert kit.metric("hookline_circuit_opened_total", deployment="bad/m", why="refused") >= 2
     assert kit.metric("hookline_circuit_state", deployment="bad/m") == 2
+    assert caplog.text.count("bad/m refuses this gateway") == 1
+
+
+async def test_of_several_processes_that_are_refused_one_alerts(four, store, clock, caplog):
+    """At once, before they have heard of each other, and the others later with their own probes."""
+    await exchange(four)
+    for process in four:
+        process.status = 401
+        await process.ask()
+    for process in four:
+        await asyncio.gather(*process.kit.workshop.tasks)
+    await exchange(four)
+    reloaded = Process(store, clock)
+    await reloaded.sharing.exchange()
+    reloaded.status = 401
+    for process in [*four, reloaded]:
+        clock.advance(60)
+        assert await process.ask() == "good/m 2", "its probe is refused"
+        await exchange([*four, reloaded])
+
     assert caplog.text.count("bad/m refuses this gateway") == 1
 
 

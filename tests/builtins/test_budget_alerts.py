@@ -159,7 +159,7 @@ async def test_an_alert_is_not_told_again_after_a_restart(make_kit, caplog) -> N
     assert caplog.text.count("has reached its alert line") == 1
 
 
-@pytest.mark.parametrize("secret", ["not base64!", ""])
+@pytest.mark.parametrize("secret", ["not base64!", "", "whsec_", "abc!", "whsec_MfKQ9r8G-YqrTwjUPD8ILPZIo2LaLaSw"])
 def test_a_secret_that_signs_nothing_is_refused_at_start(make_kit, secret: str) -> None:
     with pytest.raises((StartupError, ValueError), match=r"whsec_|secret"):
         make_kit(options={"alert_webhook": {"url": "http://127.0.0.1:1/", "secret": secret}})

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookline import Deployment, Failure, Limits, Principal, Reply, UpstreamError, failure_of, hookimpl
+from hookline import UPSTREAM_KINDS, Deployment, Failure, Limits, Principal, Reply, UpstreamError, failure_of, hookimpl
 from hookline.builtins.circuit_breaker import Plugin as Breaker
 from hookline.builtins.fallback import Plugin as Fallback
 from hookline.builtins.fallback.options import FallbackOptions
@@ -18,6 +18,7 @@ from hookline.builtins.fallback.retry_budget import KEEP_S, Bucket, RetryBudget
 from hookline.builtins.fallback.retry_table import RETRY_TABLE, Repeat, may_retry, repeat_of, wait_s
 from hookline.builtins.model_selection import Plugin as ModelSelection
 from hookline.builtins.rate_limit import Plugin as RateLimit
+from hookline.failures import FAILURE_OF_KIND
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer
@@ -104,6 +105,16 @@ def test_what_kind_of_failure_it_is(error, failure):
     assert failure_of(error) == failure
 
 
+def test_a_longer_backoff_alone_lengthens_the_longest_and_two_that_contradict_are_refused():
+    assert FallbackOptions(backoff_s=20.0).max_backoff_s == 20.0
+    with pytest.raises(ValueError, match="swap them"):
+        FallbackOptions(backoff_s=20.0, max_backoff_s=10.0)
+
+
+def test_every_way_to_fail_is_a_failure():
+    assert set(FAILURE_OF_KIND) == set(UPSTREAM_KINDS)
+
+
 @given(st.integers(0, 9), st.floats(0, 0.999), st.one_of(st.none(), st.floats(0, 100)))
 def test_waits_are_never_shorter_than_asked_for_nor_longer_than_allowed(retries, draw, asked_s):
     options = FallbackOptions()
@@ -120,20 +131,37 @@ def test_waits_are_never_shorter_than_asked_for_nor_longer_than_allowed(retries,
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["call", "take", "wait"]), st.floats(0, 20)), max_size=300),
-    st.sampled_from([0.0, 2.5, 10.0]),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["call", "elsewhere", "again", "again", "wait"]),
+            st.sampled_from([0.01, 0.3, 2.0, 20.0]),
+        ),
+        max_size=300,
+    ),
+    st.sampled_from([0.0, 1.0, 10.0]),
 )
 def test_no_order_of_events_takes_more_than_the_budget(events, per_s):
-    now, taken, bucket = 100.0, 0, Bucket(0.2, per_s, 100.0)
+    now, bucket, taken = 100.0, Bucket(0.2, per_s, 100.0), {"elsewhere": 0, "again": 0}
     for kind, seconds in events:
         if kind == "call":
             bucket.calls += 1
         elif kind == "wait":
             now += seconds
         else:
-            taken += bucket.take(now)
+            taken[kind] += bucket.take(now, is_retry=kind == "again")
 
-        assert taken <= 0.2 * bucket.calls + per_s * max(now - 100.0, KEEP_S) + 1e-6
+        earned = 0.2 * bucket.calls
+        assert sum(taken.values()) <= earned + per_s * max(now - 100.0, KEEP_S) + 1e-6
+        assert taken["again"] <= earned + per_s * (now - 100.0 + 1.0) + 1e-6
+
+
+def test_retries_are_bounded_from_the_first_second_and_going_elsewhere_a_little_later():
+    bucket = Bucket(0.2, 10.0, 0.0)
+    bucket.calls = 100
+
+    assert sum(bucket.take(0.0, is_retry=True) for _ in range(1_000)) == 10 + 20
+    assert sum(bucket.take(2.0, is_retry=True) for _ in range(1_000)) == 20
+    assert sum(bucket.take(2.0) for _ in range(1_000)) == 270
 
 
 def test_unused_tokens_are_kept_for_a_while_and_not_for_ever():
@@ -142,14 +170,30 @@ def test_unused_tokens_are_kept_for_a_while_and_not_for_ever():
     assert sum(bucket.take(3_600.0) for _ in range(1_000)) == KEEP_S * 10 + 1
 
 
+def test_a_reload_gives_no_new_tokens(make_host):
+    host = make_host()
+    host.limits = MemoryLimits(host.clock)
+    options = FallbackOptions(retry_budget_per_s=1.0)
+    spent = Fallback(options, host)._budget
+    while spent.take("up/1", host.clock.monotonic(), is_retry=False):
+        pass
+
+    again = Fallback(options, host)._budget
+    larger = Fallback(FallbackOptions(retry_budget_per_s=60.0), host)._budget
+    host.clock.advance(KEEP_S + 0.5)
+
+    assert again is spent
+    assert sum(larger.take("up/1", host.clock.monotonic(), is_retry=False) for _ in range(100)) == 30
+
+
 def test_one_deployments_outage_takes_no_more_than_its_own_share():
     budget = RetryBudget(0.2, 1 / 3, 0.0)
     budget.add("dead", 0.0).calls += 100
     budget.add("well", 0.0).calls += 1_000
     budget.all.calls += 1_100
 
-    assert sum(budget.take("dead", 0.0) for _ in range(1_000)) == 30
-    assert sum(budget.take("well", 0.0) for _ in range(1_000)) == 200
+    assert sum(budget.take("dead", 0.0, is_retry=False) for _ in range(1_000)) == 30
+    assert sum(budget.take("well", 0.0, is_retry=False) for _ in range(1_000)) == 200
 
 
 def play(
@@ -272,6 +316,15 @@ def test_an_upstream_that_says_no_is_obeyed():
     assert len(at) == 1
 
 
+def test_an_upstream_that_says_yes_knows_better_than_the_table():
+    stored = {"payload": {"store": True}}
+
+    _, at, _ = play(lambda: answer(b"{}", 500), calls=[stored])
+    _, at_if_told, _ = play(lambda: answer(b"{}", 500, **{"x-should-retry": "true"}), calls=[stored])
+
+    assert (len(at), len(at_if_told)) == (1, 3)
+
+
 def test_a_lost_model_call_is_not_paid_twice():
     def lost() -> Reply:
         raise UpstreamError("gone", kind="reset", is_written=True)
@@ -286,7 +339,32 @@ def test_an_outage_is_not_amplified_and_clients_are_told_not_to_come_again():
     delivered, at, _ = play(lambda: answer(b"{}", 503), calls=[{}] * 400)
 
     seconds = at[-1][1]
-    assert len(at) <= 1.2 * 400 + 10 * max(seconds, KEEP_S)
+    assert len(at) <= 1.2 * 400 + 10 * (seconds + 1)
+    assert delivered[-1].headers["x-should-retry"] == "false"
+
+
+def test_clients_that_retry_by_themselves_are_stopped_by_the_same_budget():
+    """Off by default here, so the SDKs come again: each of their retries counts as one of ours would."""
+    first, again = ({"headers": {"x-stainless-retry-count": count}} for count in "01")
+
+    delivered, _, kit = play(lambda: answer(b"{}", 503), options={"max_retries": 0}, calls=[first, again] * 100)
+
+    told = [one.headers.get("x-should-retry") for one in delivered]
+    assert told.index("false") == 11  # 10 for the first second, and a fifth of six calls
+    assert told.count(None) == pytest.approx(10 + 0.2 * 100, abs=1)
+    budget = kit.plugin(Fallback)._budget
+    assert (budget.all.calls, budget.all.has_token(0.0)) == (100, True), "the others' fallbacks are not paid from it"
+
+
+def test_the_client_is_told_also_where_the_rest_was_skipped():
+    """Both circuits are open: one is forced through, and fails; the other is skipped after it."""
+    sdk = {"headers": {"x-stainless-retry-count": "0"}}
+
+    delivered, at, _ = play(
+        lambda: answer(b"{}", 500), options={"max_retries": 0}, deployments=TWO, chain=(Breaker,), calls=[sdk] * 120
+    )
+
+    assert len(at) < 130
     assert delivered[-1].headers["x-should-retry"] == "false"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hookline import BadRequest, Reply, Result, UpstreamError
 from hookline.builtins.model_selection.loads import FAILURE_S, LOADS_MAX, TOLD_MAX_S, Load, Loads
-from hookline.builtins.model_selection.told_limits import UNSAID_RESET_S, Kind, Told, read_told, seconds_until
+from hookline.told_limits import UNSAID_RESET_S, LimitKind, Told, read_told, seconds_until
 
 NOW = 1_795_000_000.0
 seconds = st.floats(0.001, 100)
@@ -208,7 +208,7 @@ def test_tokens_are_used_up_for_those_who_need_more(load, clock):
     assert (load.wait_s(500), load.wait_s(501), load.wait_s(400, 101)) == (0.0, 20.0, 20.0)
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("kind", get_args(LimitKind))
 def test_where_nothing_is_left_the_shortest_call_waits(load, clock, kind):
     """ "hi" is shorter than a token by the bound that counts what a call needs at least."""
     load.learn([Told(kind, 0, 20.0)], clock.monotonic())

@@ -28,7 +28,7 @@ from hookline import (
     UpstreamError,
     Usage,
 )
-from hookline.attempt_errors import no_target_error, seconds_of
+from hookline.attempt_errors import no_target_error, retry_after_of, seconds_of
 from hookline.attempts import ATTEMPTS_MAX
 from hookline.testing.kit import (
     ANSWER,
@@ -860,10 +860,37 @@ async def test_a_plugin_that_fails_closed_while_it_decides_ends_the_stream_with_
         ("²", None),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
         ("-3", None),
+        ("inf", None),
+        ("Thu, 01 Jan 1970 00:00:00", 0.0),
     ],
 )
 def test_retry_after_is_read_as_seconds_or_date(said: str, seconds: float | None) -> None:
     assert seconds == seconds_of(said)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": "9", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20s"}, 9.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m0.5s"}, 60.5),
+        ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "1m"}, None),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-remaining-tokens": "0",
+          "x-ratelimit-reset-requests": "120ms", "x-ratelimit-reset-tokens": "6s"}, 6.0),
+        ({"anthropic-ratelimit-output-tokens-remaining": "0", "anthropic-ratelimit-output-tokens-reset": "1970-01-01T00:00:00Z"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "1e9"}, None),
+    ],
+)  # fmt: skip
+def test_a_429_says_when_to_come_again_in_many_ways(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after_of(Reply(429, headers)) == seconds
+
+
+def test_only_a_429_is_about_what_is_used_up() -> None:
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20s"}
+
+    assert retry_after_of(Reply(500, headers)) is None
 
 
 @pytest.mark.parametrize("body", [b"<html>welcome to the hotel's network</html>", b'{"choices": [', b""])

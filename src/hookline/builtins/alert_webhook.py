@@ -6,6 +6,7 @@ Idea: telling never waits and never fails a call. The queue is bounded; a messag
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -133,6 +134,10 @@ def _make_signer(plugin: str, webhook: AlertWebhook) -> Any:
     except ImportError as error:
         raise StartupError([f"{where} needs the package standardwebhooks: pip install 'hookline[webhooks]'"]) from error
     try:
-        return Webhook(webhook.secret.get_secret_value())
+        secret = webhook.secret.get_secret_value()
+        # The package itself leaves out what is no base64, and would sign with what remains.
+        if not base64.b64decode(secret.removeprefix("whsec_"), validate=True):
+            raise ValueError("empty")
+        return Webhook(secret)
     except Exception as error:
         raise StartupError([f'{where} secret: must be base64, as in "whsec_MfKQ9r8G..."']) from error

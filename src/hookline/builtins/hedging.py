@@ -1,6 +1,6 @@
 """Hedging: a second attempt elsewhere when the first byte is late.
 
-Lives here: after which time a call is hedged, which calls may be, how many hedges there may be. Elsewhere: the race itself (attempts.py: a hedge is an ordinary attempt with
+Lives here: after which time a call is hedged, which calls may be, how many hedges there may be. Elsewhere: the race itself (race.py: a hedge is an ordinary attempt with
 its own admission, money and tickets; first byte wins, the loser is cancelled and settles at once), who is tried (model_selection), votes (circuit_breaker: a loser has none).
 Idea: the slowest calls of a deployment are slow by chance, and another deployment rarely is at the same time (Dean and Barroso, "The Tail at Scale", 2013). A hedge
 is paid twice, so a token bucket bounds them to a share of the calls: when everything is slow, hedging stops by itself instead of doubling the load.
@@ -19,6 +19,7 @@ from collections import deque
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hookline import IN_BACKGROUND, Attempt, Call, Host, Result, Skip, Target, Ticket, hookimpl
+from hookline.builtins.carried import carried
 from hookline.builtins.lasting import hosted_tool_of, tie_of
 
 WINDOW = 200
@@ -99,6 +100,10 @@ class Bucket:
         self._share = share
         self.tokens = min(1.0, share * TOKENS_MAX)
 
+    def retune(self, share: float) -> None:
+        """What calls add from now on."""
+        self._share, self.tokens = share, min(self.tokens, share * TOKENS_MAX)
+
     def add_call(self) -> None:
         self.tokens = min(self.tokens + self._share, TOKENS_MAX)
 
@@ -123,8 +128,9 @@ class Plugin:
     def __init__(self, options: HedgingOptions, host: Host) -> None:
         self._options = options
         self._options_by_model = host.options_by_model
-        self._bucket = Bucket(options.budget)
-        self._seen: dict[tuple[str, str, bool], FirstBytes] = {}
+        self._bucket = carried(host, "budget", lambda: Bucket(options.budget))
+        self._bucket.retune(options.budget)
+        self._seen: dict[tuple[str, str, bool], FirstBytes] = carried(host, "first bytes", dict)
         hedges = host.metrics.counter(
             "hookline_hedges_total",
             "Hedges by what came of them: won, lost, failed (both sides count as one call), unaffordable.",

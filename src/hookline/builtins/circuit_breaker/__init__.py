@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from hookline import (
@@ -21,6 +22,7 @@ from hookline import (
     Target,
     Ticket,
     Unavailable,
+    failure_of,
     hookimpl,
 )
 from hookline.builtins.alert_webhook import WebhookSender
@@ -32,6 +34,8 @@ from hookline.builtins.circuit_breaker.votes import vote_of
 from hookline.builtins.labels import Labels
 
 CIRCUITS_MAX = 10_000
+ALERT_S = 10.0
+"""Within so long all processes have heard of a refusal."""
 LEVELS = {"closed": 0, "half_open": 1, "open": 2, "forced_closed": 0, "forced_open": 2}
 
 
@@ -111,13 +115,22 @@ class Plugin:
         circuit = self._circuits.get(target.deployment.id)
         if circuit is None or circuit.state == "closed" or circuit.state == "forced_closed":
             return None
-        if target.is_forced and circuit.state != "forced_open":
+        is_again = any(other.target is target for other in call.attempts)
+        if target.is_forced and circuit.state != "forced_open" and not is_again:
             return None
         now = self._clock.monotonic()
         if not circuit.is_admitting(now):
-            raise skip(circuit, now)
+            may_return = is_again and circuit.state != "forced_open"
+            if not may_return or not circuit.was_waited_for(told_later_at(call, target), now):
+                raise skip(circuit, now)
+            target.is_forced = True
+            return None
+        if attempt.is_hedge:
+            raise Skip("circuit half-open, and a hedge is no probe")
         if call.is_dry_run:
             return None
+        if target.hedge_after_s is not None:
+            target.hedge_after_s = max(target.hedge_after_s, self._options_of(call).patience_s)
         if circuit.take_probe(attempt, now):
             self._report(target.deployment.id, circuit)
         sharing = self._sharing
@@ -127,22 +140,32 @@ class Plugin:
 
     @hookimpl
     def attempt_ended(self, call: Call, attempt: Attempt) -> None:
-        options: BreakerOptions = self._options_by_model.get(call.model or "", self._options)
-        vote = vote_of(call, attempt, options)
+        options = self._options_of(call)
+        deployment, slow_s = attempt.target.deployment.id, options.slow_call_s
+        circuit, vote = self._circuits.get(deployment), vote_of(call, attempt, slow_s)
+        if vote is None and circuit is not None and circuit.probe is attempt:
+            slow_s = options.patience_s
+            vote = vote_of(call, attempt, slow_s)
         if vote is None:
             return
-        deployment = attempt.target.deployment.id
-        circuit = self._circuits.get(deployment) or self._add(deployment)
+        circuit = circuit or self._add(deployment)
         now = attempt.ended_at if attempt.ended_at is not None else self._clock.monotonic()
         event = circuit.event_of(vote, attempt, now, options)
         if event is None:
             return
-        reason = attempt.error.message if attempt.error is not None else ""
+        reason = f"no answer within {slow_s:g} s" if vote == "slow" else str(attempt.error or "")
         wait_s = open_time_s(event, circuit.opens, attempt, options, self._draw())
         self._apply(deployment, circuit, event, now, wait_s=wait_s, reason=reason)
         if vote == "refused" and not circuit.alerted:
             circuit.alerted = True
-            self._alert(deployment, circuit)
+            if self._sharing is None or not self._sharing.is_up:
+                self._alert(deployment, circuit.reason)
+            else:
+                self._host.spawn("alert", self._alert_once(deployment, circuit.reason, self._sharing))
+
+    def _options_of(self, call: Call) -> BreakerOptions:
+        options: BreakerOptions = self._options_by_model.get(call.model or "", self._options)
+        return options
 
     async def _share_probe(self, circuit: Circuit, attempt: Attempt, sharing: Sharing) -> Ticket:
         """The probe, unless another process has it."""
@@ -186,12 +209,17 @@ class Plugin:
         self._changes(label, circuit.state).inc()
         self._level(label).set(LEVELS[circuit.state])
 
-    def _alert(self, deployment: str, circuit: Circuit) -> None:
+    async def _alert_once(self, deployment: str, reason: str, sharing: Sharing) -> None:
+        """Unless another process has, which may not have been heard of yet."""
+        if await sharing.is_first_to_alert(deployment, max(ALERT_S, 2 * self._options.share_s)):
+            self._alert(deployment, reason)
+
+    def _alert(self, deployment: str, reason: str) -> None:
         """It will not heal by itself: somebody has to look. Once until it is well again."""
         self._alerts(self._label(deployment)).inc()
-        self._host.log.error("%s refuses this gateway, look at its key and account: %s", deployment, circuit.reason)
+        self._host.log.error("%s refuses this gateway, look at its key and account: %s", deployment, reason)
         if self._sender is not None:
-            data = {"deployment": deployment, "reason": circuit.reason}
+            data = {"deployment": deployment, "reason": reason}
             told = {"type": "circuit.refused", "timestamp": utc(self._host.clock.time()), "data": data}
             self._sender.send(told, about=deployment)
 
@@ -206,6 +234,12 @@ class Plugin:
 
 def utc(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat()
+
+
+def told_later_at(call: Call, target: Target) -> float:
+    """When this target last told this call to come later; never: infinity."""
+    told = (a.ended_at for a in reversed(call.attempts) if a.target is target and failure_of(a.error) == "rate_limit")
+    return next((at for at in told if at is not None), inf)
 
 
 def skip(circuit: Circuit, now: float) -> Skip:

@@ -7,6 +7,9 @@ The rules
 - Votes of attempts that began before the state last changed are stale and count for nothing.
 - Half-open lets one probe through at a time. It is a Ticket, so it is given back on every exit, also when nobody learned anything.
 - The time open doubles each time a probe fails, and goes on doubling if the circuit opens again within one window after it closed: a deployment that is well for one call is not well.
+- A probe is not hedged, nor given up in vain, before its patience is over: who loses a race learns nothing, and the next probe would lose as well. No hedge is a probe.
+- A call that has waited as long as its own 429 said goes back, whether others wait too or one of them is the probe: it does what the provider asked for.
+- Where every circuit is open, a call is forced through once: what fails then is not asked again by the same call.
 - What an operator has forced stays until an operator takes it back; votes are not counted meanwhile."""
 
 from __future__ import annotations
@@ -50,6 +53,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 }
 """An event that is not listed for a state leaves it as it is."""
 BUCKETS = 10
+TIMER_S = 0.01
+"""A loop's timers count milliseconds, and may come a little early."""
 
 
 class Counts(NamedTuple):
@@ -100,7 +105,7 @@ class Circuit:
     """A deployment's state in this process."""
 
     __slots__ = (
-        "_window_s", "alerted", "changed_at", "failures_in_row", "ok_at", "open_until", "opens", "others", "probe", "reason", "row_at",
+        "_window_s", "alerted", "changed_at", "cooldown_s", "failures_in_row", "ok_at", "open_until", "opens", "others", "probe", "reason", "row_at",
         "state", "version", "why", "window",
     )  # fmt: skip
 
@@ -116,6 +121,8 @@ class Circuit:
         self.window = VoteWindow(window_s)
         self.others: Ballot | None = None
         self.open_until = 0.0
+        self.cooldown_s: float | None = None
+        """For how long it opened, where it was the provider that said so; None: failures opened it."""
         self.opens = 0
         """Times opened since it was last well: the exponent of the open time."""
         self.probe: Attempt | None = None
@@ -134,6 +141,10 @@ class Circuit:
         self.probe = attempt
         return has_changed
 
+    def was_waited_for(self, told_at: float, now: float) -> bool:
+        """Whether who was told at `told_at` to come later has waited as long as the provider asks."""
+        return self.cooldown_s is not None and now - told_at >= self.cooldown_s - TIMER_S
+
     def event_of(self, vote: Vote, attempt: Attempt, now: float, options: BreakerOptions) -> Event | None:
         """Count the vote; the event it makes, if any, with `why` set."""
         if self.state in ("forced_open", "forced_closed"):
@@ -151,9 +162,10 @@ class Circuit:
         if attempt.started_at < self.changed_at:
             return None
         self.window.add(vote, now)
-        if vote == "ok":
+        if vote == "ok" or (vote == "slow" and attempt.is_complete):
             self.failures_in_row, self.ok_at = 0, now
-            return None
+            if vote == "ok":
+                return None
         why = self._why_open(vote, now, options)
         if not why:
             return None
@@ -166,7 +178,9 @@ class Circuit:
         """Follow the table. Returns whether the state changed."""
         before, after = self.state, TRANSITIONS.get((self.state, event), self.state)
         if after == "open" and event in ("tripped", "probe_failed", "cooldown"):
-            self.open_until = max(self.open_until, now + wait_s)
+            if now + wait_s >= self.open_until:
+                self.open_until = now + wait_s
+                self.cooldown_s = wait_s if event == "cooldown" else None
             self.opens += event != "cooldown"
             self.reason = reason
         elif event in ("force_open", "force_closed"):
@@ -182,7 +196,7 @@ class Circuit:
     def close(self, event: Event = "probe_ok") -> None:
         """Begin anew; after a probe the exponent is kept for one window."""
         self.failures_in_row, self.window, self.others = 0, VoteWindow(self._window_s), None
-        self.open_until, self.why, self.reason, self.alerted = 0.0, "", "", False
+        self.open_until, self.cooldown_s, self.why, self.reason, self.alerted = 0.0, None, "", "", False
         if event in ("forced_ok", "release"):
             self.opens = 0
 

@@ -62,6 +62,11 @@ class BreakerOptions(BaseModel):
         description="Who is told of deployments that refuse the gateway (401, 403, no money); needs the extra `webhooks`; not per model.",
     )
 
+    @property
+    def patience_s(self) -> float:
+        """How long a probe may go without an answer, whoever ends it then."""
+        return self.slow_call_s if self.slow_call_s is not None else max(self.open_s, 1.0)
+
     @model_validator(mode="after")
     def _check_open_times(self) -> BreakerOptions:
         if self.open_s > self.max_open_s:

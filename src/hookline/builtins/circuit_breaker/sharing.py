@@ -91,6 +91,14 @@ class Sharing:
             return ""
         return None if isinstance(answer, Refusal) else name
 
+    async def is_first_to_alert(self, deployment: str, within_s: float) -> bool:
+        """Whether no other process has; also while the store is away, for an alert too many is better than none."""
+        slot = (Take(f"alert:{deployment}", 1, 0.0),)
+        try:
+            return not isinstance(await self._limits.take(next(self._names), slot, (1,), expires_s=within_s), Refusal)
+        except Unavailable:
+            return True
+
     def give_probe_back(self, name: str) -> Any:
         return self._limits.give_back(name, (0,)) if name else None
 
@@ -145,6 +153,8 @@ class Sharing:
         circuit.state, circuit.changed_at, circuit.probe = state, now, None
         circuit.open_until, circuit.opens = now + until - self._clock.time(), opens
         circuit.why, circuit.reason = why, reason
+        circuit.cooldown_s = circuit.open_until - now if why == "rate_limit" else None
+        circuit.alerted = circuit.alerted or why == "refused"  # by whoever has seen it
         if before != state:
             self._changed(name, circuit)
 

@@ -35,6 +35,7 @@ from hookline import (
     failure_of,
     hookimpl,
 )
+from hookline.builtins.carried import carried
 from hookline.builtins.fallback.continuation import ReadAlong, messages_going_on, tokens_left, why_not
 from hookline.builtins.fallback.options import FallbackOptions
 from hookline.builtins.fallback.other_models import check_rules, targets_of
@@ -53,6 +54,9 @@ LISTS: dict[Failure, str] = {
 """Failure -> the option with its list."""
 INSTEAD = frozenset({"context_window", "content_policy"})
 """Failures that the model's other deployments would share: the list comes in place of them."""
+
+RETRY_COUNT = "x-stainless-retry-count"
+"""OpenAI's and Anthropic's SDKs send it with each request, from 0 on."""
 
 READ_ALONG: Slot[ReadAlong] = Slot("fallback read along")
 """What the client has got of a stream that may be continued."""
@@ -75,7 +79,9 @@ class Plugin:
         workers = max(int(server.get("workers", 1) or 1), 1)
         if problems := list(unknown_models(options, host, models_in)):
             raise StartupError(problems)
-        self._budget = RetryBudget(options.retry_budget, options.retry_budget_per_s / workers, host.clock.monotonic())
+        rates = options.retry_budget, options.retry_budget_per_s / workers
+        self._budget = carried(host, "retry budget", lambda: RetryBudget(*rates, host.clock.monotonic()))
+        self._budget.retune(*rates)
         every = [options, *host.options_by_model.values()]
         self._has_models = any(one.models for one in every)
         if not any(one.mid_stream == "continue" for one in every):
@@ -100,11 +106,12 @@ class Plugin:
         if not call.is_dry_run:
             budget = self._budget
             known = budget.by_deployment
-            budget.all.calls += 1
+            is_call = not client_retries(call)
+            budget.all.calls += is_call
             for target in targets:
                 name = target.deployment.id
                 bucket = known.get(name) or budget.add(name, self._clock.monotonic())
-                bucket.calls += 1
+                bucket.calls += is_call
         if self._has_models and targets and (names := self._options_of(call).models):
             return with_other_models(targets, targets_of(names, targets, call, self._host))
         return targets
@@ -123,7 +130,8 @@ class Plugin:
         if attempt.number == 1 or call.is_dry_run:
             return None
         name = target.deployment.id
-        if not self._budget.take(name, self._clock.monotonic()):
+        is_retry = any(other.target is target for other in call.attempts)
+        if not self._budget.take(name, self._clock.monotonic(), is_retry=is_retry):
             self._refused(self._label(name)).inc()
             raise Skip("its retry budget is spent")
         self._more(self._label(name), kind_of(call, attempt)).inc()
@@ -147,7 +155,6 @@ class Plugin:
         pause_s = self._pause_s(call, attempt, options)
         targets = left if instead is None else instead
         if pause_s is None and not targets:
-            self._tell_client(call, options)
             call.note("fallback", "gives up", f"{attempt.deployment.id}: {error.error_code}; nothing is left to try")
             return None
         again = "" if pause_s is None else f"; again in {pause_s:.2f} s"
@@ -162,6 +169,14 @@ class Plugin:
                 call[READ_ALONG] = read_along = ReadAlong()
                 reply.tap(read_along)
         return reply
+
+    @hookimpl
+    def rescue(self, call: Call, error: ApiError) -> Reply | None:
+        """Nothing is rescued here: this is where it is known that no target is left, whether they failed or were skipped."""
+        options = self._options_of(call)
+        if call.attempts and may_go_on(error, options):
+            self._tell_client(call, options)
+        return None
 
     def _options_of(self, call: Call) -> FallbackOptions:
         options: FallbackOptions = self._options_by_model.get(call.model or "", self._options)
@@ -193,18 +208,17 @@ class Plugin:
             return None
         failure = failure_of(error)
         assert failure is not None
-        if not may_retry(
-            failure, is_sent=error.is_written, repeat=repeat_of(call), retry_lost_calls=options.retry_lost_calls
-        ):
-            return None
-        if (error.upstream_headers or {}).get("x-should-retry") == "false":
+        if attempt.target.is_forced and (failure != "rate_limit" or error.retry_after_s is None):
+            return None  # every circuit is open: it was asked all the same, once
+        said = (error.upstream_headers or {}).get("x-should-retry")
+        if said == "false" or (said != "true" and not table_says(call, error, failure, options)):
             return None
         pause_s = wait_s(error, retries, options, self._draw())
         now = self._clock.monotonic()
         deadline = call.deadline if call.deadline is not None else call.started_at + self._total_timeout_s
-        if pause_s is None or now + pause_s >= deadline or not self._budget.has_token(attempt.deployment.id, now):
+        if pause_s is None or now + pause_s >= deadline:
             return None
-        return pause_s
+        return pause_s if self._budget.has_token(attempt.deployment.id, now, is_retry=True) else None
 
     def _tell_client(self, call: Call, options: FallbackOptions) -> None:
         """What is known here about coming again: the earliest of several waits; not to multiply our retries by the client's."""
@@ -215,12 +229,16 @@ class Plugin:
         if len(waits) > 1:
             headers["retry-after"] = str(max(1, -int(-min(waits) // 1)))
         now = self._clock.monotonic()
-        is_spent = any(not self._budget.has_token(a.deployment.id, now) for a in call.attempts)
-        if not waits and (retries_of(call) or is_spent):
+        is_spent = any(not self._budget.has_token(a.deployment.id, now, is_retry=True) for a in call.attempts)
+        if not waits and (retries_of(call) or is_spent or not self._may_come_again(call, now)):
             headers["x-should-retry"] = "false"
         if headers:
             exposed: dict[str, str] = call.slots.get(EXPOSED_HEADERS, {})
             call[EXPOSED_HEADERS] = exposed | headers
+
+    def _may_come_again(self, call: Call, now: float) -> bool:
+        """An SDK that says how often it has tried tries again unless it is told not to: that is paid beforehand, by the deployment that failed last, and by no other."""
+        return RETRY_COUNT not in call.headers or self._budget.take_alone(call.attempts[-1].deployment.id, now)
 
     def _go_on(self, call: Call, attempt: Attempt, options: FallbackOptions, read_along: ReadAlong) -> Step | None:
         """After bytes have left."""
@@ -288,6 +306,12 @@ def with_other_models(targets: list[Target], others: list[Target]) -> list[Targe
     return [*(target for target in targets if not target.is_forced), *others, *forced]
 
 
+def table_says(call: Call, error: UpstreamError, failure: Failure, options: FallbackOptions) -> bool:
+    """Whether the retry table lets this call be sent to the same deployment again."""
+    lost = options.retry_lost_calls
+    return may_retry(failure, is_sent=error.is_written, repeat=repeat_of(call), retry_lost_calls=lost)
+
+
 def retries_of(call: Call) -> int:
     """How often the call went back to a target."""
     return len(call.attempts) - len({id(attempt.target) for attempt in call.attempts})
@@ -295,7 +319,7 @@ def retries_of(call: Call) -> int:
 
 def client_retries(call: Call) -> int:
     """How often the client has tried this before, as OpenAI's SDKs say; what they did need not be done again here."""
-    said = call.headers.get("x-stainless-retry-count", "")
+    said = call.headers.get(RETRY_COUNT, "")
     return int(said) if said.isdecimal() and len(said) < 4 else 0
 
 

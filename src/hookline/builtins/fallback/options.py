@@ -51,7 +51,12 @@ class FallbackOptions(BaseModel):
     backoff_s: float = Field(
         0.5, gt=0, le=60, description="Wait before the first retry, doubled for each one; half of it is drawn by lot."
     )
-    max_backoff_s: float = Field(8.0, gt=0, le=600, description="Longest wait that nobody asked for.")
+    max_backoff_s: float = Field(
+        8.0,
+        gt=0,
+        le=600,
+        description="Longest wait that nobody asked for; where it is not set, never less than `backoff_s`.",
+    )
     max_wait_s: float = Field(
         10.0,
         ge=0,
@@ -91,4 +96,14 @@ class FallbackOptions(BaseModel):
         both = self.go_on_statuses & self.stay_statuses
         if both:
             raise ValueError(f"{sorted(both)} in both go_on_statuses and stay_statuses: remove it from one")
+        return self
+
+    @model_validator(mode="after")
+    def _check_backoff(self) -> FallbackOptions:
+        if self.backoff_s > self.max_backoff_s:
+            if "max_backoff_s" in self.model_fields_set:
+                raise ValueError(
+                    f"backoff_s {self.backoff_s:g} is above max_backoff_s {self.max_backoff_s:g}: swap them"
+                )
+            object.__setattr__(self, "max_backoff_s", self.backoff_s)  # frozen for everybody else
         return self

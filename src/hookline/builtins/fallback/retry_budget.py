@@ -5,8 +5,9 @@ Idea: a dead upstream is asked once per call and not three times. Calls pay in a
 
     attempts <= calls + share * calls + per_s * seconds        (in all, and for each deployment by the calls that could go there)
 
-holds from the start on, after KEEP_S, whatever fails (Finagle's RetryBudget has the same numbers). What `per_s` gives in KEEP_S is there at the start, and what is not used
-is kept for as long: a handful of calls must be saved whatever their share. So a stretch after a quiet time may have that much more, once. Counting a call is one addition; the rest is reckoned when somebody takes."""
+holds whatever fails (Finagle's RetryBudget has the same numbers), for retries of the same deployment from the first second on. Going elsewhere may use beforehand what `per_s` gives
+in the first KEEP_S, for it seldom meets the same outage, and a handful of calls must be saved whatever their share: there the bound holds after KEEP_S. What is not used is kept for as
+long, so a stretch after a quiet time may have that much more, once. Counting a call is one addition; the rest is reckoned when somebody takes."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ DEPLOYMENTS_MAX = 10_000
 class Bucket:
     """Tokens of one deployment, or of all. Time comes in as a number."""
 
-    __slots__ = ("_at", "_per_s", "_rate", "_rated", "_rated_at", "_seen", "_share", "_tokens", "calls")
+    __slots__ = ("_at", "_rate", "_rated", "_rated_at", "_seen", "_tokens", "calls", "per_s", "share")
 
     def __init__(self, share: float, per_s: float, now: float) -> None:
-        self._share = share
-        self._per_s = per_s
+        self.share = share
+        self.per_s = per_s
         self._at = now + KEEP_S
         self._tokens = KEEP_S * per_s
         self._seen = 0
@@ -31,13 +32,15 @@ class Bucket:
         self.calls = 0
         """Calls so far; who counts adds to it."""
 
-    def has_token(self, now: float) -> bool:
+    def has_token(self, now: float, *, is_retry: bool = False) -> bool:
+        """A retry leaves the advance alone, but for its first second."""
         self._reckon(now)
-        return self._tokens >= 1.0
+        ahead_s = max(self._at - now - 1.0, 0.0) if is_retry else 0.0
+        return self._tokens - self.per_s * ahead_s >= 1.0
 
-    def take(self, now: float) -> bool:
+    def take(self, now: float, *, is_retry: bool = False) -> bool:
         """Take one, if there is one."""
-        if not self.has_token(now):
+        if not self.has_token(now, is_retry=is_retry):
             return False
         self._tokens -= 1.0
         return True
@@ -54,8 +57,8 @@ class Bucket:
             self._rate, self._rated, self._rated_at = rated / over_s, self.calls, now
         else:
             self._rate = max(self._rate, rated)
-        kept = KEEP_S * (self._per_s + self._share * self._rate) + 1.0
-        self._tokens = min(self._tokens + self._share * new + self._per_s * seconds, kept)
+        kept = KEEP_S * (self.per_s + self.share * self._rate) + 1.0
+        self._tokens = min(self._tokens + self.share * new + self.per_s * seconds, kept)
 
 
 class RetryBudget:
@@ -67,6 +70,12 @@ class RetryBudget:
         self.all = Bucket(share, per_s, now)
         self.by_deployment: dict[str, Bucket] = {}
 
+    def retune(self, share: float, per_s: float) -> None:
+        """What comes from now on; what is there stays, as far as may be kept."""
+        self._share, self._per_s = share, per_s
+        for bucket in (self.all, *self.by_deployment.values()):
+            bucket.share, bucket.per_s = share, per_s
+
     def add(self, deployment: str, now: float) -> Bucket:
         """The bucket of a deployment that had none. Names may come from clients: beyond the bound all begin anew."""
         if len(self.by_deployment) >= DEPLOYMENTS_MAX:
@@ -74,16 +83,21 @@ class RetryBudget:
         bucket = self.by_deployment[deployment] = Bucket(self._share, self._per_s, now)
         return bucket
 
-    def has_token(self, deployment: str, now: float) -> bool:
-        """Whether one more attempt may go to this deployment."""
+    def has_token(self, deployment: str, now: float, *, is_retry: bool) -> bool:
+        """Whether one more attempt may go to this deployment. `is_retry`: it was asked by the same call before."""
         bucket = self.by_deployment.get(deployment) or self.add(deployment, now)
-        return self.all.has_token(now) and bucket.has_token(now)
+        return self.all.has_token(now, is_retry=is_retry) and bucket.has_token(now, is_retry=is_retry)
 
-    def take(self, deployment: str, now: float) -> bool:
+    def take(self, deployment: str, now: float, *, is_retry: bool) -> bool:
         """Take for one more attempt to this deployment."""
-        if not self.has_token(deployment, now):
+        if not self.has_token(deployment, now, is_retry=is_retry):
             return False
-        return self.all.take(now) and self.by_deployment[deployment].take(now)
+        return self.all.take(now, is_retry=is_retry) and self.by_deployment[deployment].take(now, is_retry=is_retry)
+
+    def take_alone(self, deployment: str, now: float) -> bool:
+        """Take a retry of the client's from this deployment's bucket: an outage of one must not cost the others their fallbacks."""
+        bucket = self.by_deployment.get(deployment) or self.add(deployment, now)
+        return bucket.take(now, is_retry=True)
 
     def give_back(self, deployment: str) -> None:
         self.all.give_back()

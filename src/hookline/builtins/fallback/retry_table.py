@@ -42,6 +42,7 @@ class Row(NamedTuple):
 NEVER = Row(False, False, False, False)
 RETRY_TABLE: dict[Failure, Row] = {
     "unreachable": Row(True, True, True, True),
+    "crowded": Row(True, True, True, True),
     "lost": Row(True, True, "lost", False),
     "timeout": Row(True, True, "lost", False),
     "rate_limit": Row(True, True, True, True),

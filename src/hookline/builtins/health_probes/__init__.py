@@ -44,6 +44,7 @@ from hookline import (
     Unavailable,
     UpstreamError,
     endpoint_of,
+    failure_of,
     hookimpl,
 )
 from hookline.builtins.health_probes.findings import NOTHING, Board, ProbeRoutes, Verdict
@@ -54,7 +55,7 @@ PROBED: Slot[Probed] = Slot("health_probes")
 JITTER = 0.1
 SHARED_PART = 0.8
 """Of a pause: so long nobody else who shares the limits store asks the same deployment. Less than the shortest pause."""
-SILENT_KINDS = frozenset({"deadline", "pool_timeout"})
+SILENT = frozenset({"deadline", "crowded"})
 REFUSALS = frozenset({401})
 """Of a GET: other 4xx are about the path."""
 NOT_THERE = 501
@@ -275,7 +276,7 @@ def verdict_of(ask: str, attempts: list[Attempt]) -> Verdict:
     error = attempts[-1].error
     if error is None:
         return "ok" if attempts[-1].is_complete else "unclear"
-    if not isinstance(error, UpstreamError) or error.kind in SILENT_KINDS:
+    if not isinstance(error, UpstreamError) or failure_of(error) in SILENT:
         return "unclear"
     status = error.upstream_status
     if status is None or (status >= 500 and status != NOT_THERE):

@@ -22,6 +22,7 @@ OTHER = "other"
 """The limiter of all models that are not in `[models]`: their names come from clients."""
 OVERLOAD_STATUSES = frozenset({429, 503, 529})
 OVERLOAD_KINDS = frozenset({"connect_timeout", "first_byte_timeout", "pool_timeout", "write_timeout"})
+"""Signs that more is in flight than can be carried. The breaker asks something else, whether the upstream is ill: our own full pool is a sign here and none there."""
 Share = Annotated[float, Field(gt=0, le=1)]
 
 

@@ -35,6 +35,7 @@ from hookline import (
     Unavailable,
     hookimpl,
     is_free,
+    read_told,
 )
 from hookline.builtins.model_selection import orders
 from hookline.builtins.model_selection.affinity import affinity_of
@@ -47,7 +48,6 @@ from hookline.builtins.model_selection.options import SelectionOptions
 from hookline.builtins.model_selection.policies import Policy, option_problems
 from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, exclusions, qualify
 from hookline.builtins.model_selection.ranking import Rank, arrange, ranks_of
-from hookline.builtins.model_selection.told_limits import read_told
 from hookline.builtins.model_selection.wishes import NONE, WISHES, Wishes, take_wishes
 
 __all__ = ["Plugin", "SelectionOptions"]

@@ -1,6 +1,6 @@
 """Loads: how busy and how fast each deployment is, as this process sees it.
 
-Lives here: attempts under way, peak-EWMA latency, limits the upstream told of. Elsewhere: reading those headers (told_limits.py), who goes first by them (orders.py).
+Lives here: attempts under way, peak-EWMA latency, limits the upstream told of. Elsewhere: reading those headers (the core's told_limits.py), who goes first by them (orders.py).
 Idea: one object per deployment, which is the ticket of every attempt at it: it is counted when the attempt is admitted, and learns when that settles.
 
 Peak-EWMA (Finagle's `PeakEwma`): a latency above the average replaces it at once, one below pulls it down over `decay_s`; with nothing new it decays towards 0, so that a
@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hookline import Attempt, Clock, Result, UpstreamError
-from hookline.builtins.model_selection.told_limits import Kind, Told, read_told
+from hookline import Attempt, Clock, LimitKind, Result, Told, UpstreamError, read_told
 
 FAILURE_S = 10.0
 TOLD_MAX_S = 60.0
@@ -34,7 +33,7 @@ class Load:
         self._costs = [0.0, 0.0]
         self._stamps = [0.0, 0.0]
         self.in_flight = 0
-        self.told: dict[Kind, tuple[int, float]] = {}
+        self.told: dict[LimitKind, tuple[int, float]] = {}
         """By kind: what was left, and until when that holds."""
         self.since_told = 0
         """Attempts begun since the upstream last told of requests."""
@@ -110,7 +109,7 @@ class Load:
         """For how long the upstream would refuse a call that needs at least so many tokens, by what it told; 0: it would not."""
         if not self.told:
             return 0.0
-        wanted: dict[Kind, int] = {
+        wanted: dict[LimitKind, int] = {
             "requests": self.since_told + 1,
             "tokens": max(input_tokens + output_tokens, 1),  # no call has none
             "input_tokens": max(input_tokens, 1),

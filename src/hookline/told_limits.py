@@ -1,6 +1,6 @@
 """Told limits: what an upstream says in its headers about the limits it keeps for us.
 
-Lives here: which headers say it, and how times are written in them. Elsewhere: what is made of it (loads.py).
+Lives here: which headers say it, and how times are written in them. Elsewhere: what is made of it: whom to ask (model_selection's loads.py), when to come again after a 429 (attempt_errors.py).
 Idea: the names of each dialect are a table; a value that can't be read says nothing.
 
 OpenAI, Azure, Groq, Mistral and most servers of that wire: `x-ratelimit-remaining-requests`, reset as "6m0s" or "120ms". Anthropic: `anthropic-ratelimit-requests-remaining`, reset as an
@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 
 from multidict import istr
 
-Kind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+LimitKind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 """What is limited; "tokens" are both together."""
 
-NAMES: tuple[tuple[Kind, istr, istr], ...] = (
+NAMES: tuple[tuple[LimitKind, istr, istr], ...] = (
     ("requests", istr("x-ratelimit-remaining-requests"), istr("x-ratelimit-reset-requests")),
     ("tokens", istr("x-ratelimit-remaining-tokens"), istr("x-ratelimit-reset-tokens")),
     ("requests", istr("anthropic-ratelimit-requests-remaining"), istr("anthropic-ratelimit-requests-reset")),
@@ -45,7 +45,7 @@ _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?
 class Told(NamedTuple):
     """What is left, and in how many seconds there is more."""
 
-    kind: Kind
+    kind: LimitKind
     remaining: int
     reset_s: float
 
@@ -60,6 +60,12 @@ def read_told(headers: Mapping[str, str], now: float) -> Sequence[Told]:
             told = told or []
             told.append(Told(kind, int(remaining), seconds_until(find(reset_name, ""), now)))
     return told or ()
+
+
+def wait_for_more(headers: Mapping[str, str], now: float) -> float | None:
+    """In how many seconds there is more of everything that is used up; None where that is not said."""
+    resets = [headers.get(reset) for _, remaining, reset in NAMES if headers.get(remaining) == "0"]
+    return max((seconds_until(reset, now) for reset in resets if reset), default=None)
 
 
 def seconds_until(text: str, now: float) -> float:
