@@ -40,6 +40,8 @@ FAILURE_OF_KIND: dict[str, Failure] = {
     "write_timeout": "timeout",
     "first_byte_timeout": "timeout",
     "idle_timeout": "timeout",
+    "total_timeout": "timeout",
+    "throughput_timeout": "timeout",
     "deadline": "deadline",
     "configuration": "ours",
     "stream_error": "server_error",

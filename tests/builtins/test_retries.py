@@ -18,6 +18,7 @@ from hookline.builtins.fallback.retry_budget import KEEP_S, Bucket, RetryBudget
 from hookline.builtins.fallback.retry_table import RETRY_TABLE, Repeat, may_retry, repeat_of, wait_s
 from hookline.builtins.model_selection import Plugin as ModelSelection
 from hookline.builtins.rate_limit import Plugin as RateLimit
+from hookline.errors import UPSTREAM_KINDS
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer
@@ -102,6 +103,11 @@ def test_what_a_second_time_leaves_behind(make_call, payload, path, method, repe
 )  # fmt: skip
 def test_what_kind_of_failure_it_is(error, failure):
     assert failure_of(error) == failure
+
+
+@pytest.mark.parametrize("kind", UPSTREAM_KINDS)
+def test_every_way_an_upstream_can_fail_is_some_kind_of_failure(kind):
+    assert failure_of(UpstreamError("x", kind=kind)) in get_args(Failure)
 
 
 @given(st.integers(0, 9), st.floats(0, 0.999), st.one_of(st.none(), st.floats(0, 100)))
