@@ -22,6 +22,7 @@ OTHER = "other"
 """The limiter of all models that are not in `[models]`: their names come from clients."""
 OVERLOAD_STATUSES = frozenset({429, 503, 529})
 OVERLOAD_KINDS = frozenset({"connect_timeout", "first_byte_timeout", "pool_timeout", "write_timeout"})
+"""All say that there were too many calls at once: for the upstream, or for the connections that we may have to it (`pool_timeout`; no fault of the upstream, so a breaker ignores it)."""
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -92,7 +93,8 @@ class Place:
             has_changed = limiter.overloaded(self._entry, now=now)
         elif error is None and attempt.first_byte_at is not None:
             latency_s = attempt.first_byte_at - attempt.started_at
-            has_changed = limiter.answered(self._kind, self._entry, latency_s=latency_s, now=now)
+            took_s = (attempt.ended_at or now) - attempt.started_at
+            has_changed = limiter.answered(self._kind, self._entry, latency_s=latency_s, took_s=took_s, now=now)
         else:
             return
         if has_changed:
@@ -154,6 +156,7 @@ class Plugin:
         share = line.options.shares[priority]
         if not limiter.fits(share):
             if not call.is_dry_run:
+                limiter.refused()
                 self._shed(line.name, priority).inc()
             raise Rejected(self._refusal(line, priority))
         return None if call.is_dry_run else Place(self, line, (model, call.endpoint, call.is_stream), share)
