@@ -23,7 +23,16 @@ from hookline.app import App
 from hookline.config import Settings
 from hookline.config_loading import load
 from hookline.handover import HandoverDesk, shares_state, socket_path, take_over
-from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines, remarks
+from hookline.launch import (
+    CUT,
+    READY,
+    RETIRE,
+    SIBLING_DIED,
+    Plan,
+    open_listener,
+    ready_lines,
+    remarks,
+)
 from hookline.reload import stamps_of, watch
 
 log = logging.getLogger("hookline.process")
@@ -51,17 +60,29 @@ def serve_alone(settings: Settings, plan: Plan) -> int:
         former.wait_for_end()
 
     def on_ready() -> None:
-        if former is not None and former.overlaps:
+        if former is not None:
             former.retire()
         for text in remarks(settings):
             log.warning("%s", text)
-        print("\n".join(ready_lines(settings, plan.host, listener.getsockname()[1])), file=sys.stderr, flush=True)
+        print("\n".join(ready_lines(settings, plan.host, port)), file=sys.stderr, flush=True)
 
-    path = socket_path(settings)
+    path, port = socket_path(settings), listener.getsockname()[1]
     if path is None:
         return run_loop(_serve(app, plan, listener, on_ready))
-    open_desk = partial(HandoverDesk, path, listener.dup(), shares=shares_state(settings))
-    return run_loop(_serve(app, plan, listener, on_ready, open_desk=open_desk))
+    desk: HandoverDesk | None = None
+
+    def open_desk(on_taken: Callable[[], None]) -> HandoverDesk:
+        nonlocal desk
+        desk = HandoverDesk(path, listener, shares=shares_state(settings), on_taken=on_taken)
+        return desk
+
+    with listener:
+        while True:
+            status = run_loop(_serve(app, plan, listener.dup(), on_ready, open_desk=open_desk))
+            if desk is None or not desk.is_orphaned():
+                return status
+            settings, former = app.current.settings, None
+            app = App(settings, host=plan.host)
 
 
 def serve_supervised(settings: Settings, plan: Plan, listener_fd: int, supervisor_fd: int) -> int:
@@ -80,13 +101,14 @@ async def _serve(
     on_ready: Callable[[], None],
     *,
     supervisor: socket.socket | None = None,
-    open_desk: Callable[..., HandoverDesk] | None = None,
+    open_desk: Callable[[Callable[[], None]], HandoverDesk] | None = None,
 ) -> int:
     """Serve until a signal or a successor says stop."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     signals_seen = 0
     is_replaced = False
+    desk: HandoverDesk | None = None
 
     def on_replaced() -> None:
         nonlocal is_replaced
@@ -96,6 +118,8 @@ async def _serve(
     def on_stop() -> None:
         nonlocal signals_seen
         signals_seen += 1
+        if desk is not None:
+            desk.disown()
         if signals_seen == 1:
             app.close_idle()
             stopping.set()
@@ -124,7 +148,7 @@ async def _serve(
         loop.add_reader(supervisor, _on_supervisor, loop, supervisor, app.adopt, on_replaced, on_stop)
     elif hasattr(signal, "SIGUSR2"):
         loop.add_signal_handler(signal.SIGUSR2, _refuse_rolling)
-    desk = open_desk(on_taken=on_replaced) if open_desk is not None else None
+    desk = open_desk(on_replaced) if open_desk is not None else None
     if plan.watches_files:
         tasks.add(loop.create_task(watch(app.watched_files, reload, since=since)))
     _settle_heap()

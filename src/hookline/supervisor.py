@@ -14,12 +14,14 @@ supervisor has died" downwards, or "a successor serves: let your calls finish an
 | a second one           | forwarded: workers cut their calls; who is left after 5 s is killed      |
 | SIGHUP                 | forwarded: workers reload                                                |
 | SIGUSR2                | rolling restart: one by one a new worker starts, then a former one drains |
-| a successor takes over | (handover.py) all workers drain, then the supervisor ends                |"""
+| a successor takes over | (handover.py) all workers drain, then the supervisor ends; or serves      |
+|                        | again, if the successor died before it served                            |"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -50,7 +52,12 @@ def supervise(settings: Settings, plan: Plan) -> int:
     with listener:
         if former is not None and not former.overlaps:
             former.wait_for_end()
-        return asyncio.run(_Supervisor(settings, plan, listener, former).run())
+        supervisor = _Supervisor(settings, plan, listener, former)
+        status = asyncio.run(supervisor.run())
+        while supervisor.desk is not None and supervisor.desk.is_orphaned():
+            supervisor = _Supervisor(settings, plan, listener)
+            status = asyncio.run(supervisor.run(insists=True))
+        return status
 
 
 class _Worker:
@@ -78,8 +85,10 @@ class _Worker:
         return self.is_ready
 
     def send(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            self.process.send_signal(number)
+        if not self.end.done():
+            # Not `process.send_signal`: that looks whether the child has ended, and takes its exit status from who waits for it.
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
     def tell(self, what: bytes) -> None:
         """SIBLING_DIED or RETIRE."""
@@ -119,8 +128,10 @@ class _Supervisor:
         self._keepers: set[asyncio.Task[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._rolling: asyncio.Task[None] | None = None
+        self.desk: HandoverDesk | None = None
 
-    async def run(self) -> int:
+    async def run(self, *, insists: bool = False) -> int:
+        """`insists`: what is wrong with the configuration may have been found by a successor; until it is put right connections wait."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
@@ -128,21 +139,25 @@ class _Supervisor:
         loop.add_signal_handler(signal.SIGUSR2, self._on_roll)
         # One first: what is wrong with the configuration is then said once.
         first = await self._start_worker()
+        while first is None and insists and not self._stopping.is_set():
+            log.error("no worker got ready, and nobody else serves; trying again in %g s", PAUSE_MAX_S)
+            await self._pause(PAUSE_MAX_S)
+            first = await self._start_worker()
         if first is None:
             return 0 if self._stopping.is_set() else USAGE
         others = await asyncio.gather(*(self._start_worker() for _ in range(1, self._plan.workers)))
         for worker in (first, *others):
             self._start_keeping(worker)
-        desk = self._open_desk()
+        self.desk = self._open_desk()
         if not self._stopping.is_set():
-            if self._former is not None and self._former.overlaps:
+            if self._former is not None:
                 self._former.retire()
             port = self._listener.getsockname()[1]
             lines = ready_lines(self._settings, self._plan.host, port, workers=self._plan.workers)
             print("\n".join(lines), file=sys.stderr, flush=True)
         await self._stopping.wait()
-        if desk is not None:
-            desk.close()
+        if self.desk is not None:
+            self.desk.close()
         was_cut = await self._end()
         await asyncio.gather(*self._keepers, *self._retiring, return_exceptions=True)
         return CUT if was_cut else 0
@@ -219,24 +234,28 @@ class _Supervisor:
                 return
             pause_s = PAUSE_FIRST_S if is_old else min(pause_s * 2, PAUSE_MAX_S)
             log.error("a worker has died (%s); another one starts in %g s", how, pause_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._stopping.wait()
-                return
+            await self._pause(pause_s)
             worker = await self._start_worker()
+
+    async def _pause(self, pause_s: float) -> None:
+        """Until then, or until there shall be no more workers."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
 
     def _on_stop(self) -> None:
         self._stops += 1
         self._stopping.set()
         # Our copy of the socket would go on queueing connections that nobody accepts.
         self._listener.close()
+        if self.desk is not None:
+            self.desk.disown()
         for worker in self._workers:
             worker.send(signal.SIGTERM)
 
     def _on_replaced(self) -> None:
-        """The successor of this whole server accepts on the socket."""
+        """The successor of this whole server accepts on the socket, or will."""
         self._stopping.set()
-        self._listener.close()
         for worker in self._workers:
             worker.tell(RETIRE)
 

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from openai import OpenAI
 
-from hookline.testing.process import ProxyProcess
+from hookline.testing.process import HOOKLINE, ProxyProcess, clean_environ
 
 LONG = os.environ.get("HOOKLINE_LONG") == "1"
 RESTARTS = 20 if LONG else 2
@@ -270,6 +271,100 @@ def test_a_successor_takes_the_port_over(serve: Serve, workers: int, successors:
     third = serve(None, "--takeover")
     assert second.wait() == 0
     assert ask(third.base_url) == "hi"
+
+
+FAILS_TO_START = """
+class Plugin:
+    async def start(self):
+        raise RuntimeError("no")
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_successor_that_fails_once_the_former_has_drained_leaves_it_serving(
+    serve: Serve, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path, workers: int
+) -> None:
+    """Symptom: with limits in memory the former server had ended when its successor found that it could not start."""
+    server = serve(config(workers=workers))
+    (folder / "broken.py").write_text(FAILS_TO_START)
+    plugin = '[{ name = "broken", path = "./broken.py" }]'
+    (folder / "proxy.toml").write_text(config(workers=workers).replace("plugins = []", f"plugins = {plugin}"))
+
+    failed = run("serve", "--takeover")
+    server.wait_for("the successor ended before it served; serving again")
+    (folder / "proxy.toml").write_text(config(workers=workers))
+
+    assert failed.returncode == 2
+    assert ask(server.base_url) == "hi"
+    server.wait_for("serves http", count=2)
+    second = serve(None, "--takeover")
+    assert server.wait() == 0
+    assert ask(second.base_url) == "hi"
+
+
+def popen_successor(folder: Path) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        [*HOOKLINE, "serve", "--takeover"], cwd=folder, env=clean_environ(), stdin=quiet, stdout=quiet, stderr=quiet
+    )
+
+
+@contextmanager
+def a_stream_that_runs(base_url: str) -> Iterator[list[str]]:
+    """Yields when it has begun; at the end the list holds all of its text."""
+    text = " ".join(f"word{number}" for number in range(30))
+    heard: list[str] = []
+    with OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        messages: Any = [{"role": "user", "content": text}]
+        chunks = iter(client.chat.completions.create(model="demo/echo", messages=messages, stream=True))
+        next(chunks)
+        yield heard
+        heard += [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(heard).split()[-1] == "word29"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_successor_that_is_killed_while_it_waits_leaves_the_former_serving(
+    serve: Serve, folder: Path, number: signal.Signals
+) -> None:
+    server = serve(config(workers=1))
+
+    with a_stream_that_runs(server.base_url):
+        successor = popen_successor(folder)
+        server.wait_for("a successor has taken over")
+        successor.send_signal(number)
+        successor.wait()
+
+    server.wait_for("serving again")
+    assert ask(server.base_url) == "hi"
+
+
+def test_a_server_that_is_told_to_stop_does_not_serve_again(serve: Serve, folder: Path) -> None:
+    server = serve(config(workers=1))
+
+    with a_stream_that_runs(server.base_url):
+        successor = popen_successor(folder)
+        server.wait_for("a successor has taken over")
+        successor.kill()
+        successor.wait()
+        server.send(signal.SIGTERM)
+
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_comes_while_a_server_stops_is_refused_at_once(serve: Serve, workers: int) -> None:
+    """Symptom: with a `handover_socket` a copy of the listening socket went on queueing connections that nobody accepted."""
+    server = serve(config(workers=workers))
+    address = urlsplit(server.base_url)
+
+    with a_stream_that_runs(server.base_url):
+        server.send(signal.SIGTERM)
+        server.wait_for("stopping: running calls may go on", count=workers)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address.hostname or "", address.port or 0), timeout=60)
+
+    assert server.wait() == 0
 
 
 def test_without_a_server_a_takeover_is_a_start(serve: Serve) -> None:

@@ -174,7 +174,8 @@ async def test_a_client_that_says_how_long_it_waits_is_told_so_and_a_bad_number_
                 model="two", messages=MESSAGES, extra_headers={"x-hookline-timeout-s": "0.2"}
             )
         assert (late.value.status_code, late.value.code) == (504, "deadline_exceeded")
-        for bad in ("soon", "-1", "0", "nan", "inf"):
+        assert late.value.response.headers["x-should-retry"] == "false"
+        for bad in ("soon", "1_0", "-1", "0", "nan", "inf"):
             with pytest.raises(openai.BadRequestError, match="x-hookline-timeout-s"):
                 await client.chat.completions.create(
                     model="two", messages=MESSAGES, extra_headers={"x-hookline-timeout-s": bad}
