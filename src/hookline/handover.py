@@ -30,7 +30,7 @@ from pathlib import Path
 
 from hookline.config import Settings
 from hookline.errors import StartupError
-from hookline.launch import READY, ignore_hangups
+from hookline.launch import READY
 
 log = logging.getLogger("hookline.handover")
 
@@ -133,6 +133,7 @@ class HandoverDesk:
         self._desk, self._inode = _bind(path)
         self._heir: socket.socket | None = None
         """The successor, where it has not said yet that it serves."""
+        self._is_disowned = False
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def close(self) -> None:
@@ -146,27 +147,25 @@ class HandoverDesk:
     def disown(self) -> None:
         """We have been told to stop: nobody gets the socket, and whatever becomes of a successor that has it, we don't serve again."""
         self._listener.close()  # it would go on queueing connections that nobody accepts
-        if self._heir is not None:
-            self._heir.close()  # to it, the same as ENDED
-            self._heir = None
+        self._is_disowned = True
 
     def is_orphaned(self) -> bool:
         """Our state is closed: let the successor start. True if it ended before it served, so that nobody does. Blocks."""
         heir = self._heir
         if heir is None:
             return False
-        ignore_hangups()  # no loop runs that would listen for them
         try:
             with heir:
                 heir.settimeout(READY_WITHIN_S)
                 heir.sendall(ENDED)
-                if heir.recv(len(READY)) == READY:
+                if self._is_disowned or heir.recv(len(READY)) == READY:
                     return False
         except TimeoutError:
             log.error("the successor has not said within %g s that it serves; ending all the same", READY_WITHIN_S)
             return False
-        except OSError:
-            pass  # it ended so early that it did not read what we wrote
+        except OSError:  # it ended so early that it did not read what we wrote
+            if self._is_disowned:
+                return False
         log.error("the successor ended before it served; serving again")
         return True
 

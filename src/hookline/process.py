@@ -29,6 +29,7 @@ from hookline.launch import (
     RETIRE,
     SIBLING_DIED,
     Plan,
+    ignore_hangups,
     open_listener,
     ready_lines,
     remarks,
@@ -79,6 +80,7 @@ def serve_alone(settings: Settings, plan: Plan) -> int:
     with listener:
         while True:
             status = run_loop(_serve(app, plan, listener.dup(), on_ready, open_desk=open_desk))
+            ignore_hangups()
             if desk is None or not desk.is_orphaned():
                 return status
             settings, former = app.current.settings, None

@@ -29,7 +29,7 @@ from contextlib import suppress
 
 from hookline.config import Settings
 from hookline.handover import HandoverDesk, Predecessor, shares_state, socket_path, take_over
-from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines
+from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, ignore_hangups, open_listener, ready_lines
 
 log = logging.getLogger("hookline.supervisor")
 
@@ -54,9 +54,11 @@ def supervise(settings: Settings, plan: Plan) -> int:
             former.wait_for_end()
         supervisor = _Supervisor(settings, plan, listener, former)
         status = asyncio.run(supervisor.run())
+        ignore_hangups()
         while supervisor.desk is not None and supervisor.desk.is_orphaned():
             supervisor = _Supervisor(settings, plan, listener)
             status = asyncio.run(supervisor.run(insists=True))
+            ignore_hangups()
         return status
 
 
