@@ -112,6 +112,7 @@ class PluginHost:
         self.plugin = "under_test"
         self.clock = clock
         self.metrics = CountedMetrics()
+        self.limits = None
         self.replies = DictReplies(clock)
         self.flights = Flights(None, clock)
         self.offers: dict[Any, Any] = {}

@@ -12,6 +12,7 @@ from hookline.builtins import load_shedding
 from hookline.builtins.load_shedding import Plugin, SheddingOptions
 from hookline.builtins.load_shedding.limiter import Limiter
 from hookline.errors import Unavailable, UpstreamError
+from hookline.stores.memory import MemoryLimits
 from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider
 
 MODEL = {"model": "m", "messages": []}
@@ -42,6 +43,23 @@ def test_each_class_fills_its_share_and_the_important_the_rest(make_host: Any, m
     ]
 
     assert counts == [6, 2, 2, 0]
+
+
+def test_a_reload_keeps_what_was_found_and_counts_on(make_host: Any, make_call: Any) -> None:
+    """Symptom: a reload under overload let in as many again, and took their latency for that of an idle model."""
+    host = make_host(models=["m"])
+    host.limits = MemoryLimits(host.clock)
+    high = Principal("high", "high")
+    former = Plugin(SheddingOptions(initial_limit=10, keys={"high": "high"}), host)
+    places = [former.admit(make_call(MODEL, principal=high)) for _ in range(9)]
+
+    later = Plugin(SheddingOptions(initial_limit=40, max_limit=20, keys={"high": "high"}), host)
+    more = fill(later, make_call, principal=high)
+    narrow = Plugin(SheddingOptions(min_limit=2, max_limit=5, initial_limit=5, keys={"high": "high"}), host)
+
+    assert (len(places), len(more)) == (9, 1)
+    assert fill(narrow, make_call, principal=high) == []
+    assert narrow.limiters["m"].limit == 5
 
 
 @pytest.mark.parametrize(
@@ -141,7 +159,8 @@ def run_window(limiter: Limiter, latency_s: float, *, in_flight: int, now: float
 
 
 def learnt(limit: int = 40) -> Limiter:
-    limiter = Limiter(initial=limit, min_limit=1, max_limit=1_000, tolerance=1.5)
+    limiter = Limiter(limit)
+    limiter.tune(min_limit=1, max_limit=1_000, tolerance=1.5)
     limiter.answered(KIND, limiter.enter(1.0, 0.0), latency_s=1.0, took_s=1.0, now=1.0)
     run_window(limiter, 1.0, in_flight=0, now=0.0)
     return limiter

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hookline import BadRequest, Call, Host, Principal, Rejected, Result, Ticket, Unavailable, UpstreamError, hookimpl
+from hookline.builtins.carried import carried
 from hookline.builtins.load_shedding.limiter import Kind, Limiter
 
 Priority = Literal["low", "normal", "high"]
@@ -22,7 +23,7 @@ OTHER = "other"
 """The limiter of all models that are not in `[models]`: their names come from clients."""
 OVERLOAD_STATUSES = frozenset({429, 503, 529})
 OVERLOAD_KINDS = frozenset({"connect_timeout", "first_byte_timeout", "pool_timeout", "write_timeout"})
-"""All say that there were too many calls at once: for the upstream, or for the connections that we may have to it (`pool_timeout`; no fault of the upstream, so a breaker ignores it)."""
+"""Signs that more is in flight than can be carried. The breaker asks something else, whether the upstream is ill: our own full pool is a sign here and none there."""
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -109,12 +110,8 @@ class Line:
     def __init__(self, plugin: Plugin, name: str, options: SheddingOptions) -> None:
         self.name = name
         self.options = options
-        self.limiter = Limiter(
-            initial=options.initial_limit,
-            min_limit=options.min_limit,
-            max_limit=options.max_limit,
-            tolerance=options.tolerance,
-        )
+        self.limiter = plugin.limiters.setdefault(name, Limiter(options.initial_limit))
+        self.limiter.tune(min_limit=options.min_limit, max_limit=options.max_limit, tolerance=options.tolerance)
         self.limit = plugin.limits(name)
         self.in_flight = plugin.places(name)
         self.limit.set(self.limiter.limit)
@@ -133,6 +130,9 @@ class Plugin:
         self._models = frozenset(host.settings.get("models", ()))
         self._aliases = dict(host.settings.get("aliases", {}))
         self._lines: dict[str, Line] = {}
+        self.limiters: dict[str, Limiter] = carried(host, "limiters", dict)
+        for gone in self.limiters.keys() - self._models - {OTHER}:
+            del self.limiters[gone]
         self.limits = host.metrics.gauge(
             "hookline_shedding_limit", "Calls to one model that are good for it.", ("model",)
         )

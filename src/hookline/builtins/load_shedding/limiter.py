@@ -77,9 +77,9 @@ class Limiter:
         "_squares", "_tolerance", "_uncut", "_wholes", "changed_at", "in_flight", "limit",
     )  # fmt: skip
 
-    def __init__(self, *, initial: float, min_limit: float, max_limit: float, tolerance: float) -> None:
-        self._min, self._max, self._tolerance = min_limit, max_limit, tolerance
-        self.limit = min(max(initial, min_limit), max_limit)
+    def __init__(self, initial: float) -> None:
+        """`tune` it before the first call."""
+        self.limit = initial
         self.in_flight = 0
         self.changed_at = float("-inf")
         self._idle: dict[Kind, Idle] = {}
@@ -89,6 +89,11 @@ class Limiter:
         self._ratios = self._squares = self._wholes = 0.0
         self._uncut = self.limit
         self._ratio_before = 0.0
+
+    def tune(self, *, min_limit: float, max_limit: float, tolerance: float) -> None:
+        """What holds from now on; what has been learned stays, as far as it may."""
+        self._min, self._max, self._tolerance = min_limit, max_limit, tolerance
+        self._set(self.limit)
 
     def fits(self, share: float) -> bool:
         """Whether one more call that may use `share` of the limit fits; at least one always does."""
