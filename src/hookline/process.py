@@ -25,9 +25,11 @@ from hookline.config_loading import load
 from hookline.handover import HandoverDesk, shares_state, socket_path, take_over
 from hookline.launch import (
     CUT,
+    HURRY,
     READY,
     RETIRE,
     SIBLING_DIED,
+    STOP,
     Plan,
     ignore_hangups,
     open_listener,
@@ -117,18 +119,31 @@ async def _serve(
         is_replaced = not stopping.is_set()
         stopping.set()
 
-    def on_stop() -> None:
-        nonlocal signals_seen
-        signals_seen += 1
+    def stop() -> None:
         if desk is not None:
             desk.disown()
+        app.close_idle()
+        stopping.set()
+
+    def on_signal() -> None:
+        nonlocal signals_seen
+        signals_seen += 1
         if signals_seen == 1:
-            app.close_idle()
-            stopping.set()
+            stop()
         elif signals_seen == 2:
             app.hurry()
         else:
             os._exit(CUT)
+
+    def on_told(told: bytes) -> None:
+        if SIBLING_DIED in told:
+            app.adopt()
+        if RETIRE in told:
+            on_replaced()
+        if STOP in told or HURRY in told:
+            stop()
+        if HURRY in told:
+            app.hurry()
 
     async def reload() -> None:
         await app.reload(partial(load, plan.config))
@@ -141,13 +156,13 @@ async def _serve(
         task.add_done_callback(tasks.discard)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_stop)
+        loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     # Looked at before the ready line: who reads that and then changes a file has changed it.
     since = stamps_of(app.watched_files()) if plan.watches_files else {}
     await app.start(listener)
     if supervisor is not None:
-        loop.add_reader(supervisor, _on_supervisor, loop, supervisor, app.adopt, on_replaced, on_stop)
+        loop.add_reader(supervisor, _on_supervisor, loop, supervisor, on_told, stop)
     elif hasattr(signal, "SIGUSR2"):
         loop.add_signal_handler(signal.SIGUSR2, _refuse_rolling)
     desk = open_desk(on_replaced) if open_desk is not None else None
@@ -191,18 +206,14 @@ def _refuse_rolling() -> None:
 def _on_supervisor(
     loop: asyncio.AbstractEventLoop,
     supervisor: socket.socket,
-    on_sibling_died: Callable[[], None],
-    on_replaced: Callable[[], None],
-    on_stop: Callable[[], None],
+    on_told: Callable[[bytes], None],
+    stop: Callable[[], None],
 ) -> None:
     """What the supervisor tells; else what can be read is the end of its half."""
     with contextlib.suppress(OSError):
         if told := supervisor.recv(64):
-            if SIBLING_DIED in told:
-                on_sibling_died()
-            if RETIRE in told:
-                on_replaced()
+            on_told(told)
             return
     loop.remove_reader(supervisor)
     log.error("the supervisor has died; this worker stops")
-    on_stop()
+    stop()

@@ -10,8 +10,8 @@ supervisor has died" downwards, or "a successor serves: let your calls finish an
 | the first worker fails | before it was ready: all end, status 2; its own words say why            |
 | a worker dies later    | the others are told, and charge its calls in flight (its journal);       |
 |                        | replaced, after a pause that doubles while they die young                |
-| SIGTERM, SIGINT        | forwarded: workers stop accepting and drain                              |
-| a second one           | forwarded: workers cut their calls; who is left after 5 s is killed      |
+| SIGTERM, SIGINT        | told: workers stop accepting and drain                                   |
+| a second one           | told: workers cut their calls; who is left after 5 s is killed           |
 | SIGHUP                 | forwarded: workers reload                                                |
 | SIGUSR2                | rolling restart: one by one a new worker starts, then a former one drains |
 | a successor takes over | (handover.py) all workers drain, then the supervisor ends; or serves      |
@@ -28,8 +28,21 @@ import sys
 from contextlib import suppress
 
 from hookline.config import Settings
+from hookline.config_loading import load
+from hookline.errors import StartupError
 from hookline.handover import HandoverDesk, Predecessor, shares_state, socket_path, take_over
-from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, ignore_hangups, open_listener, ready_lines
+from hookline.launch import (
+    CUT,
+    HURRY,
+    READY,
+    RETIRE,
+    SIBLING_DIED,
+    STOP,
+    Plan,
+    ignore_hangups,
+    open_listener,
+    ready_lines,
+)
 
 log = logging.getLogger("hookline.supervisor")
 
@@ -93,9 +106,16 @@ class _Worker:
                 os.kill(self.process.pid, number)
 
     def tell(self, what: bytes) -> None:
-        """SIBLING_DIED or RETIRE."""
+        """One of what the supervisor tells a worker."""
         with suppress(OSError):
             self._pair.send(what)
+
+    def stop(self, what: bytes) -> None:
+        """STOP or HURRY. One that is not ready does not listen yet, and has no calls."""
+        if self.is_ready:
+            self.tell(what)
+        else:
+            self.send(signal.SIGTERM)
 
     async def retire(self, within_s: float) -> None:
         """Have it let its calls finish and end; killed if it does not."""
@@ -176,10 +196,18 @@ class _Supervisor:
         task.add_done_callback(self._keepers.discard)
 
     def _retire(self, worker: _Worker) -> None:
-        within_s = self._settings.server.drain_s + 2 * KILL_AFTER_S
+        within_s = self._find_drain_s() + 2 * KILL_AFTER_S
         task = asyncio.get_running_loop().create_task(worker.retire(within_s))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+
+    def _find_drain_s(self) -> float:
+        """How long a worker may take to drain: as it was told at its start, or at a reload since."""
+        drain_s = self._settings.server.drain_s
+        try:
+            return max(drain_s, load(self._plan.config).server.drain_s)
+        except StartupError:
+            return drain_s
 
     async def _start_worker(self) -> _Worker | None:
         """A worker that accepts; None if it ended before it did, or there shall be no more of them."""
@@ -201,7 +229,7 @@ class _Supervisor:
         self._workers.add(worker)
         worker.end.add_done_callback(lambda _: self._workers.discard(worker))
         if self._stopping.is_set():
-            worker.send(signal.SIGTERM)
+            worker.stop(STOP)
         if not await worker.becomes_ready():
             return None
         self._hang_up(worker)
@@ -253,7 +281,7 @@ class _Supervisor:
         if self.desk is not None:
             self.desk.disown()
         for worker in self._workers:
-            worker.send(signal.SIGTERM)
+            worker.stop(STOP if self._stops == 1 else HURRY)
 
     def _on_replaced(self) -> None:
         """The successor of this whole server accepts on the socket, or will."""
@@ -305,7 +333,7 @@ class _Supervisor:
         """Wait for the workers, kill those that take too long. True if calls were cut."""
         loop = asyncio.get_running_loop()
         serving = [worker for worker in self._workers if worker.is_ready]
-        kill_at = loop.time() + self._settings.server.drain_s + 2 * KILL_AFTER_S
+        kill_at = loop.time() + self._find_drain_s() + 2 * KILL_AFTER_S
         has_insisted = False
         while self._workers:
             if self._stops > 1 and not has_insisted:
