@@ -7,8 +7,8 @@ successor can start: so it stays, without serving, until the successor says that
 
 | successor                         | former server                                                |
 |-----------------------------------|--------------------------------------------------------------|
-| connects                          | sends the socket, and whether it shares its state            |
-| both share: starts, serves, READY | drains and ends                                              |
+| connects                          | sends the socket, and whether another may run beside it      |
+| both may: starts,   serves, READY | drains and ends                                              |
 | else: DRAIN, waits for ENDED      | drains, ENDED, waits; connections wait in the queue          |
 | then: starts, serves, READY       | ends                                                         |
 | dies before READY                 | serves on, or again; does not once it has been told to stop  |
@@ -49,9 +49,9 @@ def socket_path(settings: Settings) -> Path | None:
     return None if name is None else settings.source.directory / name
 
 
-def shares_state(settings: Settings) -> bool:
-    """Whether two servers may run side by side without counting apart."""
-    return settings.state.shared != "memory"
+def may_overlap(settings: Settings, *, keeps_state: bool) -> bool:
+    """Whether two servers may run side by side without counting apart. `keeps_state`: a plugin in the chain needs shared state."""
+    return settings.state.shared != "memory" or not keeps_state
 
 
 class Predecessor:
@@ -77,8 +77,8 @@ class Predecessor:
         self._connection.close()
 
 
-def take_over(settings: Settings, host: str, port: int) -> Predecessor | None:
-    """Ask the server at `[server] handover_socket` for its listening socket. None if none runs there.
+def take_over(settings: Settings, port: int, *, overlaps: bool) -> Predecessor | None:
+    """Ask the server at `[server] handover_socket` for its listening socket. None if none runs there. `overlaps`: we may run beside another server.
 
     Raises StartupError: no such option, not answered, or it listens on another port than `port` (0: any)."""
     path = socket_path(settings)
@@ -116,19 +116,21 @@ def take_over(settings: Settings, host: str, port: int) -> Predecessor | None:
         raise StartupError(
             [f"can't take over: the server at {path} listens on port {address[1]}, not on {port}; restart to change it"]
         )
-    return Predecessor(connection, listener, overlaps=bool(told.get("shares_state")) and shares_state(settings))
+    return Predecessor(connection, listener, overlaps=bool(told.get("may_overlap")) and overlaps)
 
 
 class HandoverDesk:
     """Our end for a successor: listens at the path until `close`."""
 
-    def __init__(self, path: Path, listener: socket.socket, *, shares: bool, on_taken: Callable[[], None]) -> None:
-        """In: the listening socket to give away, which is closed by `disown` only; `on_taken` is called once, when the successor is ready.
+    def __init__(
+        self, path: Path, listener: socket.socket, *, may_overlap: Callable[[], bool], on_taken: Callable[[], None]
+    ) -> None:
+        """In: the listening socket to give away, which is closed by `disown` only; whether another server may run beside us; `on_taken` is called once, when the successor is ready.
 
         Raises StartupError if the path can't be used."""
         self._path = path
         self._listener = listener
-        self._shares = shares
+        self._may_overlap = may_overlap
         self._on_taken = on_taken
         self._desk, self._inode = _bind(path)
         self._heir: socket.socket | None = None
@@ -196,7 +198,7 @@ class HandoverDesk:
         if not _may_take_over(connection):
             log.warning("another user asked to take over; refused")
             return b""
-        told = json.dumps({"shares_state": self._shares}).encode()
+        told = json.dumps({"may_overlap": self._may_overlap()}).encode()
         socket.send_fds(connection, [told], [self._listener.fileno()])
         async with asyncio.timeout(READY_WITHIN_S):
             answer = await asyncio.get_running_loop().sock_recv(connection, len(READY))

@@ -22,7 +22,7 @@ from typing import Any
 from hookline.app import App
 from hookline.config import Settings
 from hookline.config_loading import load
-from hookline.handover import HandoverDesk, shares_state, socket_path, take_over
+from hookline.handover import HandoverDesk, may_overlap, socket_path, take_over
 from hookline.launch import (
     CUT,
     HURRY,
@@ -53,8 +53,13 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 def serve_alone(settings: Settings, plan: Plan) -> int:
     """Serve in this process, the only one. Answers the exit status. Raises StartupError."""
     app = App(settings, host=plan.host)
+
+    def is_open_to_others() -> bool:
+        keeps_state = any(plugin.needs_shared_state for plugin in app.current.chain.plugins)
+        return may_overlap(settings, keeps_state=keeps_state)
+
     try:
-        former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
+        former = take_over(settings, plan.port, overlaps=is_open_to_others()) if plan.takes_over else None
         listener = open_listener(plan.host, plan.port) if former is None else former.listener
     except BaseException:
         app.abandon()
@@ -76,7 +81,7 @@ def serve_alone(settings: Settings, plan: Plan) -> int:
 
     def open_desk(on_taken: Callable[[], None]) -> HandoverDesk:
         nonlocal desk
-        desk = HandoverDesk(path, listener, shares=shares_state(settings), on_taken=on_taken)
+        desk = HandoverDesk(path, listener, may_overlap=is_open_to_others, on_taken=on_taken)
         return desk
 
     with listener:

@@ -30,7 +30,7 @@ from contextlib import suppress
 from hookline.config import Settings
 from hookline.config_loading import load
 from hookline.errors import StartupError
-from hookline.handover import HandoverDesk, Predecessor, shares_state, socket_path, take_over
+from hookline.handover import HandoverDesk, Predecessor, socket_path, take_over
 from hookline.launch import (
     CUT,
     HURRY,
@@ -59,8 +59,10 @@ NEVER = float("inf")
 
 
 def supervise(settings: Settings, plan: Plan) -> int:
-    """Run `plan.workers` workers until a signal says stop. Answers the exit status. Raises StartupError."""
-    former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
+    """Run `plan.workers` workers until a signal says stop. Answers the exit status. Raises StartupError.
+
+    Another server may always run beside several workers: they start only where they share their state, or keep none."""
+    former = take_over(settings, plan.port, overlaps=True) if plan.takes_over else None
     listener = open_listener(plan.host, plan.port) if former is None else former.listener
     with listener:
         if former is not None and not former.overlaps:
@@ -188,7 +190,7 @@ class _Supervisor:
         path = socket_path(self._settings)
         if path is None or self._stopping.is_set():
             return None
-        return HandoverDesk(path, self._listener, shares=shares_state(self._settings), on_taken=self._on_replaced)
+        return HandoverDesk(path, self._listener, may_overlap=lambda: True, on_taken=self._on_replaced)
 
     def _start_keeping(self, worker: _Worker | None) -> None:
         task = asyncio.get_running_loop().create_task(self._keep(worker))

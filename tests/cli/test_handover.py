@@ -19,7 +19,7 @@ async def taken(folder: Path, word: bytes) -> AsyncIterator[tuple[HandoverDesk, 
     """A desk whose successor has got the socket and said `word`."""
     is_taken = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as heir:
-        desk = HandoverDesk(folder / "h.sock", listener, shares=False, on_taken=is_taken.set)
+        desk = HandoverDesk(folder / "h.sock", listener, may_overlap=lambda: False, on_taken=is_taken.set)
         heir.connect(str(folder / "h.sock"))
         await asyncio.get_running_loop().run_in_executor(None, socket.recv_fds, heir, 1024, 1)
         heir.sendall(word)

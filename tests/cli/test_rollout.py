@@ -36,10 +36,10 @@ def ask(base_url: str, model: str = "demo/echo") -> str:
     return reply.choices[0].message.content or ""
 
 
-def config(*, workers: int = 2) -> str:
+def config(*, workers: int = 2, plugins: str = "") -> str:
     return (
         f"[server]\nport = 0\nworkers = {workers}\ndrain_s = 30\nhandover_socket = 'hookline.sock'\n"
-        f"[chain]\nplugins = []\n{DEMO}chunk_interval_ms = 50\n"
+        f"[chain]\nplugins = [{plugins}]\n{DEMO}chunk_interval_ms = 50\n"
     )
 
 
@@ -256,13 +256,13 @@ def test_one_process_says_that_it_has_no_workers_to_replace(serve: Serve) -> Non
     assert ask(server.base_url) == "hi"
 
 
-@pytest.mark.parametrize(("workers", "successors"), [(1, 1), (2, 2)])
-def test_a_successor_takes_the_port_over(serve: Serve, workers: int, successors: int) -> None:
-    first = serve(config(workers=workers))
+@pytest.mark.parametrize(("workers", "plugins"), [(1, ""), (1, '"rate_limit"'), (2, "")])
+def test_a_successor_takes_the_port_over(serve: Serve, workers: int, plugins: str) -> None:
+    first = serve(config(workers=workers, plugins=plugins))
     callers = Callers(first.base_url)
 
     with callers.at_work(callers=4, streams=4):
-        second = serve(None, "--takeover", "--workers", str(successors))
+        second = serve(None, "--takeover")
         assert first.wait() == 0
 
     assert second.base_url == first.base_url
@@ -280,26 +280,56 @@ class Plugin:
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+BROKEN = '{ name = "broken", path = "./broken.py" }'
+COUNTS = '"rate_limit"'
+"""With limits in memory, as here, no two servers may run side by side."""
+
+
 def test_a_successor_that_fails_once_the_former_has_drained_leaves_it_serving(
-    serve: Serve, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path, workers: int
+    serve: Serve, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
 ) -> None:
     """Symptom: with limits in memory the former server had ended when its successor found that it could not start."""
-    server = serve(config(workers=workers))
+    text = config(workers=1, plugins=COUNTS)
+    server = serve(text)
     (folder / "broken.py").write_text(FAILS_TO_START)
-    plugin = '[{ name = "broken", path = "./broken.py" }]'
-    (folder / "proxy.toml").write_text(config(workers=workers).replace("plugins = []", f"plugins = {plugin}"))
+    (folder / "proxy.toml").write_text(config(workers=1, plugins=f"{COUNTS}, {BROKEN}"))
 
     failed = run("serve", "--takeover")
     server.wait_for("the successor ended before it served; serving again")
-    (folder / "proxy.toml").write_text(config(workers=workers))
 
     assert failed.returncode == 2
     assert ask(server.base_url) == "hi"
     server.wait_for("serves http", count=2)
-    second = serve(None, "--takeover")
+    second = serve(text, "--takeover")
     assert server.wait() == 0
     assert ask(second.base_url) == "hi"
+
+
+def test_workers_whose_successor_counts_and_fails_serve_again_when_they_can(
+    serve: Serve, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    """They read proxy.toml themselves: until that is put right, connections wait."""
+    server = serve(config())
+    (folder / "broken.py").write_text(FAILS_TO_START)
+    (folder / "proxy.toml").write_text(config(workers=1, plugins=f"{COUNTS}, {BROKEN}"))
+
+    failed = run("serve", "--takeover")
+    server.wait_for("no worker got ready, and nobody else serves; trying again")
+    (folder / "proxy.toml").write_text(config())
+
+    assert failed.returncode == 2
+    assert ask(server.base_url) == "hi"
+
+
+def test_where_nothing_is_counted_a_successor_serves_beside_the_former(serve: Serve) -> None:
+    first = serve(config(workers=1))
+
+    with a_stream_that_runs(first.base_url):
+        second = serve(None, "--takeover")
+        assert ask(second.base_url) == "hi"
+        assert first.process.poll() is None
+
+    assert first.wait() == 0
 
 
 def popen_successor(folder: Path) -> subprocess.Popen[bytes]:
@@ -327,7 +357,7 @@ def a_stream_that_runs(base_url: str) -> Iterator[list[str]]:
 def test_a_successor_that_is_killed_while_it_waits_leaves_the_former_serving(
     serve: Serve, folder: Path, number: signal.Signals
 ) -> None:
-    server = serve(config(workers=1))
+    server = serve(config(workers=1, plugins=COUNTS))
 
     with a_stream_that_runs(server.base_url):
         successor = popen_successor(folder)
@@ -340,7 +370,7 @@ def test_a_successor_that_is_killed_while_it_waits_leaves_the_former_serving(
 
 
 def test_a_server_that_is_told_to_stop_does_not_serve_again(serve: Serve, folder: Path) -> None:
-    server = serve(config(workers=1))
+    server = serve(config(workers=1, plugins=COUNTS))
 
     with a_stream_that_runs(server.base_url):
         successor = popen_successor(folder)
