@@ -90,7 +90,7 @@ def serve_alone(settings: Settings, plan: Plan) -> int:
             ignore_hangups()
             if desk is None or not desk.is_orphaned():
                 return status
-            settings, former = app.current.settings, None
+            settings, former, desk = app.current.settings, None, None
             app = App(settings, host=plan.host)
 
 
