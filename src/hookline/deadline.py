@@ -17,7 +17,7 @@ TIMEOUT_HEADER = "x-hookline-timeout-s"
 def read_timeout_s(said: str, *, most_s: float) -> float:
     """The seconds that a client asks for, at most `most_s`. Raises BadRequest for what is no positive number."""
     try:
-        seconds = float(said)
+        seconds = float(said if "_" not in said else "nan")  # Python's own: 1_0
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
@@ -29,9 +29,11 @@ def read_timeout_s(said: str, *, most_s: float) -> float:
 
 
 def deadline_error(call: Call, timer: CallTimer) -> UpstreamError:
-    """What is told of a call whose time is up."""
+    """What is told of a call whose time is up. Where it was the client's own time, its SDK shall not take as long again."""
     if call.deadline is None:
-        told = f"the call reached its deadline of {timer.allowed_s:g} s ([server] total_timeout_s)"
-    else:
-        told = f"the call reached its deadline of {call.deadline - call.started_at:g} s"
-    return UpstreamError(told, kind="deadline")
+        return UpstreamError(
+            f"the call reached its deadline of {timer.allowed_s:g} s ([server] total_timeout_s)", kind="deadline"
+        )
+    error = UpstreamError(f"the call reached its deadline of {call.deadline - call.started_at:g} s", kind="deadline")
+    error.may_retry = False
+    return error

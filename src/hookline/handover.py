@@ -2,14 +2,16 @@
 
 Lives here: both ends of the talk on the Unix socket `[server] handover_socket`. Elsewhere: new workers of the same server (supervisor.py), draining (app.py).
 Idea: the successor gets the socket, not the port: whoever accepts, the kernel's queue of connections is one. The former server goes on until the
-successor says that it is ready; a successor that dies before has changed nothing.
+successor says that it is ready; a successor that dies before has changed nothing. Where the two may not run side by side, the former one has to end before the
+successor can start: so it stays, without serving, until the successor says that it serves, and serves again if that dies instead.
 
-| successor                         | former server                                              |
-|-----------------------------------|------------------------------------------------------------|
-| connects                          | sends the socket, and whether it shares its state          |
-| both share: starts, serves, READY | drains and ends                                            |
-| else: READY, waits for its end    | drains and ends; connections wait in the queue             |
-| dies before READY                 | serves on                                                  |
+| successor                         | former server                                                |
+|-----------------------------------|--------------------------------------------------------------|
+| connects                          | sends the socket, and whether another may run beside it      |
+| both may: starts,   serves, READY | drains and ends                                              |
+| else: DRAIN, waits for ENDED      | drains, ENDED, waits; connections wait in the queue          |
+| then: starts, serves, READY       | ends                                                         |
+| dies before READY                 | serves on, or again; does not once it has been told to stop  |
 
 Only the same user and root may take over: the socket's file is 0600, and the kernel is asked who connects."""
 
@@ -35,6 +37,7 @@ log = logging.getLogger("hookline.handover")
 ANSWER_WITHIN_S = 10.0
 READY_WITHIN_S = 120.0
 """How long a successor may take to start."""
+DRAIN, ENDED = b"drain\n", b"ended\n"
 MESSAGE_BYTES_MAX = 1024
 PEER = struct.Struct("3i")
 """Linux's `struct ucred`: pid, uid, gid."""
@@ -46,9 +49,9 @@ def socket_path(settings: Settings) -> Path | None:
     return None if name is None else settings.source.directory / name
 
 
-def shares_state(settings: Settings) -> bool:
-    """Whether two servers may run side by side without counting apart."""
-    return settings.state.shared != "memory"
+def may_overlap(settings: Settings, *, keeps_state: bool) -> bool:
+    """Whether two servers may run side by side without counting apart. `keeps_state`: a plugin in the chain needs shared state."""
+    return settings.state.shared != "memory" or not keeps_state
 
 
 class Predecessor:
@@ -63,21 +66,19 @@ class Predecessor:
         """Where two may not run side by side: have it drain, and wait until it has ended. Blocks."""
         log.info("taking over: the former server drains; connections wait until it has ended")
         with contextlib.suppress(OSError):
-            self._connection.sendall(READY)
+            self._connection.sendall(DRAIN)
             self._connection.settimeout(None)
-            while self._connection.recv(MESSAGE_BYTES_MAX):
-                pass
-        self._connection.close()
+            self._connection.recv(len(ENDED))  # or nothing: it was killed
 
     def retire(self) -> None:
-        """We serve: it may drain and end."""
+        """We serve: it may end, and drain before if it has not."""
         with contextlib.suppress(OSError):
             self._connection.sendall(READY)
         self._connection.close()
 
 
-def take_over(settings: Settings, host: str, port: int) -> Predecessor | None:
-    """Ask the server at `[server] handover_socket` for its listening socket. None if none runs there.
+def take_over(settings: Settings, port: int, *, overlaps: bool) -> Predecessor | None:
+    """Ask the server at `[server] handover_socket` for its listening socket. None if none runs there. `overlaps`: we may run beside another server.
 
     Raises StartupError: no such option, not answered, or it listens on another port than `port` (0: any)."""
     path = socket_path(settings)
@@ -115,63 +116,96 @@ def take_over(settings: Settings, host: str, port: int) -> Predecessor | None:
         raise StartupError(
             [f"can't take over: the server at {path} listens on port {address[1]}, not on {port}; restart to change it"]
         )
-    return Predecessor(connection, listener, overlaps=bool(told.get("shares_state")) and shares_state(settings))
+    return Predecessor(connection, listener, overlaps=bool(told.get("may_overlap")) and overlaps)
 
 
 class HandoverDesk:
     """Our end for a successor: listens at the path until `close`."""
 
-    def __init__(self, path: Path, listener: socket.socket, *, shares: bool, on_taken: Callable[[], None]) -> None:
-        """In: the listening socket to give away; `on_taken` is called once, when the successor is ready.
+    def __init__(
+        self, path: Path, listener: socket.socket, *, may_overlap: Callable[[], bool], on_taken: Callable[[], None]
+    ) -> None:
+        """In: the listening socket to give away, which is closed by `disown` only; whether another server may run beside us; `on_taken` is called once, when the successor is ready.
 
         Raises StartupError if the path can't be used."""
         self._path = path
         self._listener = listener
-        self._shares = shares
+        self._may_overlap = may_overlap
         self._on_taken = on_taken
         self._desk, self._inode = _bind(path)
-        self._heirs: list[socket.socket] = []
+        self._heir: socket.socket | None = None
+        """The successor, where it has not said yet that it serves."""
+        self._is_disowned = False
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def close(self) -> None:
-        """Take no more successors. The one that took over learns of our end by the end of this process."""
+        """Take no more successors."""
         self._task.cancel()
         self._desk.close()
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:  # else it is the successor's already
                 self._path.unlink()
 
+    def disown(self) -> None:
+        """We have been told to stop: nobody gets the socket, and whatever becomes of a successor that has it, we don't serve again."""
+        self._listener.close()  # it would go on queueing connections that nobody accepts
+        self._is_disowned = True
+
+    def is_orphaned(self) -> bool:
+        """Our state is closed: let the successor start. True if it ended before it served, so that nobody does. Blocks."""
+        heir = self._heir
+        if heir is None:
+            return False
+        try:
+            with heir:
+                heir.settimeout(READY_WITHIN_S)
+                heir.sendall(ENDED)
+                if self._is_disowned or heir.recv(len(READY)) == READY:
+                    return False
+        except TimeoutError:
+            log.error("the successor has not said within %g s that it serves; ending all the same", READY_WITHIN_S)
+            return False
+        except OSError:  # it ended so early that it did not read what we wrote
+            if self._is_disowned:
+                return False
+        log.error("the successor ended before it served; serving again")
+        return True
+
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             connection, _ = await loop.sock_accept(self._desk)
             try:
-                is_taken = await self._hand_over(connection)
+                told = await self._hand_over(connection)
             except (OSError, TimeoutError) as error:
                 log.warning("a successor did not take over (%s); serving on", error or "it took too long")
-                is_taken = False
+                told = b""
             except BaseException:
                 connection.close()
                 raise
-            if is_taken:
-                self._heirs.append(connection)
+            if told == DRAIN:
+                self._heir = connection
+            else:
+                connection.close()
+            if told:
                 log.info("a successor has taken over")
                 self._on_taken()
                 return
-            connection.close()
 
-    async def _hand_over(self, connection: socket.socket) -> bool:
+    async def _hand_over(self, connection: socket.socket) -> bytes:
+        """READY, DRAIN, or nothing if it did not take over."""
         connection.setblocking(False)
         if not _may_take_over(connection):
             log.warning("another user asked to take over; refused")
-            return False
-        told = json.dumps({"shares_state": self._shares}).encode()
+            return b""
+        told = json.dumps({"may_overlap": self._may_overlap()}).encode()
         socket.send_fds(connection, [told], [self._listener.fileno()])
         async with asyncio.timeout(READY_WITHIN_S):
-            is_ready = await asyncio.get_running_loop().sock_recv(connection, len(READY)) == READY
-        if not is_ready:
-            log.warning("a successor ended before it was ready; serving on")
-        return is_ready
+            answer = await asyncio.get_running_loop().sock_recv(connection, len(READY))
+        if answer in (READY, DRAIN):
+            return answer
+        log.warning("a successor ended before it was ready; serving on")
+        return b""
 
 
 def _may_take_over(connection: socket.socket) -> bool:

@@ -23,8 +23,9 @@ READY = b"ready\n"
 """What a worker tells the supervisor."""
 CUT = 1
 """Exit status when calls had to be cut."""
-SIBLING_DIED, RETIRE = b"d", b"r"
-"""What the supervisor tells a worker: charge what another one left behind; let calls finish and end, for a successor serves."""
+SIBLING_DIED, RETIRE, STOP, HURRY = b"d", b"r", b"s", b"h"
+"""What the supervisor tells a worker: charge what another one left behind; let calls finish and end, for a successor serves; the same, for nobody does; cut them.
+Stops are told, not forwarded as signals: a service manager that signals all processes of a service would else have asked each worker twice, which means to cut its calls."""
 BACKLOG = 2048
 
 

@@ -22,8 +22,20 @@ from typing import Any
 from hookline.app import App
 from hookline.config import Settings
 from hookline.config_loading import load
-from hookline.handover import HandoverDesk, shares_state, socket_path, take_over
-from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines, remarks
+from hookline.handover import HandoverDesk, may_overlap, socket_path, take_over
+from hookline.launch import (
+    CUT,
+    HURRY,
+    READY,
+    RETIRE,
+    SIBLING_DIED,
+    STOP,
+    Plan,
+    ignore_hangups,
+    open_listener,
+    ready_lines,
+    remarks,
+)
 from hookline.reload import stamps_of, watch
 
 log = logging.getLogger("hookline.process")
@@ -41,8 +53,13 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 def serve_alone(settings: Settings, plan: Plan) -> int:
     """Serve in this process, the only one. Answers the exit status. Raises StartupError."""
     app = App(settings, host=plan.host)
+
+    def is_open_to_others() -> bool:
+        keeps_state = any(plugin.needs_shared_state for plugin in app.current.chain.plugins)
+        return may_overlap(settings, keeps_state=keeps_state)
+
     try:
-        former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
+        former = take_over(settings, plan.port, overlaps=is_open_to_others()) if plan.takes_over else None
         listener = open_listener(plan.host, plan.port) if former is None else former.listener
     except BaseException:
         app.abandon()
@@ -51,17 +68,30 @@ def serve_alone(settings: Settings, plan: Plan) -> int:
         former.wait_for_end()
 
     def on_ready() -> None:
-        if former is not None and former.overlaps:
+        if former is not None:
             former.retire()
         for text in remarks(settings):
             log.warning("%s", text)
-        print("\n".join(ready_lines(settings, plan.host, listener.getsockname()[1])), file=sys.stderr, flush=True)
+        print("\n".join(ready_lines(settings, plan.host, port)), file=sys.stderr, flush=True)
 
-    path = socket_path(settings)
+    path, port = socket_path(settings), listener.getsockname()[1]
     if path is None:
         return run_loop(_serve(app, plan, listener, on_ready))
-    open_desk = partial(HandoverDesk, path, listener.dup(), shares=shares_state(settings))
-    return run_loop(_serve(app, plan, listener, on_ready, open_desk=open_desk))
+    desk: HandoverDesk | None = None
+
+    def open_desk(on_taken: Callable[[], None]) -> HandoverDesk:
+        nonlocal desk
+        desk = HandoverDesk(path, listener, may_overlap=is_open_to_others, on_taken=on_taken)
+        return desk
+
+    with listener:
+        while True:
+            status = run_loop(_serve(app, plan, listener.dup(), on_ready, open_desk=open_desk))
+            ignore_hangups()
+            if desk is None or not desk.is_orphaned():
+                return status
+            settings, former, desk = app.current.settings, None, None
+            app = App(settings, host=plan.host)
 
 
 def serve_supervised(settings: Settings, plan: Plan, listener_fd: int, supervisor_fd: int) -> int:
@@ -80,29 +110,45 @@ async def _serve(
     on_ready: Callable[[], None],
     *,
     supervisor: socket.socket | None = None,
-    open_desk: Callable[..., HandoverDesk] | None = None,
+    open_desk: Callable[[Callable[[], None]], HandoverDesk] | None = None,
 ) -> int:
     """Serve until a signal or a successor says stop."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     signals_seen = 0
     is_replaced = False
+    desk: HandoverDesk | None = None
 
     def on_replaced() -> None:
         nonlocal is_replaced
         is_replaced = not stopping.is_set()
         stopping.set()
 
-    def on_stop() -> None:
+    def stop() -> None:
+        if desk is not None:
+            desk.disown()
+        app.close_idle()
+        stopping.set()
+
+    def on_signal() -> None:
         nonlocal signals_seen
         signals_seen += 1
         if signals_seen == 1:
-            app.close_idle()
-            stopping.set()
+            stop()
         elif signals_seen == 2:
             app.hurry()
         else:
             os._exit(CUT)
+
+    def on_told(told: bytes) -> None:
+        if SIBLING_DIED in told:
+            app.adopt()
+        if RETIRE in told:
+            on_replaced()
+        if STOP in told or HURRY in told:
+            stop()
+        if HURRY in told:
+            app.hurry()
 
     async def reload() -> None:
         await app.reload(partial(load, plan.config))
@@ -115,16 +161,16 @@ async def _serve(
         task.add_done_callback(tasks.discard)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_stop)
+        loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
     # Looked at before the ready line: who reads that and then changes a file has changed it.
     since = stamps_of(app.watched_files()) if plan.watches_files else {}
     await app.start(listener)
     if supervisor is not None:
-        loop.add_reader(supervisor, _on_supervisor, loop, supervisor, app.adopt, on_replaced, on_stop)
+        loop.add_reader(supervisor, _on_supervisor, loop, supervisor, on_told, stop)
     elif hasattr(signal, "SIGUSR2"):
         loop.add_signal_handler(signal.SIGUSR2, _refuse_rolling)
-    desk = open_desk(on_taken=on_replaced) if open_desk is not None else None
+    desk = open_desk(on_replaced) if open_desk is not None else None
     if plan.watches_files:
         tasks.add(loop.create_task(watch(app.watched_files, reload, since=since)))
     _settle_heap()
@@ -165,18 +211,14 @@ def _refuse_rolling() -> None:
 def _on_supervisor(
     loop: asyncio.AbstractEventLoop,
     supervisor: socket.socket,
-    on_sibling_died: Callable[[], None],
-    on_replaced: Callable[[], None],
-    on_stop: Callable[[], None],
+    on_told: Callable[[bytes], None],
+    stop: Callable[[], None],
 ) -> None:
     """What the supervisor tells; else what can be read is the end of its half."""
     with contextlib.suppress(OSError):
         if told := supervisor.recv(64):
-            if SIBLING_DIED in told:
-                on_sibling_died()
-            if RETIRE in told:
-                on_replaced()
+            on_told(told)
             return
     loop.remove_reader(supervisor)
     log.error("the supervisor has died; this worker stops")
-    on_stop()
+    stop()

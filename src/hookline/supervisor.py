@@ -10,24 +10,39 @@ supervisor has died" downwards, or "a successor serves: let your calls finish an
 | the first worker fails | before it was ready: all end, status 2; its own words say why            |
 | a worker dies later    | the others are told, and charge its calls in flight (its journal);       |
 |                        | replaced, after a pause that doubles while they die young                |
-| SIGTERM, SIGINT        | forwarded: workers stop accepting and drain                              |
-| a second one           | forwarded: workers cut their calls; who is left after 5 s is killed      |
+| SIGTERM, SIGINT        | told: workers stop accepting and drain                                   |
+| a second one           | told: workers cut their calls; who is left after 5 s is killed           |
 | SIGHUP                 | forwarded: workers reload                                                |
 | SIGUSR2                | rolling restart: one by one a new worker starts, then a former one drains |
-| a successor takes over | (handover.py) all workers drain, then the supervisor ends                |"""
+| a successor takes over | (handover.py) all workers drain, then the supervisor ends; or serves      |
+|                        | again, if the successor died before it served                            |"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
 from contextlib import suppress
 
 from hookline.config import Settings
-from hookline.handover import HandoverDesk, Predecessor, shares_state, socket_path, take_over
-from hookline.launch import CUT, READY, RETIRE, SIBLING_DIED, Plan, open_listener, ready_lines
+from hookline.config_loading import load
+from hookline.errors import StartupError
+from hookline.handover import HandoverDesk, Predecessor, socket_path, take_over
+from hookline.launch import (
+    CUT,
+    HURRY,
+    READY,
+    RETIRE,
+    SIBLING_DIED,
+    STOP,
+    Plan,
+    ignore_hangups,
+    open_listener,
+    ready_lines,
+)
 
 log = logging.getLogger("hookline.supervisor")
 
@@ -44,13 +59,22 @@ NEVER = float("inf")
 
 
 def supervise(settings: Settings, plan: Plan) -> int:
-    """Run `plan.workers` workers until a signal says stop. Answers the exit status. Raises StartupError."""
-    former = take_over(settings, plan.host, plan.port) if plan.takes_over else None
+    """Run `plan.workers` workers until a signal says stop. Answers the exit status. Raises StartupError.
+
+    Another server may always run beside several workers: they start only where they share their state, or keep none."""
+    former = take_over(settings, plan.port, overlaps=True) if plan.takes_over else None
     listener = open_listener(plan.host, plan.port) if former is None else former.listener
     with listener:
         if former is not None and not former.overlaps:
             former.wait_for_end()
-        return asyncio.run(_Supervisor(settings, plan, listener, former).run())
+        supervisor = _Supervisor(settings, plan, listener, former)
+        status = asyncio.run(supervisor.run())
+        ignore_hangups()
+        while supervisor.desk is not None and supervisor.desk.is_orphaned():
+            supervisor = _Supervisor(settings, plan, listener)
+            status = asyncio.run(supervisor.run(insists=True))
+            ignore_hangups()
+        return status
 
 
 class _Worker:
@@ -78,13 +102,22 @@ class _Worker:
         return self.is_ready
 
     def send(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            self.process.send_signal(number)
+        if not self.end.done():
+            # Not `process.send_signal`: that looks whether the child has ended, and takes its exit status from who waits for it.
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
     def tell(self, what: bytes) -> None:
-        """SIBLING_DIED or RETIRE."""
+        """One of what the supervisor tells a worker."""
         with suppress(OSError):
             self._pair.send(what)
+
+    def stop(self, what: bytes) -> None:
+        """STOP or HURRY. One that is not ready does not listen yet, and has no calls."""
+        if self.is_ready:
+            self.tell(what)
+        else:
+            self.send(signal.SIGTERM)
 
     async def retire(self, within_s: float) -> None:
         """Have it let its calls finish and end; killed if it does not."""
@@ -119,8 +152,10 @@ class _Supervisor:
         self._keepers: set[asyncio.Task[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._rolling: asyncio.Task[None] | None = None
+        self.desk: HandoverDesk | None = None
 
-    async def run(self) -> int:
+    async def run(self, *, insists: bool = False) -> int:
+        """`insists`: what is wrong with the configuration may have been found by a successor; until it is put right connections wait."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
@@ -128,21 +163,25 @@ class _Supervisor:
         loop.add_signal_handler(signal.SIGUSR2, self._on_roll)
         # One first: what is wrong with the configuration is then said once.
         first = await self._start_worker()
+        while first is None and insists and not self._stopping.is_set():
+            log.error("no worker got ready, and nobody else serves; trying again in %g s", PAUSE_MAX_S)
+            await self._pause(PAUSE_MAX_S)
+            first = await self._start_worker()
         if first is None:
             return 0 if self._stopping.is_set() else USAGE
         others = await asyncio.gather(*(self._start_worker() for _ in range(1, self._plan.workers)))
         for worker in (first, *others):
             self._start_keeping(worker)
-        desk = self._open_desk()
+        self.desk = self._open_desk()
         if not self._stopping.is_set():
-            if self._former is not None and self._former.overlaps:
+            if self._former is not None:
                 self._former.retire()
             port = self._listener.getsockname()[1]
             lines = ready_lines(self._settings, self._plan.host, port, workers=self._plan.workers)
             print("\n".join(lines), file=sys.stderr, flush=True)
         await self._stopping.wait()
-        if desk is not None:
-            desk.close()
+        if self.desk is not None:
+            self.desk.close()
         was_cut = await self._end()
         await asyncio.gather(*self._keepers, *self._retiring, return_exceptions=True)
         return CUT if was_cut else 0
@@ -151,7 +190,7 @@ class _Supervisor:
         path = socket_path(self._settings)
         if path is None or self._stopping.is_set():
             return None
-        return HandoverDesk(path, self._listener, shares=shares_state(self._settings), on_taken=self._on_replaced)
+        return HandoverDesk(path, self._listener, may_overlap=lambda: True, on_taken=self._on_replaced)
 
     def _start_keeping(self, worker: _Worker | None) -> None:
         task = asyncio.get_running_loop().create_task(self._keep(worker))
@@ -159,10 +198,18 @@ class _Supervisor:
         task.add_done_callback(self._keepers.discard)
 
     def _retire(self, worker: _Worker) -> None:
-        within_s = self._settings.server.drain_s + 2 * KILL_AFTER_S
+        within_s = self._find_drain_s() + 2 * KILL_AFTER_S
         task = asyncio.get_running_loop().create_task(worker.retire(within_s))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+
+    def _find_drain_s(self) -> float:
+        """How long a worker may take to drain: as it was told at its start, or at a reload since."""
+        drain_s = self._settings.server.drain_s
+        try:
+            return max(drain_s, load(self._plan.config).server.drain_s)
+        except StartupError:
+            return drain_s
 
     async def _start_worker(self) -> _Worker | None:
         """A worker that accepts; None if it ended before it did, or there shall be no more of them."""
@@ -184,7 +231,7 @@ class _Supervisor:
         self._workers.add(worker)
         worker.end.add_done_callback(lambda _: self._workers.discard(worker))
         if self._stopping.is_set():
-            worker.send(signal.SIGTERM)
+            worker.stop(STOP)
         if not await worker.becomes_ready():
             return None
         self._hang_up(worker)
@@ -219,24 +266,28 @@ class _Supervisor:
                 return
             pause_s = PAUSE_FIRST_S if is_old else min(pause_s * 2, PAUSE_MAX_S)
             log.error("a worker has died (%s); another one starts in %g s", how, pause_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._stopping.wait()
-                return
+            await self._pause(pause_s)
             worker = await self._start_worker()
+
+    async def _pause(self, pause_s: float) -> None:
+        """Until then, or until there shall be no more workers."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
 
     def _on_stop(self) -> None:
         self._stops += 1
         self._stopping.set()
         # Our copy of the socket would go on queueing connections that nobody accepts.
         self._listener.close()
+        if self.desk is not None:
+            self.desk.disown()
         for worker in self._workers:
-            worker.send(signal.SIGTERM)
+            worker.stop(STOP if self._stops == 1 else HURRY)
 
     def _on_replaced(self) -> None:
-        """The successor of this whole server accepts on the socket."""
+        """The successor of this whole server accepts on the socket, or will."""
         self._stopping.set()
-        self._listener.close()
         for worker in self._workers:
             worker.tell(RETIRE)
 
@@ -284,7 +335,7 @@ class _Supervisor:
         """Wait for the workers, kill those that take too long. True if calls were cut."""
         loop = asyncio.get_running_loop()
         serving = [worker for worker in self._workers if worker.is_ready]
-        kill_at = loop.time() + self._settings.server.drain_s + 2 * KILL_AFTER_S
+        kill_at = loop.time() + self._find_drain_s() + 2 * KILL_AFTER_S
         has_insisted = False
         while self._workers:
             if self._stops > 1 and not has_insisted:

@@ -158,6 +158,17 @@ async def test_with_nothing_left_it_is_a_503_that_says_when_to_come_back() -> No
     assert seen == [("upstream_error", "connect")]
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/images/generations", "/v1/audio/speech"])
+async def test_the_503_is_for_every_endpoint_with_a_model(path: str) -> None:
+    """Symptom: of a picture the client saw the provider's own 500, without a word on when to come back."""
+    kit = kit_of(answer(), up=answer(b"<html>", status=500), model="small", static="sorry", retry_after_s=7)
+
+    delivered = await kit.call({"model": "big", "input": "x", "prompt": "x"}, path=path)
+
+    assert (delivered.status, delivered.headers["retry-after"]) == (503, "7")
+    assert kit.providers["local"].sent == []
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_what_is_wrong_with_the_request_is_not_papered_over(status: int) -> None:
     kit = kit_of(up=answer(b'{"error":{"message":"bad"}}', status=status), static="sorry")

@@ -12,6 +12,7 @@ from hookline.builtins import load_shedding
 from hookline.builtins.load_shedding import Plugin, SheddingOptions
 from hookline.builtins.load_shedding.limiter import Limiter
 from hookline.errors import Unavailable, UpstreamError
+from hookline.stores.memory import MemoryLimits
 from hookline.testing.kit import CHAT, PipelineKit, ScriptedProvider
 
 MODEL = {"model": "m", "messages": []}
@@ -42,6 +43,23 @@ def test_each_class_fills_its_share_and_the_important_the_rest(make_host: Any, m
     ]
 
     assert counts == [6, 2, 2, 0]
+
+
+def test_a_reload_keeps_what_was_found_and_counts_on(make_host: Any, make_call: Any) -> None:
+    """Symptom: a reload under overload let in as many again, and took their latency for that of an idle model."""
+    host = make_host(models=["m"])
+    host.limits = MemoryLimits(host.clock)
+    high = Principal("high", "high")
+    former = Plugin(SheddingOptions(initial_limit=10, keys={"high": "high"}), host)
+    places = [former.admit(make_call(MODEL, principal=high)) for _ in range(9)]
+
+    later = Plugin(SheddingOptions(initial_limit=40, max_limit=20, keys={"high": "high"}), host)
+    more = fill(later, make_call, principal=high)
+    narrow = Plugin(SheddingOptions(min_limit=2, max_limit=5, initial_limit=5, keys={"high": "high"}), host)
+
+    assert (len(places), len(more)) == (9, 1)
+    assert fill(narrow, make_call, principal=high) == []
+    assert narrow.limiters["m"].limit == 5
 
 
 @pytest.mark.parametrize(
@@ -93,6 +111,19 @@ def test_the_refused_are_told_when_to_come_back_and_the_least_important_not_to(
     assert plugin._shed  # the family
 
 
+@pytest.mark.parametrize(("kind", "falls"), [("pool_timeout", True), ("first_byte_timeout", True), ("reset", False)])
+async def test_waiting_for_a_connection_of_our_own_means_too_many_calls_too(kind: str, falls: bool) -> None:
+    kit = PipelineKit(
+        load_shedding.Plugin,
+        providers=[ScriptedProvider(UpstreamError("no", kind=kind))],
+        options={"load_shedding": {"initial_limit": 40}},
+    )
+    for _ in range(50):
+        await kit.call(CHAT)
+
+    assert (kit.metric("hookline_shedding_limit", model="other") < 40) is falls
+
+
 async def test_places_come_back_on_every_exit_and_metrics_say_so() -> None:
     def kit_of(*scripts: Any) -> PipelineKit:
         return PipelineKit(
@@ -123,13 +154,14 @@ def run_window(limiter: Limiter, latency_s: float, *, in_flight: int, now: float
     is_judged = False
     while not is_judged:
         limiter.in_flight = in_flight
-        limiter.answered(KIND, limiter.enter(1.0, now), latency_s=latency_s, now=now + latency_s)
+        limiter.answered(KIND, limiter.enter(1.0, now), latency_s=latency_s, took_s=latency_s, now=now + latency_s)
         is_judged = not limiter._seen
 
 
 def learnt(limit: int = 40) -> Limiter:
-    limiter = Limiter(initial=limit, min_limit=1, max_limit=1_000, tolerance=1.5)
-    limiter.answered(KIND, limiter.enter(1.0, 0.0), latency_s=1.0, now=1.0)
+    limiter = Limiter(limit)
+    limiter.tune(min_limit=1, max_limit=1_000, tolerance=1.5)
+    limiter.answered(KIND, limiter.enter(1.0, 0.0), latency_s=1.0, took_s=1.0, now=1.0)
     run_window(limiter, 1.0, in_flight=0, now=0.0)
     return limiter
 
@@ -143,6 +175,25 @@ def test_the_limit_grows_only_by_calls_that_began_when_it_was_nearly_reached() -
     assert limiter.limit == 60
 
 
+def test_it_grows_for_those_that_were_refused_although_the_others_found_room() -> None:
+    """Symptom: places had come back, but the important alone did not fill the limit, so it stayed low and the others were refused for ever."""
+    limiter = learnt()
+    for _ in range(30):
+        limiter.refused()
+    run_window(limiter, 1.0, in_flight=20, now=10.0)
+
+    assert limiter.limit == pytest.approx(40 * 1.05)
+
+
+def test_a_stream_that_waited_a_small_part_of_its_time_costs_a_small_part_of_the_limit() -> None:
+    limiter = learnt()
+    for _ in range(40):
+        limiter.in_flight = 39
+        limiter.answered(KIND, limiter.enter(1.0, 10.0), latency_s=3.0, took_s=18.0, now=30.0)
+
+    assert limiter.limit == pytest.approx(40 * 0.9)
+
+
 def test_it_falls_by_latency_and_only_by_calls_that_began_after_the_last_fall() -> None:
     limiter = learnt()
     stale = limiter.enter(1.0, 5.0)
@@ -150,7 +201,7 @@ def test_it_falls_by_latency_and_only_by_calls_that_began_after_the_last_fall() 
     assert limiter.limit == pytest.approx(40 * 0.8 * 0.75)
 
     for _ in range(1_000):
-        limiter.answered(KIND, stale, latency_s=9.0, now=20.0)
+        limiter.answered(KIND, stale, latency_s=9.0, took_s=9.0, now=20.0)
     assert limiter.limit == pytest.approx(24)
 
 
@@ -178,7 +229,7 @@ def test_the_same_latency_is_no_overload_for_another_kind_of_call() -> None:
     for kind, latency_s in ((("m", "embeddings", False), 0.05), (("m", "chat", True), 9.0)):
         for _ in range(50):
             limiter.in_flight = 0
-            limiter.answered(kind, limiter.enter(1.0, 1.0), latency_s=latency_s, now=2.0)
+            limiter.answered(kind, limiter.enter(1.0, 1.0), latency_s=latency_s, took_s=latency_s, now=2.0)
 
     assert limiter.limit == 40
 
@@ -194,6 +245,6 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
 def test_a_clock_too_coarse_to_see_a_call_breaks_nothing() -> None:
     limiter = learnt()
     for _ in range(100):
-        limiter.answered(("m", "chat", True), limiter.enter(1.0, 5.0), latency_s=0.0, now=5.0)
+        limiter.answered(("m", "chat", True), limiter.enter(1.0, 5.0), latency_s=0.0, took_s=0.0, now=5.0)
 
     assert limiter.limit >= 40

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from openai import OpenAI
+from openai import APIError, OpenAI
 
-from hookline.testing.process import ProxyProcess
+from hookline.testing.process import HOOKLINE, ProxyProcess, clean_environ
 
 LONG = os.environ.get("HOOKLINE_LONG") == "1"
 RESTARTS = 20 if LONG else 2
@@ -35,10 +36,10 @@ def ask(base_url: str, model: str = "demo/echo") -> str:
     return reply.choices[0].message.content or ""
 
 
-def config(*, workers: int = 2) -> str:
+def config(*, workers: int = 2, plugins: str = "") -> str:
     return (
         f"[server]\nport = 0\nworkers = {workers}\ndrain_s = 30\nhandover_socket = 'hookline.sock'\n"
-        f"[chain]\nplugins = []\n{DEMO}chunk_interval_ms = 50\n"
+        f"[chain]\nplugins = [{plugins}]\n{DEMO}chunk_interval_ms = 50\n"
     )
 
 
@@ -255,13 +256,13 @@ def test_one_process_says_that_it_has_no_workers_to_replace(serve: Serve) -> Non
     assert ask(server.base_url) == "hi"
 
 
-@pytest.mark.parametrize(("workers", "successors"), [(1, 1), (2, 2)])
-def test_a_successor_takes_the_port_over(serve: Serve, workers: int, successors: int) -> None:
-    first = serve(config(workers=workers))
+@pytest.mark.parametrize(("workers", "plugins"), [(1, ""), (1, '"rate_limit"'), (2, "")])
+def test_a_successor_takes_the_port_over(serve: Serve, workers: int, plugins: str) -> None:
+    first = serve(config(workers=workers, plugins=plugins))
     callers = Callers(first.base_url)
 
     with callers.at_work(callers=4, streams=4):
-        second = serve(None, "--takeover", "--workers", str(successors))
+        second = serve(None, "--takeover")
         assert first.wait() == 0
 
     assert second.base_url == first.base_url
@@ -270,6 +271,154 @@ def test_a_successor_takes_the_port_over(serve: Serve, workers: int, successors:
     third = serve(None, "--takeover")
     assert second.wait() == 0
     assert ask(third.base_url) == "hi"
+
+
+FAILS_TO_START = """
+class Plugin:
+    async def start(self):
+        raise RuntimeError("no")
+"""
+
+
+BROKEN = '{ name = "broken", path = "./broken.py" }'
+COUNTS = '"rate_limit"'
+"""With limits in memory, as here, no two servers may run side by side."""
+
+
+def test_a_successor_that_fails_once_the_former_has_drained_leaves_it_serving(
+    serve: Serve, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    """Symptom: with limits in memory the former server had ended when its successor found that it could not start."""
+    text = config(workers=1, plugins=COUNTS)
+    server = serve(text)
+    (folder / "broken.py").write_text(FAILS_TO_START)
+    (folder / "proxy.toml").write_text(config(workers=1, plugins=f"{COUNTS}, {BROKEN}"))
+
+    failed = run("serve", "--takeover")
+    server.wait_for("the successor ended before it served; serving again")
+
+    assert failed.returncode == 2
+    assert ask(server.base_url) == "hi"
+    server.wait_for("serves http", count=2)
+    second = serve(text, "--takeover")
+    assert server.wait() == 0
+    assert ask(second.base_url) == "hi"
+
+
+def test_workers_whose_successor_counts_and_fails_serve_again_when_they_can(
+    serve: Serve, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    """They read proxy.toml themselves: until that is put right, connections wait."""
+    server = serve(config())
+    (folder / "broken.py").write_text(FAILS_TO_START)
+    (folder / "proxy.toml").write_text(config(workers=1, plugins=f"{COUNTS}, {BROKEN}"))
+
+    failed = run("serve", "--takeover")
+    server.wait_for("no worker got ready, and nobody else serves; trying again")
+    (folder / "proxy.toml").write_text(config())
+
+    assert failed.returncode == 2
+    assert ask(server.base_url) == "hi"
+
+
+def test_where_nothing_is_counted_a_successor_serves_beside_the_former(serve: Serve) -> None:
+    first = serve(config(workers=1))
+
+    with a_stream_that_runs(first.base_url):
+        second = serve(None, "--takeover")
+        assert ask(second.base_url) == "hi"
+        assert first.process.poll() is None
+
+    assert first.wait() == 0
+
+
+def popen_successor(folder: Path) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        [*HOOKLINE, "serve", "--takeover"], cwd=folder, env=clean_environ(), stdin=quiet, stdout=quiet, stderr=quiet
+    )
+
+
+@contextmanager
+def a_stream_that_runs(base_url: str) -> Iterator[list[str]]:
+    """Yields when it has begun; at the end the list holds all of its text."""
+    text = " ".join(f"word{number}" for number in range(30))
+    heard: list[str] = []
+    with OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        messages: Any = [{"role": "user", "content": text}]
+        chunks = iter(client.chat.completions.create(model="demo/echo", messages=messages, stream=True))
+        next(chunks)
+        yield heard
+        heard += [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(heard).split()[-1] == "word29"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_successor_that_is_killed_while_it_waits_leaves_the_former_serving(
+    serve: Serve, folder: Path, number: signal.Signals
+) -> None:
+    server = serve(config(workers=1, plugins=COUNTS))
+
+    with a_stream_that_runs(server.base_url):
+        successor = popen_successor(folder)
+        server.wait_for("a successor has taken over")
+        successor.send_signal(number)
+        successor.wait()
+
+    server.wait_for("serving again")
+    assert ask(server.base_url) == "hi"
+
+
+def test_a_server_that_is_told_to_stop_does_not_serve_again(serve: Serve, folder: Path) -> None:
+    server = serve(config(workers=1, plugins=COUNTS))
+
+    with a_stream_that_runs(server.base_url):
+        successor = popen_successor(folder)
+        server.wait_for("a successor has taken over")
+        successor.kill()
+        successor.wait()
+        server.send(signal.SIGTERM)
+
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_manager_that_signals_every_process_cuts_nothing(serve: Serve, number: signal.Signals) -> None:
+    """Symptom: a worker got the signal of systemd (KillMode=control-group) and the supervisor's, and two mean to cut the calls."""
+    server = serve(config())
+
+    with a_stream_that_runs(server.base_url):
+        for pid in [server.process.pid, *server.worker_pids]:
+            os.kill(pid, number)
+
+    assert server.wait() == 0
+
+
+def test_a_second_signal_cuts_the_calls(serve: Serve) -> None:
+    server = serve(config())
+
+    with pytest.raises((APIError, AssertionError)), a_stream_that_runs(server.base_url):
+        server.send(signal.SIGTERM)
+        server.wait_for("stopping: running calls may go on", count=2)
+        server.send(signal.SIGTERM)
+
+    assert server.wait() == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_comes_while_a_server_stops_is_refused_at_once(serve: Serve, workers: int) -> None:
+    """Symptom: with a `handover_socket` a copy of the listening socket went on queueing connections that nobody accepted."""
+    server = serve(config(workers=workers))
+    address = urlsplit(server.base_url)
+
+    with a_stream_that_runs(server.base_url):
+        server.send(signal.SIGTERM)
+        server.wait_for("stopping: running calls may go on", count=workers)
+        with pytest.raises(ConnectionRefusedError):
+            while True:  # the line comes a moment before
+                socket.create_connection((address.hostname or "", address.port or 0), timeout=5).close()
+
+    assert server.wait() == 0
 
 
 def test_without_a_server_a_takeover_is_a_start(serve: Serve) -> None:

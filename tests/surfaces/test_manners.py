@@ -463,6 +463,22 @@ class TestDraining:
         assert await draining
         assert door.front.connection_count == 0
 
+    @pytest.mark.parametrize(("idle_s", "status"), [(0.0, 503), (5.0, 200)])
+    async def test_readyz_says_that_a_process_stops_unless_a_successor_serves(self, open_door, idle_s, status):
+        door = await open_door()
+        client = await door.connect()
+        await client.ask(get(b"/healthz"))
+        await client.send(b"GET /readyz HTTP/1.1\r\n")
+        (connection,) = door.front._connections
+        while connection.phase != "head":  # noqa: ASYNC110 - nothing tells when a part of a head has arrived
+            await asyncio.sleep(0)
+
+        draining = asyncio.ensure_future(door.front.drain(5.0, idle_s=idle_s))
+        reply = await client.ask(b"host: x\r\n\r\n")
+
+        assert (reply.status, reply.headers["connection"]) == (status, "close")
+        assert await draining
+
     async def test_drain_gives_up_after_its_time_and_abort_ends_the_rest(self, open_door):
         async def answer(call: Call) -> Reply:
             await asyncio.Event().wait()

@@ -208,6 +208,20 @@ async def test_a_reply_slower_than_its_minimum_is_cut_and_a_faster_one_is_not(po
         peer.close()
 
 
+async def test_the_minimum_counts_from_the_first_byte_of_the_body(pool, upstream, ask):
+    """Symptom: the head counted as a beginning, so that an upstream that thinks was found too slow before `first_byte_s`."""
+    limits = Timeouts(first_byte_s=0.2, min_bytes_per_s=1_000, throughput_window_s=0.02, idle_s=1000)
+    pending = asyncio.ensure_future(ask(pool, timeouts=limits))
+    peer = await upstream.accept()
+    await peer.receive_request()
+    await peer.send(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    response = await pending
+
+    with pytest.raises(TransportError) as failed:
+        await response.read()
+    assert failed.value.kind == "first_byte_timeout"
+
+
 async def test_what_watched_an_exchange_ends_with_it(pool, upstream, ask):
     """The next exchange of a kept connection must not be cut by the total time of the one before."""
     pending = asyncio.ensure_future(

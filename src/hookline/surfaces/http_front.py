@@ -60,6 +60,8 @@ class HttpFront(Server):
         self.ids = RequestIds()
         self.batch = WriteBatch()
         self.is_draining = False
+        self.is_stopping = False
+        """Draining, and no successor accepts on the same socket."""
         self.idle_until = 0.0
         """While draining: until when an idle connection may still bring a request; the loop's seconds."""
         self._date = (0, "")
@@ -126,7 +128,7 @@ class HttpFront(Server):
 
     def stop_accepting(self, idle_s: float = 0.0) -> None:
         """Idle connections close after `idle_s`, others after their next reply, which says so. Close the listener beside it."""
-        self.is_draining = True
+        self.is_draining, self.is_stopping = True, idle_s <= 0
         self.idle_until = self._loop.time() + idle_s
         for connection in list(self._connections):
             assert isinstance(connection, Connection)

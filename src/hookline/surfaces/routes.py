@@ -95,7 +95,8 @@ async def serve_route(exchange: Exchange, target: RequestTarget, serving: Servin
     if target.path in OWN_PATHS:
         if method != "GET":
             raise _method_not_allowed(exchange.method, serving.routes.get_allowed(target.path))
-        await exchange.send(_report_health() if target.path == "/healthz" else _report_readiness(serving))
+        is_stopping = exchange.connection.front.is_stopping
+        await exchange.send(_report_health() if target.path == "/healthz" else _report_readiness(serving, is_stopping))
         return
     methods = serving.routes.find(target.path)
     if not methods:
@@ -149,8 +150,8 @@ def _report_health() -> Reply:
     return Reply.from_json({"status": "ok"})
 
 
-def _report_readiness(serving: Serving) -> Reply:
-    missing = list(serving.find_what_is_missing())
+def _report_readiness(serving: Serving, is_stopping: bool) -> Reply:
+    missing = [*serving.find_what_is_missing(), *(["this process is stopping"] if is_stopping else [])]
     if missing:
         return Reply.from_json({"status": "not ready", "missing": missing}, status=503)
     return Reply.from_json({"status": "ready"})

@@ -188,8 +188,8 @@ class Connection(asyncio.Protocol):
             elif not take_piece(piece):
                 take_piece = response.take_piece = None
                 response.wake()
-        if self._watch is not None:
-            self._watch.received_bytes += len(data)
+            if self._watch is not None:
+                self._watch.received(len(piece))
         if reader.is_complete:
             self._finish(response)
             return

@@ -21,7 +21,6 @@ from hookline.builtins.model_names import unknown_models
 
 HEADER = "x-hookline-rescue"
 TEXT_ENDPOINTS = frozenset({"chat", "completions", "responses"})
-ENDPOINTS = TEXT_ENDPOINTS | {"embeddings", "moderations"}
 RESCUED_STATUSES = frozenset({401, 403, 404, 408, 429})
 """Beside 5xx: what an upstream says of itself or of our key, as `cache` has it."""
 RESCUE: Slot[Call] = Slot("rescued call")
@@ -69,7 +68,7 @@ class Plugin:
     @hookimpl
     async def rescue(self, call: Call, error: ApiError) -> Reply | None:
         status = error.reply_status
-        if call.endpoint not in ENDPOINTS or not (status >= 500 or status in RESCUED_STATUSES) or RESCUE in call.slots:
+        if call.model is None or not (status >= 500 or status in RESCUED_STATUSES) or RESCUE in call.slots:
             return None
         options: DegradationOptions = self._options_by_model.get(call.model or "", self._options)
         reply = await self._ask_model(call, options.model) if options.model is not None else None

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hookline import BadRequest, Call, Host, Principal, Rejected, Result, Ticket, Unavailable, UpstreamError, hookimpl
+from hookline.builtins.carried import carried
 from hookline.builtins.load_shedding.limiter import Kind, Limiter
 
 Priority = Literal["low", "normal", "high"]
@@ -93,7 +94,8 @@ class Place:
             has_changed = limiter.overloaded(self._entry, now=now)
         elif error is None and attempt.first_byte_at is not None:
             latency_s = attempt.first_byte_at - attempt.started_at
-            has_changed = limiter.answered(self._kind, self._entry, latency_s=latency_s, now=now)
+            took_s = (attempt.ended_at or now) - attempt.started_at
+            has_changed = limiter.answered(self._kind, self._entry, latency_s=latency_s, took_s=took_s, now=now)
         else:
             return
         if has_changed:
@@ -108,12 +110,8 @@ class Line:
     def __init__(self, plugin: Plugin, name: str, options: SheddingOptions) -> None:
         self.name = name
         self.options = options
-        self.limiter = Limiter(
-            initial=options.initial_limit,
-            min_limit=options.min_limit,
-            max_limit=options.max_limit,
-            tolerance=options.tolerance,
-        )
+        self.limiter = plugin.limiters.setdefault(name, Limiter(options.initial_limit))
+        self.limiter.tune(min_limit=options.min_limit, max_limit=options.max_limit, tolerance=options.tolerance)
         self.limit = plugin.limits(name)
         self.in_flight = plugin.places(name)
         self.limit.set(self.limiter.limit)
@@ -132,6 +130,9 @@ class Plugin:
         self._models = frozenset(host.settings.get("models", ()))
         self._aliases = dict(host.settings.get("aliases", {}))
         self._lines: dict[str, Line] = {}
+        self.limiters: dict[str, Limiter] = carried(host, "limiters", dict)
+        for gone in self.limiters.keys() - self._models - {OTHER}:
+            del self.limiters[gone]
         self.limits = host.metrics.gauge(
             "hookline_shedding_limit", "Calls to one model that are good for it.", ("model",)
         )
@@ -155,6 +156,7 @@ class Plugin:
         share = line.options.shares[priority]
         if not limiter.fits(share):
             if not call.is_dry_run:
+                limiter.refused()
                 self._shed(line.name, priority).inc()
             raise Rejected(self._refusal(line, priority))
         return None if call.is_dry_run else Place(self, line, (model, call.endpoint, call.is_stream), share)
