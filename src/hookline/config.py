@@ -181,7 +181,9 @@ class DeploymentTable(LimitTable):
     mode: Literal["chat", "completions"] | None = None
     context_tokens: Count | None = None
     max_output_tokens: Count | None = None
-    capabilities: list[str] = Field(default=[])
+    capabilities: list[Literal["vision", "tools", "json_schema", "audio"]] | None = Field(
+        default=None, description="What of these it can do; [] is nothing of it. What is not said is not asked."
+    )
     region: str | None = Field(default=None, description="Where it runs; default: its provider's.")
     tags: list[str] = Field(
         default=[], description="What rules of `model_selection` may ask for, beside its provider's."

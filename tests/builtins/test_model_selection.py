@@ -74,6 +74,8 @@ def test_text_counts_towards_the_context_and_inline_images_do_not(make_call):
     [
         ({}, Needs(10**9, 10**9, frozenset({"vision"})), []),
         ({"capabilities": frozenset({"tools"})}, NO_NEEDS, []),
+        ({"capabilities": None}, Needs(0, None, frozenset({"tools"})), []),
+        ({"capabilities": frozenset()}, Needs(0, None, frozenset({"vision", "tools"})), ["lacks tools, vision"]),
         ({"capabilities": frozenset({"tools"})}, Needs(0, None, frozenset({"tools"})), []),
         (
             {"capabilities": frozenset({"tools"})},

@@ -30,7 +30,7 @@ def surely_fit(call: Call, targets: Sequence[Target]) -> bool:
     tokens = len(call.body) + (call.chat.max_output_tokens or 0)
     for target in targets:
         deployment = target.deployment
-        if deployment.capabilities or deployment.max_output_tokens is not None:
+        if deployment.capabilities is not None or deployment.max_output_tokens is not None:
             return False
         if deployment.context_tokens is not None and tokens > deployment.context_tokens:
             return False
@@ -76,7 +76,7 @@ def wants_json_schema(payload: dict[str, Any]) -> bool:
 
 def lacks_of(deployment: Deployment, needs: Needs) -> Iterator[str]:
     """Why a deployment can't take a request with these needs, by what it declares."""
-    if deployment.capabilities and (missing := needs.capabilities - deployment.capabilities):
+    if deployment.capabilities is not None and (missing := needs.capabilities - deployment.capabilities):
         yield f"lacks {', '.join(sorted(missing))}"
     output_tokens = needs.output_tokens or 0
     if deployment.max_output_tokens is not None and output_tokens > deployment.max_output_tokens:
