@@ -90,7 +90,8 @@ def score(reading: Reading, payload: dict[str, Any]) -> Iterator[tuple[str, int]
     yield "work in steps", min(2 * len(WORK.find(text)), 4)
     yield "thought", min(len(THOUGHT.find(text)), 3)
     yield "questions and tasks", _steps(len(QUESTIONS.findall(question)) + len(TASKS.findall(question)), (3, 8))
-    yield "tools", _steps(sum(1 for tool in listed(payload.get("tools")) if isinstance(tool, dict)), (1, 5))
+    tools = (*listed(payload.get("tools")), *listed(payload.get("functions")))
+    yield "tools", _steps(sum(1 for tool in tools if isinstance(tool, dict)), (1, 5))
     yield "JSON schema", 1 if wants_json_schema(payload) else 0
     yield "turns", _steps(reading.turns, (6, 20))
     yield "reasoning effort", {"medium": 1, "high": 5, "xhigh": 5}.get(_effort(payload), 0)

@@ -48,7 +48,7 @@ def needs_of(call: Call) -> Needs:
             text_chars += len(text)
         elif (capability := CAPABILITY_OF_PART.get(str(part.get("type")))) is not None:
             capabilities.add(capability)
-    if call.chat.tools:
+    if call.chat.tools or listed(payload.get("functions")) or any(map(tells_of_tools, _items(payload))):
         capabilities.add("tools")
     if wants_json_schema(payload):
         capabilities.add("json_schema")
@@ -65,6 +65,20 @@ def content_parts(payload: dict[str, Any]) -> Iterator[str | dict[str, Any]]:
             for part in [content] if isinstance(content, str) else listed(content):
                 if isinstance(part, str | dict):
                     yield part
+
+
+def tells_of_tools(item: Any) -> bool:
+    """Whether a message or an input item is a tool's call or answer: only who knows tools can read it."""
+    if not isinstance(item, dict):
+        return False
+    type_ = item.get("type")
+    is_call = isinstance(type_, str) and type_.endswith(("_call", "_call_output"))
+    return is_call or bool(item.get("tool_calls")) or item.get("role") in ("tool", "function")
+
+
+def _items(payload: dict[str, Any]) -> Iterator[Any]:
+    yield from listed(payload.get("messages"))
+    yield from listed(payload.get("input"))
 
 
 def wants_json_schema(payload: dict[str, Any]) -> bool:
