@@ -176,7 +176,9 @@ class DeploymentTable(LimitTable):
     provider: str
     model: str = Field(min_length=1)
     id: str | None = Field(default=None, description='Default: "provider/model".')
-    weight: float = Field(default=1.0, ge=0)
+    weight: float = Field(
+        default=1.0, ge=0, le=1_000_000, description="Its part of the calls; 0 is only for when others fail."
+    )
     api_key: str | None = None
     mode: Literal["chat", "completions"] | None = None
     context_tokens: Count | None = None
@@ -188,7 +190,9 @@ class DeploymentTable(LimitTable):
     tags: list[str] = Field(
         default=[], description="What rules of `model_selection` may ask for, beside its provider's."
     )
-    priority: int = Field(default=0, ge=0, description="Smaller ones are tried first; others take what spills over.")
+    priority: int = Field(
+        default=0, ge=0, le=1_000_000, description="Smaller ones are tried first; others take what spills over."
+    )
     timeouts: TimeoutsTable = TimeoutsTable()
 
     @property
