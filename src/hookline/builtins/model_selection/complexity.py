@@ -4,7 +4,7 @@ Lives here: the three classes, and the offline estimate for requests that don't 
 `COMPLEXITY`), which deployment serves which class (policies.py).
 Idea: a score anybody can add up by hand from `score`; no model, no network. Every point is named in the note that explains a choice.
 
-It reads at most `READ_CHARS` of the last question, and words at most `WORDS_CHARS` of it, so its cost does not grow with the request. Words of sixteen languages are known; all other signals need
+It reads at most `READ_CHARS` of the last question, words and formulas at most in `WORDS_CHARS` of it, so its cost does not grow with the request. Words of sixteen languages are known; all other signals need
 no language."""
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def score(reading: Reading, payload: dict[str, Any]) -> Iterator[tuple[str, int]
         text = unicodedata.normalize("NFC", text)
     yield "length", _steps(reading.text_chars, (1_500, 6_000, 24_000))
     yield "code", 2 if CODE.search(question) else 0
-    yield "formula", 1 if FORMULA.search(question) else 0
+    yield "formula", 1 if FORMULA.search(text) else 0
     yield "proof", 5 if PROOF.find(text) else 0
     yield "work in steps", min(2 * len(WORK.find(text)), 4)
     yield "thought", min(len(THOUGHT.find(text)), 3)
@@ -122,6 +122,7 @@ def _ends(text: str, chars: int) -> str:
 
 def _letters_per_char(text: str) -> float:
     """How much a character says, in letters: a Chinese one three, a Japanese or Korean syllable two."""
+    text = _ends(text, WORDS_CHARS)
     if text.isascii():
         return 1.0
     return 1.0 + (2 * len(HAN.findall(text)) + len(SYLLABLES.findall(text))) / len(text)
