@@ -77,7 +77,7 @@ class Plugin:
             raise StartupError(problems)
         self._budget = RetryBudget(options.retry_budget, options.retry_budget_per_s / workers, host.clock.monotonic())
         every = [options, *host.options_by_model.values()]
-        self._has_models = any(one.models for one in every)
+        self._has_models = any(one.models or one.rate_limit for one in every)
         if not any(one.mid_stream == "continue" for one in every):
             self.edit_reply = None  # type: ignore[assignment,method-assign]  # nobody reads along: no hook for it
         self._label = Labels()
@@ -105,8 +105,12 @@ class Plugin:
                 name = target.deployment.id
                 bucket = known.get(name) or budget.add(name, self._clock.monotonic())
                 bucket.calls += 1
-        if self._has_models and targets and (names := self._options_of(call).models):
-            return with_other_models(targets, targets_of(names, targets, call, self._host))
+        if self._has_models and targets:
+            options = self._options_of(call)
+            # A forced one will say itself whether its limit is used up.
+            for_limits = () if any(target.is_forced for target in targets) else options.rate_limit
+            if names := (*for_limits, *options.models):
+                return with_other_models(targets, targets_of(names, targets, call, self._host))
         return targets
 
     @hookimpl
@@ -141,6 +145,8 @@ class Plugin:
         if instead is None and not may_go_on(error, options):
             call.note("fallback", "stays", f"{attempt.deployment.id}: the next target would say the same")
             return None
+        if instead is None and options.rate_limit and not met_limit(call):
+            instead = [target for target in left if not is_for_limits(target, options)]
         pause_s = self._pause_s(call, attempt, options)
         targets = left if instead is None else instead
         if pause_s is None and not targets:
@@ -275,6 +281,16 @@ def may_go_on(error: ApiError, options: FallbackOptions) -> bool:
     if status is not None and status in options.stay_statuses:
         return False
     return error.may_fall_back
+
+
+def is_for_limits(target: Target, options: FallbackOptions) -> bool:
+    """Whether this other model is for rate limits alone: that a provider has told, or that are known before it has to."""
+    return target.model in options.rate_limit and target.model not in options.models
+
+
+def met_limit(call: Call) -> bool:
+    """Whether an attempt has failed by a rate limit."""
+    return any(attempt.error is not None and failure_of(attempt.error) == "rate_limit" for attempt in call.attempts)
 
 
 def with_other_models(targets: list[Target], others: list[Target]) -> list[Target]:
