@@ -18,6 +18,7 @@ from hookline import (
     RateLimited,
     Reply,
     Skip,
+    Target,
     UpstreamError,
     failure_of,
     hookimpl,
@@ -363,6 +364,30 @@ def test_the_list_for_limits_is_for_limits_alone(statuses, asked):
     _, at, _ = play(*[lambda reply=reply: reply for reply in scripted], options=options, deployments=LISTS)
 
     assert [name for name, _ in at] == asked
+
+
+@pytest.mark.parametrize(
+    ("status", "asked"),
+    [(429, ["a/m#1", "a/m#2"]), (401, ["a/m#1", "a/m#2"]), (503, ["a/m#1", "b/m"]), (500, ["a/m#1", "b/m"])],
+)
+def test_another_key_is_tried_at_once_for_what_is_about_the_key_and_last_for_what_is_not(status, asked):
+    keyed = Deployment("a/m", "up", "m").by_key(3)
+    three = [*keyed, Deployment("b/m", "up", "m"), Deployment("c/m", "up", "m")]
+    listed = make_plugin("listed", select=lambda call, targets: [Target(one) for one in three])
+
+    _, at, _ = play(lambda: answer(b"{}", status), answer, chain=(listed,))
+
+    assert [name for name, _ in at] == asked
+
+
+def test_other_keys_come_before_other_models():
+    keyed = Deployment("a/m", "up", "m").by_key(2)
+    listed = make_plugin("listed", select=lambda call, targets: [Target(one) for one in keyed])
+    options = {"models": ["other"], "max_retries": 0}
+
+    _, at, _ = play(lambda: answer(b"{}", 500), options=options, deployments=LISTS, chain=(listed,))
+
+    assert [name for name, _ in at] == ["a/m#1", "a/m#2", "up/other"]
 
 
 def test_other_models_come_after_all_deployments_in_their_order():

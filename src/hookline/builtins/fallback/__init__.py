@@ -19,6 +19,7 @@ from hookline import (
     Attempt,
     Call,
     Continue,
+    Deployment,
     Failure,
     Fallback,
     GiveUp,
@@ -53,6 +54,8 @@ LISTS: dict[Failure, str] = {
 """Failure -> the option with its list."""
 INSTEAD = frozenset({"context_window", "content_policy"})
 """Failures that the model's other deployments would share: the list comes in place of them."""
+OF_A_KEY = frozenset({"rate_limit", "quota", "refused", "missing"})
+"""Failures that another key of the same provider may not share."""
 
 READ_ALONG: Slot[ReadAlong] = Slot("fallback read along")
 """What the client has got of a stream that may be continued."""
@@ -147,6 +150,8 @@ class Plugin:
             return None
         if instead is None and options.rate_limit and not met_limit(call):
             instead = [target for target in left if not is_for_limits(target, options)]
+        if attempt.deployment.key_number is not None and failure not in OF_A_KEY:
+            instead = other_keys_last(left if instead is None else instead, attempt.deployment)
         pause_s = self._pause_s(call, attempt, options)
         targets = left if instead is None else instead
         if pause_s is None and not targets:
@@ -291,6 +296,11 @@ def is_for_limits(target: Target, options: FallbackOptions) -> bool:
 def met_limit(call: Call) -> bool:
     """Whether an attempt has failed by a rate limit."""
     return any(attempt.error is not None and failure_of(attempt.error) == "rate_limit" for attempt in call.attempts)
+
+
+def other_keys_last(targets: Sequence[Target], failed: Deployment) -> list[Target]:
+    """The same deployment by another key after the model's other ones: it would most likely fail the same way."""
+    return sorted(targets, key=lambda t: (t.model is not None, t.deployment.listed_id == failed.listed_id))
 
 
 def with_other_models(targets: list[Target], others: list[Target]) -> list[Target]:
