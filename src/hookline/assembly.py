@@ -315,7 +315,7 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
             context_tokens=table.context_tokens or (facts.context_tokens if facts is not None else None),
             max_output_tokens=table.max_output_tokens,
             limits=Limits.from_table(table.model_dump(include=_LIMITS)),
-            capabilities=frozenset(table.capabilities),
+            capabilities=frozenset(table.capabilities) if table.capabilities is not None else None,
             api_key=table.api_key,
             region=table.region or (at.region if at is not None else None),
             tags=frozenset((*table.tags, *(at.tags if at is not None else ()))),

@@ -176,17 +176,23 @@ class DeploymentTable(LimitTable):
     provider: str
     model: str = Field(min_length=1)
     id: str | None = Field(default=None, description='Default: "provider/model".')
-    weight: float = Field(default=1.0, ge=0)
+    weight: float = Field(
+        default=1.0, ge=0, le=1_000_000, description="Its part of the calls; 0 is only for when others fail."
+    )
     api_key: str | None = None
     mode: Literal["chat", "completions"] | None = None
     context_tokens: Count | None = None
     max_output_tokens: Count | None = None
-    capabilities: list[str] = Field(default=[])
+    capabilities: list[Literal["vision", "tools", "json_schema", "audio"]] | None = Field(
+        default=None, description="What of these it can do; [] is nothing of it. What is not said is not asked."
+    )
     region: str | None = Field(default=None, description="Where it runs; default: its provider's.")
     tags: list[str] = Field(
         default=[], description="What rules of `model_selection` may ask for, beside its provider's."
     )
-    priority: int = Field(default=0, ge=0, description="Smaller ones are tried first; others take what spills over.")
+    priority: int = Field(
+        default=0, ge=0, le=1_000_000, description="Smaller ones are tried first; others take what spills over."
+    )
     timeouts: TimeoutsTable = TimeoutsTable()
 
     @property

@@ -41,7 +41,8 @@ class Deployment:
     context_tokens: int | None = None
     max_output_tokens: int | None = None
     limits: Limits = field(default_factory=Limits)
-    capabilities: frozenset[str] = frozenset()
+    capabilities: frozenset[str] | None = None
+    """What of "vision", "tools", "json_schema", "audio" it can do; None: that is not known."""
     api_key: str | None = field(default=None, repr=False)
     region: str | None = None
     tags: frozenset[str] = frozenset()

@@ -324,6 +324,23 @@ async def test_while_the_store_is_away_calls_are_refused_or_served_and_booked(
     assert booked == (ANSWER_NANOUSD if status == 200 else 0)
 
 
+async def test_a_call_that_no_budget_pays_for_is_told_so_while_the_store_is_away(
+    make_kit: MakeKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = make_kit()
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise Unavailable("limits: the store is away")
+
+    monkeypatch.setattr(kit.workshop.stores.limits, "reserve", away)
+    monkeypatch.setattr(kit.workshop.stores.limits, "held", away)
+    free = Principal("free", "free")
+
+    assert (await kit.call(principal=free)).status == 200
+    assert (await kit.call(principal=free, is_dry_run=True)).status == 200
+    assert (await kit.call(principal=key(), is_dry_run=True)).status == 503
+
+
 async def test_while_the_ledger_is_away_windows_that_the_store_knows_go_on(
     make_kit: MakeKit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

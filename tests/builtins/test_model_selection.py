@@ -49,6 +49,12 @@ def image(url: str = "https://x/y.png") -> dict:
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, {"audio"}),
         ({"messages": [], "modalities": ["text", "audio"]}, {"audio"}),
         ({"messages": [], "tools": [{"type": "function"}]}, {"tools"}),
+        ({"messages": [], "functions": [{"name": "f"}]}, {"tools"}),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, {"tools"}),
+        ({"messages": [{"role": "tool", "tool_call_id": "1", "content": "x"}]}, {"tools"}),
+        ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, {"tools"}),
+        ({"input": [{"type": "message", "role": "user", "content": "x"}]}, set()),
+        ({"messages": [3, {"role": [], "type": 3}], "functions": 3}, set()),
         ({"messages": [], "response_format": {"type": "json_schema"}}, {"json_schema"}),
         ({"messages": [], "response_format": {"type": "json_object"}}, set()),
         ({"input": "hi", "text": {"format": {"type": "json_schema"}}}, {"json_schema"}),
@@ -74,6 +80,8 @@ def test_text_counts_towards_the_context_and_inline_images_do_not(make_call):
     [
         ({}, Needs(10**9, 10**9, frozenset({"vision"})), []),
         ({"capabilities": frozenset({"tools"})}, NO_NEEDS, []),
+        ({"capabilities": None}, Needs(0, None, frozenset({"tools"})), []),
+        ({"capabilities": frozenset()}, Needs(0, None, frozenset({"vision", "tools"})), ["lacks tools, vision"]),
         ({"capabilities": frozenset({"tools"})}, Needs(0, None, frozenset({"tools"})), []),
         (
             {"capabilities": frozenset({"tools"})},

@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hookline import UPSTREAM_KINDS, Deployment, Failure, Limits, Principal, Reply, UpstreamError, failure_of, hookimpl
+from hookline import (
+    UPSTREAM_KINDS,
+    Deployment,
+    Failure,
+    Limits,
+    Principal,
+    RateLimited,
+    Reply,
+    Skip,
+    Target,
+    UpstreamError,
+    failure_of,
+    hookimpl,
+)
 from hookline.builtins.circuit_breaker import Plugin as Breaker
 from hookline.builtins.fallback import Plugin as Fallback
 from hookline.builtins.fallback.options import FallbackOptions
@@ -21,7 +34,7 @@ from hookline.builtins.rate_limit import Plugin as RateLimit
 from hookline.failures import FAILURE_OF_KIND
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits
-from hookline.testing.kit import PipelineKit, ScriptedProvider, answer
+from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin
 from hookline.testing.virtual_time import run_in_virtual_time
 
 FAILURES, REPEATS = get_args(Failure), get_args(Repeat)
@@ -398,6 +411,62 @@ def test_each_kind_of_failure_has_a_list_of_its_own(failing, options, asked):
     )
 
     assert [name for name, _ in at] == asked
+
+
+def test_a_limit_that_is_known_before_the_provider_says_it_goes_to_the_list_for_limits():
+    """Own limits and those that upstreams have told of skip the targets; a circuit that is open has a target that is forced."""
+
+    def admit_attempt(call, target, attempt):
+        if target.model is None:
+            raise Skip("its limit is used up", RateLimited("its limit is used up", retry_after_s=9))
+
+    limits = make_plugin("limits", admit_attempt=admit_attempt)
+    options = {"rate_limit": ["kind"], "models": ["other"]}
+
+    _, at, _ = play(answer, options=options, deployments=LISTS, chain=(limits,))
+
+    assert [name for name, _ in at] == ["up/kind"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "asked"),
+    [
+        ((500, 500, 200), ["up/1", "up/2", "up/other"]),
+        ((429, 500, 200), ["up/1", "up/2", "up/kind"]),
+        ((500, 429, 200), ["up/1", "up/2", "up/kind"]),
+    ],
+)
+def test_the_list_for_limits_is_for_limits_alone(statuses, asked):
+    scripted = [answer(b"{}", status) for status in statuses]
+    options = {"rate_limit": ["kind"], "models": ["other"], "max_retries": 0}
+
+    _, at, _ = play(*[lambda reply=reply: reply for reply in scripted], options=options, deployments=LISTS)
+
+    assert [name for name, _ in at] == asked
+
+
+@pytest.mark.parametrize(
+    ("status", "asked"),
+    [(429, ["a/m#1", "a/m#2"]), (401, ["a/m#1", "a/m#2"]), (503, ["a/m#1", "b/m"]), (500, ["a/m#1", "b/m"])],
+)
+def test_another_key_is_tried_at_once_for_what_is_about_the_key_and_last_for_what_is_not(status, asked):
+    keyed = Deployment("a/m", "up", "m").by_key(3)
+    three = [*keyed, Deployment("b/m", "up", "m"), Deployment("c/m", "up", "m")]
+    listed = make_plugin("listed", select=lambda call, targets: [Target(one) for one in three])
+
+    _, at, _ = play(lambda: answer(b"{}", status), answer, chain=(listed,))
+
+    assert [name for name, _ in at] == asked
+
+
+def test_other_keys_come_before_other_models():
+    keyed = Deployment("a/m", "up", "m").by_key(2)
+    listed = make_plugin("listed", select=lambda call, targets: [Target(one) for one in keyed])
+    options = {"models": ["other"], "max_retries": 0}
+
+    _, at, _ = play(lambda: answer(b"{}", 500), options=options, deployments=LISTS, chain=(listed,))
+
+    assert [name for name, _ in at] == ["a/m#1", "a/m#2", "up/other"]
 
 
 def test_other_models_come_after_all_deployments_in_their_order():

@@ -70,6 +70,12 @@ MISTAKES = {
     PROVIDER + '[models.m]\ndeployments = [{ provider = "openai", model = "x", wieght = 2 }]': [
         'proxy.toml:4: [models.m] deployments[0].wieght: unknown key; did you mean "weight"?'
     ],
+    PROVIDER + '[models.m]\ndeployments = [{ provider = "openai", model = "x", capabilities = ["vison"] }]': [
+        'proxy.toml:4: [models.m] deployments[0].capabilities[0]: must be "vision", "tools", "json_schema" or "audio"; did you mean "vision"?'
+    ],
+    PROVIDER + '[models.m]\ndeployments = [{ provider = "openai", model = "x", weight = inf }]': [
+        "proxy.toml:4: [models.m] deployments[0].weight: must be less than or equal to 1000000"
+    ],
     PROVIDER + '[models.m]\ndeployments = ["openai/x", "openai/x"]': [
         'proxy.toml:4: [models.m] deployments[1]: "openai/x" is listed twice; give one of them an `id` of its own'
     ],

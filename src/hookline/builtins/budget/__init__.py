@@ -326,6 +326,9 @@ class Plugin:
         """Takes nothing. What does not seem to fit is tried and given back at once, for money that other processes have leased would be recalled for it."""
         deployment, plan = check.deployment, check.plan
         scopes = [spend.window for spend in plan.spends]
+        if not scopes:  # nobody's store is asked for the call either
+            check.bound = self._bound(call, deployment, plan.is_hard)
+            return
         try:
             check.held_nanousd = list(await self.limits.held(scopes))
             bound = check.bound = self._bound(call, deployment, plan.is_hard)

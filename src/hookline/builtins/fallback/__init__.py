@@ -19,6 +19,7 @@ from hookline import (
     Attempt,
     Call,
     Continue,
+    Deployment,
     Failure,
     Fallback,
     GiveUp,
@@ -54,6 +55,8 @@ LISTS: dict[Failure, str] = {
 """Failure -> the option with its list."""
 INSTEAD = frozenset({"context_window", "content_policy"})
 """Failures that the model's other deployments would share: the list comes in place of them."""
+OF_A_KEY = frozenset({"rate_limit", "quota", "refused", "missing"})
+"""Failures that another key of the same provider may not share."""
 
 RETRY_COUNT = "x-stainless-retry-count"
 """OpenAI's and Anthropic's SDKs send it with each request, from 0 on."""
@@ -83,7 +86,7 @@ class Plugin:
         self._budget = carried(host, "retry budget", lambda: RetryBudget(*rates, host.clock.monotonic()))
         self._budget.retune(*rates)
         every = [options, *host.options_by_model.values()]
-        self._has_models = any(one.models for one in every)
+        self._has_models = any(one.models or one.rate_limit for one in every)
         if not any(one.mid_stream == "continue" for one in every):
             self.edit_reply = None  # type: ignore[assignment,method-assign]  # nobody reads along: no hook for it
         self._label = Labels()
@@ -112,8 +115,12 @@ class Plugin:
                 name = target.deployment.id
                 bucket = known.get(name) or budget.add(name, self._clock.monotonic())
                 bucket.calls += is_call
-        if self._has_models and targets and (names := self._options_of(call).models):
-            return with_other_models(targets, targets_of(names, targets, call, self._host))
+        if self._has_models and targets:
+            options = self._options_of(call)
+            # A forced one will say itself whether its limit is used up.
+            for_limits = () if any(target.is_forced for target in targets) else options.rate_limit
+            if names := (*for_limits, *options.models):
+                return with_other_models(targets, targets_of(names, targets, call, self._host))
         return targets
 
     @hookimpl
@@ -152,6 +159,10 @@ class Plugin:
         if instead is None and not may_go_on(error, options):
             call.note("fallback", "stays", f"{attempt.deployment.id}: the next target would say the same")
             return None
+        if instead is None and options.rate_limit and not met_limit(call):
+            instead = [target for target in left if not is_for_limits(target, options)]
+        if attempt.deployment.key_number is not None and failure not in OF_A_KEY:
+            instead = other_keys_last(left if instead is None else instead, attempt.deployment)
         pause_s = self._pause_s(call, attempt, options)
         targets = left if instead is None else instead
         if pause_s is None and not targets:
@@ -296,6 +307,21 @@ def may_go_on(error: ApiError, options: FallbackOptions) -> bool:
     if status is not None and status in options.stay_statuses:
         return False
     return error.may_fall_back
+
+
+def is_for_limits(target: Target, options: FallbackOptions) -> bool:
+    """Whether this other model is for rate limits alone: that a provider has told, or that are known before it has to."""
+    return target.model in options.rate_limit and target.model not in options.models
+
+
+def met_limit(call: Call) -> bool:
+    """Whether an attempt has failed by a rate limit."""
+    return any(attempt.error is not None and failure_of(attempt.error) == "rate_limit" for attempt in call.attempts)
+
+
+def other_keys_last(targets: Sequence[Target], failed: Deployment) -> list[Target]:
+    """The same deployment by another key after the model's other ones: it would most likely fail the same way."""
+    return sorted(targets, key=lambda t: (t.model is not None, t.deployment.listed_id == failed.listed_id))
 
 
 def with_other_models(targets: list[Target], others: list[Target]) -> list[Target]:

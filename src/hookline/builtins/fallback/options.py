@@ -41,7 +41,11 @@ class FallbackOptions(BaseModel):
         max_length=20,
         description="Models for a request whose content this one refuses, or whose answer its filter stopped before anything was said.",
     )
-    rate_limit: list[ModelName] = Field([], max_length=20, description="Models tried after a 429, before `models`.")
+    rate_limit: list[ModelName] = Field(
+        [],
+        max_length=20,
+        description="Models tried after a 429, or when all deployments are skipped because limits are known to be used up; before `models`.",
+    )
     max_retries: int = Field(
         0,
         ge=0,

@@ -124,6 +124,7 @@ class Plugin:
     """Asks each deployment of `[models]` now and then."""
 
     Options = ProbeOptions
+    supports_dry_run = True
 
     def __init__(self, options: ProbeOptions, host: Host) -> None:
         self._host = host

@@ -108,7 +108,7 @@ class Plugin:
     def select(self, call: Call, targets: list[Target]) -> list[Target]:
         policy = self._policies.get(call.model or "") or self._policy
         wishes = call.slots.get(WISHES, NONE)
-        if len(targets) < 2 and wishes is NONE and not policy.is_strict and not call.is_explained:
+        if len(targets) < 2 and is_plain(call, policy, wishes):
             return targets
         return self._choose(call, targets, policy, wishes, is_low=False)
 
@@ -119,7 +119,7 @@ class Plugin:
         async def select(call: Call, targets: list[Target]) -> list[Target]:
             policy = self._policies.get(call.model or "") or self._policy
             wishes = call.slots.get(WISHES, NONE)
-            if len(targets) < 2 and wishes is NONE and not policy.is_strict:
+            if len(targets) < 2 and is_plain(call, policy, wishes):
                 return targets
             is_low = False
             if policy.cheapest_below and len(targets) > 1:
@@ -277,6 +277,11 @@ class Plugin:
         except (Unavailable, Rejected):  # budgets themselves decide what comes of such a call
             self._host.log.debug("what is left of the budgets of %s is not known", principal.key_name)
             return None
+
+
+def is_plain(call: Call, policy: Policy, wishes: Wishes) -> bool:
+    """Whether a lone deployment need not be looked at."""
+    return wishes is NONE and not policy.is_strict and not call.is_explained
 
 
 def _least(one: int | None, other: int | None) -> int | None:

@@ -4,7 +4,7 @@ Lives here: the three classes, and the offline estimate for requests that don't 
 `COMPLEXITY`), which deployment serves which class (policies.py).
 Idea: a score anybody can add up by hand from `score`; no model, no network. Every point is named in the note that explains a choice.
 
-It reads at most `READ_CHARS` of the last question, and words at most `WORDS_CHARS` of it, so its cost does not grow with the request. Words of sixteen languages are known; all other signals need
+It reads at most `READ_CHARS` of the last question, words and formulas at most in `WORDS_CHARS` of it, so its cost does not grow with the request. Words of sixteen languages are known; all other signals need
 no language."""
 
 from __future__ import annotations
@@ -85,12 +85,13 @@ def score(reading: Reading, payload: dict[str, Any]) -> Iterator[tuple[str, int]
         text = unicodedata.normalize("NFC", text)
     yield "length", _steps(reading.text_chars, (1_500, 6_000, 24_000))
     yield "code", 2 if CODE.search(question) else 0
-    yield "formula", 1 if FORMULA.search(question) else 0
+    yield "formula", 1 if FORMULA.search(text) else 0
     yield "proof", 5 if PROOF.find(text) else 0
     yield "work in steps", min(2 * len(WORK.find(text)), 4)
     yield "thought", min(len(THOUGHT.find(text)), 3)
     yield "questions and tasks", _steps(len(QUESTIONS.findall(question)) + len(TASKS.findall(question)), (3, 8))
-    yield "tools", _steps(sum(1 for tool in listed(payload.get("tools")) if isinstance(tool, dict)), (1, 5))
+    tools = (*listed(payload.get("tools")), *listed(payload.get("functions")))
+    yield "tools", _steps(sum(1 for tool in tools if isinstance(tool, dict)), (1, 5))
     yield "JSON schema", 1 if wants_json_schema(payload) else 0
     yield "turns", _steps(reading.turns, (6, 20))
     yield "reasoning effort", {"medium": 1, "high": 5, "xhigh": 5}.get(_effort(payload), 0)
@@ -121,6 +122,7 @@ def _ends(text: str, chars: int) -> str:
 
 def _letters_per_char(text: str) -> float:
     """How much a character says, in letters: a Chinese one three, a Japanese or Korean syllable two."""
+    text = _ends(text, WORDS_CHARS)
     if text.isascii():
         return 1.0
     return 1.0 + (2 * len(HAN.findall(text)) + len(SYLLABLES.findall(text))) / len(text)

@@ -30,7 +30,7 @@ def surely_fit(call: Call, targets: Sequence[Target]) -> bool:
     tokens = len(call.body) + (call.chat.max_output_tokens or 0)
     for target in targets:
         deployment = target.deployment
-        if deployment.capabilities or deployment.max_output_tokens is not None:
+        if deployment.capabilities is not None or deployment.max_output_tokens is not None:
             return False
         if deployment.context_tokens is not None and tokens > deployment.context_tokens:
             return False
@@ -48,7 +48,7 @@ def needs_of(call: Call) -> Needs:
             text_chars += len(text)
         elif (capability := CAPABILITY_OF_PART.get(str(part.get("type")))) is not None:
             capabilities.add(capability)
-    if call.chat.tools:
+    if call.chat.tools or listed(payload.get("functions")) or any(map(tells_of_tools, _items(payload))):
         capabilities.add("tools")
     if wants_json_schema(payload):
         capabilities.add("json_schema")
@@ -67,6 +67,20 @@ def content_parts(payload: dict[str, Any]) -> Iterator[str | dict[str, Any]]:
                     yield part
 
 
+def tells_of_tools(item: Any) -> bool:
+    """Whether a message or an input item is a tool's call or answer: only who knows tools can read it."""
+    if not isinstance(item, dict):
+        return False
+    type_ = item.get("type")
+    is_call = isinstance(type_, str) and type_.endswith(("_call", "_call_output"))
+    return is_call or bool(item.get("tool_calls")) or item.get("role") in ("tool", "function")
+
+
+def _items(payload: dict[str, Any]) -> Iterator[Any]:
+    yield from listed(payload.get("messages"))
+    yield from listed(payload.get("input"))
+
+
 def wants_json_schema(payload: dict[str, Any]) -> bool:
     """Chat: `response_format.type`; responses: `text.format.type`."""
     text = payload.get("text")
@@ -76,7 +90,7 @@ def wants_json_schema(payload: dict[str, Any]) -> bool:
 
 def lacks_of(deployment: Deployment, needs: Needs) -> Iterator[str]:
     """Why a deployment can't take a request with these needs, by what it declares."""
-    if deployment.capabilities and (missing := needs.capabilities - deployment.capabilities):
+    if deployment.capabilities is not None and (missing := needs.capabilities - deployment.capabilities):
         yield f"lacks {', '.join(sorted(missing))}"
     output_tokens = needs.output_tokens or 0
     if deployment.max_output_tokens is not None and output_tokens > deployment.max_output_tokens:

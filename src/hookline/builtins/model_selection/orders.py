@@ -54,6 +54,8 @@ def hashed(deployment_id: str, who: str) -> float:
 
 def by_turn(targets: Sequence[Target], turn: int) -> list[Target]:
     """Each is first once in a row, and each of the others second in turn: so they share what a dead first leaves. The keys of one take turns at its turns."""
+    if not have_keys(targets):
+        return _rotated(targets, turn)
     listings = list(_by_listing(targets).values())
     return [target for keyed in _rotated(listings, turn) for target in _rotated(keyed, turn // len(listings))]
 
@@ -117,8 +119,10 @@ def cost_rank(deployment: Deployment, usage: Usage) -> tuple[bool, int]:
 def strategy_for(strategy: Strategy, targets: Sequence[Target]) -> Strategy | None:
     """What "auto" means for these; None: they stay as they are."""
     if strategy == "auto":
-        first = targets[0].deployment.weight
-        strategy = "weighted" if any(target.deployment.weight != first for target in targets) else "listed"
-    if strategy == "listed" and all(target.deployment.key_number is None for target in targets):
-        return None
-    return strategy
+        strategy = "weighted" if len({target.deployment.weight for target in targets}) > 1 else "listed"
+    return None if strategy == "listed" and not have_keys(targets) else strategy
+
+
+def have_keys(targets: Iterable[Target]) -> bool:
+    """Whether some differ by their key alone."""
+    return any([target.deployment.key_number is not None for target in targets])  # noqa: C419  # a generator costs twice as much
