@@ -63,15 +63,15 @@ class Registry:
         self.stores[store, scheme] = factory
 
 
-def builtin_registry(settings: Settings) -> Registry:
-    """The kinds that ship with Hookline."""
+def builtin_registry(settings: Settings, *, workers: int = 1) -> Registry:
+    """The kinds that ship with Hookline. `workers`: processes of this server."""
     registry = Registry()
     builtin_providers.register_providers(registry.add_provider)
-    _register_builtin_stores(registry.add_store, settings.state.reply_cache_bytes)
+    _register_builtin_stores(registry.add_store, settings.state.reply_cache_bytes, workers)
     return registry
 
 
-def _register_builtin_stores(add: Callable[..., None], reply_cache_bytes: int) -> None:
+def _register_builtin_stores(add: Callable[..., None], reply_cache_bytes: int, workers: int) -> None:
     def limits(url: str, clock: Clock) -> Any:
         from hookline.stores.memory import MemoryLimits
 
@@ -86,7 +86,7 @@ def _register_builtin_stores(add: Callable[..., None], reply_cache_bytes: int) -
         from hookline.stores.redis_client import RedisClient
         from hookline.stores.redis_limits import RedisLimits
 
-        return RedisLimits(RedisClient(url, monotonic=clock.monotonic))
+        return RedisLimits(RedisClient(url, monotonic=clock.monotonic), workers=workers)
 
     def redis_replies(url: str, clock: Clock) -> Any:
         from hookline.stores.redis_client import RedisClient

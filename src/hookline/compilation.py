@@ -168,7 +168,7 @@ def _compile(
     found: list[str],
     add_command: AddCommand | None,
 ) -> Compiled:
-    registry = builtin_registry(settings)
+    registry = builtin_registry(settings, workers=process.workers)
     workshop = _make_workshop(settings, process, registry, found)
     chain = _compile_chain(settings, process, workshop, found)
     routes = Routes(settings.admin.key)
@@ -221,9 +221,9 @@ def _make_workshop(settings: Settings, process: Process, registry: Registry, fou
 
 
 def _shown_settings(settings: Settings, process: Process) -> dict[str, Any]:
-    """What plugins may read, with the host that the command line made of `[server]`."""
+    """What plugins may read, with the host and the workers that the command line made of `[server]`."""
     shown = public_settings(settings)
-    shown["server"] |= {"host": process.host, "is_loopback": is_loopback(process.host)}
+    shown["server"] |= {"host": process.host, "is_loopback": is_loopback(process.host), "workers": process.workers}
     return shown
 
 

@@ -125,6 +125,19 @@ async def test_settings_are_plain_data_without_secrets(start) -> None:
     assert "canary" not in json.dumps(settings)
 
 
+async def test_settings_have_the_host_and_the_workers_of_the_command_line(settle, tmp_path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Plugin:\n    def __init__(self, options, host):\n        self.server = host.settings['server']\n"
+    )
+    text = f'[chain]\nplugins = [{{ name = "mine", path = "mine.py" }}]\n[server]\nworkers = 2\n{DEMO}'
+
+    app = App(settle(text), host="127.0.0.9", workers=3)
+
+    server = app.current.chain.plugins[0].instance.server
+    assert (server["host"], server["workers"]) == ("127.0.0.9", 3)
+    await app.stop(0)
+
+
 async def test_spawning_in_a_constructor_is_refused_with_a_sentence(settle, tmp_path) -> None:
     code = "class Plugin:\n    def __init__(self, options, host):\n        async def run(): ...\n        host.spawn('early', run())\n"
     (tmp_path / "early.py").write_text(code)

@@ -32,8 +32,8 @@ async def server(tmp_path):
 async def open_limits(server):
     opened: list[RedisLimits] = []
 
-    def make(query: str = "") -> RedisLimits:
-        opened.append(RedisLimits(RedisClient(server.url + query)))
+    def make(query: str = "", **about: int) -> RedisLimits:
+        opened.append(RedisLimits(RedisClient(server.url + query), **about))
         return opened[-1]
 
     yield make
@@ -105,6 +105,16 @@ async def test_leases_are_told_to_a_redis_that_came_back_empty(open_limits, serv
         await other.restore(wide[0], [(time.time(), 100)])
     await other.restore(wide[0], [(time.time(), 100)])
     assert await other.reserve("too much", wide, 999_900, expires_s=600) == SpendRefusal(wide[0], 170, 170, 999_900)
+
+
+async def test_a_share_is_that_of_all_workers_of_a_server_though_none_was_heard_of(open_limits, server):
+    await asyncio.to_thread(server.stop)
+    store = open_limits(workers=4)
+    take = Take("key:ci/requests", 20, 600.0)
+
+    taken = [await store.take(str(n), (take,), (1,), expires_s=60) for n in range(6)]
+
+    assert [isinstance(answer, Refusal) for answer in taken] == [False] * 5 + [True]
 
 
 async def test_money_settled_while_redis_was_away_is_settled_when_it_is_back(open_limits, server):

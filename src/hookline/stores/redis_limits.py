@@ -59,11 +59,11 @@ class Reserved(NamedTuple):
 
 
 class RedisLimits:
-    """A `LimitStore` for many processes. `clock` replaces the server's time; only tests give one."""
+    """A `LimitStore` for many processes. `workers`: so many share it at least. `clock` replaces the server's time; only tests give one."""
 
     is_shared = True
 
-    def __init__(self, client: RedisClient, clock: Clock | None = None) -> None:
+    def __init__(self, client: RedisClient, clock: Clock | None = None, *, workers: int = 1) -> None:
         self._client = client
         self._clock = clock
         self._slot_s = SLOT_S if clock is None else math.inf
@@ -79,7 +79,9 @@ class RedisLimits:
         self._leases = LeaseKeeper(client, keys, get_epoch=lambda: self._presence.epoch, now=self._now)
         self._local = MemoryLimits(clock or client)
         self._local_ids: set[str] = set()
-        self._presence = Presence(client, keys, self._leases, self._reserved, find_slots=self._slots, now=self._now)
+        self._presence = Presence(
+            client, keys, self._leases, self._reserved, workers, find_slots=self._slots, now=self._now
+        )
         self._presence.look_after = self._look_after
         self.bypassed = 0
         """Decisions made while Redis was away: by this worker's share of a limit, or by its lease."""

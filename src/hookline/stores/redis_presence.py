@@ -50,6 +50,7 @@ class Presence:
         keys: LimitKeys,
         leases: LeaseKeeper,
         reserved: Mapping[str, Reserved],
+        workers: int = 1,
         *,
         find_slots: Callable[[], list[tuple[str, float, Slots]]],
         now: Callable[[], int | str],
@@ -72,13 +73,14 @@ class Presence:
         self.epoch = ""
         self.must_know = False
         """Redis was lost once: only windows that were restored since may be spent from."""
-        self._counts: deque[int] = deque((1,), maxlen=COUNTS_KEPT)
+        self._least = workers
+        self._counts: deque[int] = deque((workers,), maxlen=COUNTS_KEPT)
         client.on_connect.append(self._reconcile)
 
     @property
     def workers(self) -> int:
-        """How many live: the most that were seen lately, for a Redis that came back empty does not know all of them at once."""
-        return max(self._counts)
+        """How many live: the most that were seen lately, for a Redis that came back empty, or is new, does not know all of them at once."""
+        return max(self._least, *self._counts)
 
     def fresh(self) -> str:
         """A name for a new epoch, should there be none."""
