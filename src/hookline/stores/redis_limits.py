@@ -29,6 +29,8 @@ from hookline.stores.redis_leases import LEASE_S, UNIT, Lease, LeaseKeeper, to_u
 from hookline.stores.redis_presence import SLOT_S, Presence
 from hookline.stores.redis_scripts import LimitKeys
 
+TIMER_S = 0.01
+"""A loop's timers may come a millisecond early, and who asks then is told to wait once more."""
 RECALL_WAIT_S = 0.5
 """How long a call waits for leases of other workers to come back before it is refused; a worker that does not answer is dead or cut off."""
 RECALL_LOOK_S = 0.02
@@ -181,7 +183,7 @@ class RedisLimits:
             arguments += (to_us(at_unix_s), amount_nanousd)
         answer = await self._client.run(self._restore, keys, *arguments)
         if answer[0] == 5:
-            await asyncio.sleep(answer[1] / UNIT)
+            await asyncio.sleep(answer[1] / UNIT + TIMER_S)
             raise Unavailable("the shared store came back empty; the ledger must be asked once more", retry_after_s=1.0)
 
     async def knows(self, spend: Spend) -> bool:
