@@ -37,7 +37,8 @@ def verdict_of(event: Any) -> Literal["said", "filtered"] | None:
             return "filtered"
         is_end = kind in ("error", "response.completed", "response.incomplete", "response.failed")
         return "said" if is_end or kind.endswith(".delta") else None
-    for choice in event.get("choices") or ():
+    choices = event.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
         delta = member_of(choice, "delta")
         said = delta if isinstance(delta, dict) else {"text": member_of(choice, "text")}
         if any(value for name, value in said.items() if name != "role"):

@@ -51,6 +51,7 @@ async def peek(body: PeekedBody, endpoint: Endpoint, *, sees_filter: bool = Fals
     `sees_filter`: read on until something is said, or a filter says that nothing will be. Raises what the upstream raises, TransportError(reset) if it ended
     before there was an event, and TransportError(garbage) if the first one can't be read, or is `[DONE]`."""
     head, is_json = body.head, endpoint in EVENTS_OF_JSON
+    sees_filter = sees_filter and is_json
     if not _has_event(head[0]) or sees_filter:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + PEEK_S

@@ -1,8 +1,8 @@
 """The watch on a stream while it is relayed: where its end begins, what it tells of usage, tools and errors, and whether it can be read at all.
 
 Lives here: `StreamWatch`. Elsewhere: what an event means (openai_wire.py), SSE framing (transport/sse.py), the beginning of a stream (peek.py), who drives a body (relay.py).
-Idea: a stream is relayed as bytes, whole events at a time. One that differs from one before it in nothing but a piece of text costs three comparisons; every other is
-parsed, which is as cheap as searching it for what an end, a usage or an error would say.
+Idea: a stream is relayed as bytes, whole events at a time. One that differs from one before it in nothing but a piece of text costs three comparisons, a
+text delta of a response is known by its shape; every other is parsed.
 
 Rules of the end, by endpoint:
 - chat, completions: the end begins with the event whose `usage` comes with empty `choices` or a finish_reason, else with `[DONE]`. Complete = a finish_reason
@@ -216,7 +216,11 @@ class StreamWatch:
             if type(choice) is not dict or choice.get("finish_reason") is not None:
                 return False
             delta = choice.get("delta")
-            if delta and not self.has_tool_call and ("tool_calls" in delta or "function_call" in delta):
+            if not delta:
+                continue
+            if type(delta) is not dict:
+                return False
+            if not self.has_tool_call and ("tool_calls" in delta or "function_call" in delta):
                 return False
         return True
 

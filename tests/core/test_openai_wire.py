@@ -273,6 +273,17 @@ def test_an_event_that_is_no_json_object_ends_the_stream_unseen(broken, before, 
         assert (left + held, seen.is_complete, seen.is_unreadable) == (before, False, True)
 
 
+@pytest.mark.parametrize("delta", [5, "tool_calls", ["tool_calls"], True, None])
+@pytest.mark.parametrize("name", ["delta", "finish_reason", "index", "logprobs"])
+def test_objects_of_an_odd_shape_pass_as_they_are(name, delta):
+    odd = event({"choices": [{"index": 0, name: delta}]})
+
+    seen, left, held = watch("chat", [chunk("a"), odd, event({"choices": 5}), event({"choices": [5]}), event({}), DONE])
+
+    assert (seen.is_complete, seen.is_unreadable) == (True, False)
+    assert left + held == chunk("a") + odd + event({"choices": 5}) + event({"choices": [5]}) + event({}) + DONE
+
+
 def test_a_broken_event_among_learned_ones_is_found():
     stream = [
         chunk("a"),

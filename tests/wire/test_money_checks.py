@@ -75,7 +75,12 @@ async def test_a_check_never_says_anything_else_than_the_call_meets(
     serve: Callable[..., ProxyProcess], upstream: ScriptedUpstream, usd: str, clamp: str
 ) -> None:
     usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
-    upstream.always(json_reply({"id": "c", "object": "list", "data": [], "choices": [], "usage": usage}))
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "a"},
+        "finish_reason": "stop",
+    }  # streams get it too
+    upstream.always(json_reply({"id": "c", "object": "list", "data": [], "choices": [choice], "usage": usage}))
     proxy = serve(CONFIG.format(url=upstream.url, usd=usd, clamp=clamp))
 
     differences = []

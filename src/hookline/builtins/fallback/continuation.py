@@ -60,7 +60,8 @@ class ReadAlong:
         members: dict[str, Any] = {}
         for event in _events(b"".join(self._chunks)):
             members = members or {name: event[name] for name in MEMBERS if name in event}
-            for choice in event.get("choices") or ():
+            choices = event.get("choices")
+            for choice in choices if isinstance(choices, list) else ():
                 delta = choice.get("delta") if isinstance(choice, dict) else None
                 if not isinstance(delta, dict):
                     continue
