@@ -124,6 +124,31 @@ def _says_something(data: dict[str, Any]) -> bool:
     )
 
 
+_SPOKEN = ("delta", "text", "message")
+
+
+def said_in(event: Any) -> int:
+    """How many bytes of text an event of a stream says, as JSON has them: contents, reasoning, arguments, whatever stands in a delta. No token is shorter than a byte."""
+    if type(event) is not dict:
+        return 0
+    kind = event.get("type")
+    if type(kind) is str:  # a whole item repeats its deltas, if it had any
+        return _text_bytes(event.get("item") if kind == "response.output_item.done" else event.get("delta"))
+    choices = event.get("choices")
+    if type(choices) is not list:
+        return 0
+    return sum(_text_bytes(choice.get(name)) for choice in choices if type(choice) is dict for name in _SPOKEN)
+
+
+def _text_bytes(value: Any) -> int:
+    kind = type(value)
+    if kind is str:
+        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    if kind is dict:
+        return sum(_text_bytes(part) for name, part in value.items() if name != "role")
+    return sum(map(_text_bytes, value)) if kind is list else 0
+
+
 def member_of(of: Any, name: str) -> Any:
     """A member of what may be no object."""
     return of.get(name) if isinstance(of, dict) else None

@@ -22,7 +22,16 @@ import orjson
 
 from hookline.call import Endpoint
 from hookline.money import Usage
-from hookline.openai_wire import UNREAD_CALLS, USAGE_OBJECT, error_of, parsed, sequence_number_after, usage_in, usage_of
+from hookline.openai_wire import (
+    UNREAD_CALLS,
+    USAGE_OBJECT,
+    error_of,
+    parsed,
+    said_in,
+    sequence_number_after,
+    usage_in,
+    usage_of,
+)
 from hookline.transport.sse import SseEvent, SseSplitter, parse_event
 
 EVENT_BYTES_MAX = 1 << 20
@@ -40,6 +49,7 @@ _BLANK_LINE = (b"\n\n", b"\r\n\r\n")
 _DELTA = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta"'
 """How nearly every event of a response begins."""
 _NEXT_DELTA = b"}\n\n" + _DELTA
+_DELTA_TEXT = re.compile(rb',?"(?:delta|obfuscation)": ?"(?:[^"\\]|\\.)*"')
 _END_TYPE = re.compile(rb'"type"\s*:\s*"(response\.(?:completed|incomplete|failed))"')
 _FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
 
@@ -48,7 +58,7 @@ class StreamWatch:
     """Reads a stream while it is relayed. `feed` returns what may leave now; `release` what was held."""
 
     __slots__ = (
-        "_after", "_before", "_between", "_endpoint", "_finished", "_giant_start", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
+        "_after", "_around", "_around_delta", "_before", "_between", "_endpoint", "_finished", "_giant_start", "_held", "_held_bytes", "_hides_usage", "_is_ending", "_is_opaque", "_is_skipping", "_last", "_reads_all",
         "_relayed_bytes", "_seen", "_splitter", "_tail_bytes", "_text", "error", "has_failed", "has_spoken", "has_tool_call", "is_complete", "is_over", "is_unreadable", "is_usage_final",
         "output_bytes", "usage",
     )  # fmt: skip
@@ -69,12 +79,9 @@ class StreamWatch:
         self._seen: set[Any] = set()
         self._finished: set[Any] = set()
         self._last = b""
-        self._before, self._text, self._between, self._after = (
-            b"-",
-            slice(0),
-            b"",
-            b"",
-        )  # of the last event that said nothing but some text
+        # Of the last event that said nothing but some text:
+        self._before, self._text, self._between, self._after, self._around = b"-", slice(0), b"", b"", 0
+        self._around_delta = -1  # of a response's text delta
         self.usage: Usage | None = None
         self.is_usage_final = False
         """It was told at the end; what is told on the way is followed by more."""
@@ -90,23 +97,24 @@ class StreamWatch:
         self.has_spoken = self._is_opaque
         """Something other than comments has left."""
         self.output_bytes = 0
+        """Of what was said, never less: texts and arguments as they stand in JSON. Of streams that nobody reads, all bytes."""
 
     def feed(self, chunk: bytes) -> bytes:
-        self.output_bytes += len(chunk)
         if not self._tail_bytes and not self._is_ending:
             # The same as one before but for a text without quotes: it can't hold a member's name.
-            if (
-                chunk.startswith(self._before)
-                and chunk.endswith(self._after)
-                and (_QUOTE not in chunk[self._text] or self._are_alike(chunk))
-            ):
-                return chunk
-            if not self._is_opaque and chunk.endswith(_BLANK_LINE) and self._is_plain(chunk):
+            if chunk.startswith(self._before) and chunk.endswith(self._after):
+                is_one = _QUOTE not in chunk[self._text]
+                if (said := len(chunk) - self._around if is_one else self._said_alike(chunk)) >= 0:
+                    self.output_bytes += said
+                    return chunk
+            if not self._is_opaque and chunk.endswith(_BLANK_LINE) and (said := self._said_plain(chunk)) >= 0:
+                self.output_bytes += said
                 self._last, self.has_spoken = chunk, True
                 if self._endpoint != "responses":  # whose events are numbered
                     self._learn(chunk)
                 return chunk
         if self._is_opaque:
+            self.output_bytes += len(chunk)
             self._relayed_bytes = 0 if chunk.endswith(_BLANK_LINE) else 1
             return chunk
         return self._read(chunk)
@@ -124,6 +132,7 @@ class StreamWatch:
             return b""
         self._splitter, self._tail_bytes = None, 0
         if not self._is_whole(tail):
+            self.output_bytes += len(tail)
             return b""
         self._relayed_bytes = len(tail)
         return self._pass(tail, tail)
@@ -156,50 +165,55 @@ class StreamWatch:
         self._between = self._after[:at] if at >= len(_PADDING) else b""
         if self._between:
             self._after = self._after[self._after.find(b'"', at) :]
-        self._text = slice(begin, -len(self._after))
+        self._text, self._around = slice(begin, -len(self._after)), begin + len(self._after)
 
-    def _are_alike(self, chunk: bytes) -> bool:
-        """Whether these are events that differ from the learned one in nothing but such texts."""
-        before, between, after, at = self._before, self._between, self._after, 0
+    def _said_alike(self, chunk: bytes) -> int:
+        """The bytes of such texts, if these are events that differ from the learned one in nothing else; else -1."""
+        before, between, after, at, said = self._before, self._between, self._after, 0, 0
         while chunk.startswith(before, at):
-            end = chunk.find(b'"', at + len(before))
+            begin = at + len(before)
+            end = chunk.find(b'"', begin)
+            said += end - begin
             if between:
                 if not chunk.startswith(between, end):
-                    return False
+                    return -1
                 end = chunk.find(b'"', end + len(between))
             if end < 0 or not chunk.startswith(after, end):
-                return False
+                return -1
             at = end + len(after)
             if at == len(chunk):
-                return True
-        return False
+                return said
+        return -1
 
-    def _is_plain(self, chunk: bytes) -> bool:
-        """Whether these are whole events, each a JSON object that is neither end, usage nor error, nor begins a tool call."""
+    def _said_plain(self, chunk: bytes) -> int:
+        """The bytes said by these events, if each is whole and a JSON object that is neither end, usage nor error, nor begins a tool call; else -1."""
         try:
-            if chunk.startswith(_DELTA) and self._are_deltas(chunk):
-                return True
+            if chunk.startswith(_DELTA) and (count := self._count_deltas(chunk)):
+                return self._said_by_deltas(chunk, count)
             if not chunk.startswith(b"data: "):
-                return all(map(self._is_plain_block, chunk.removesuffix(b"\n\n").split(b"\n\n")))
-            count = chunk.count(b"\n\n")
-            if count <= 1:
-                return self._says_little(orjson.loads(chunk[6:]))
-            every = orjson.loads(b"[%b]" % chunk[6:-2].replace(b"\n\ndata: ", b","))
+                every = [_data_of(block) for block in chunk.removesuffix(b"\n\n").split(b"\n\n")]
+            elif (count := chunk.count(b"\n\n")) <= 1:
+                return said_in(data) if self._says_little(data := orjson.loads(chunk[6:])) else -1
+            else:
+                every = orjson.loads(b"[%b]" % chunk[6:-2].replace(b"\n\ndata: ", b","))
+                if len(every) != count:
+                    return -1
         except orjson.JSONDecodeError:
-            return False
-        return len(every) == count and all(map(self._says_little, every))
+            return -1
+        return sum(map(said_in, every)) if all(map(self._says_little, every)) else -1
 
-    def _are_deltas(self, chunk: bytes) -> bool:
-        """By their shape: half an object would hardly end so."""
-        return (
-            chunk.endswith(b"}\n\n")
-            and chunk.count(_NEXT_DELTA) == chunk.count(b"\n\n") - 1
-            and self._endpoint == "responses"
-        )
+    def _count_deltas(self, chunk: bytes) -> int:
+        """How many text deltas of a response these are, by their shape: half an object would hardly end so. 0: something else."""
+        count = chunk.count(b"\n\n")
+        is_all = chunk.endswith(b"}\n\n") and chunk.count(_NEXT_DELTA) == count - 1
+        return count if is_all and self._endpoint == "responses" else 0
 
-    def _is_plain_block(self, block: bytes) -> bool:
-        begin = block.find(b"\ndata: ") + 7
-        return begin > 6 and self._says_little(orjson.loads(block[begin:]))
+    def _said_by_deltas(self, chunk: bytes, count: int) -> int:
+        """Not less than they say: what stood around the first one's text stands around each; its number gets no shorter."""
+        if self._around_delta < 0:
+            block = chunk[: chunk.find(b"\n\n") + 2]
+            self._around_delta = len(_DELTA_TEXT.sub(b"", block))
+        return len(chunk) - count * self._around_delta
 
     def _says_little(self, data: Any) -> bool:
         if type(data) is not dict or data.get("error") or self._reads_all:
@@ -243,10 +257,12 @@ class StreamWatch:
             rest, relayed_bytes = block[relayed_bytes:], 0
             if self._is_skipping:
                 self._is_skipping = False
+                self.output_bytes += len(rest)
                 out.append(self._pass(_digest(self._giant_start, block), rest))
                 continue
             self._last = block
-            if not self._is_ending and self._is_plain(block):
+            if not self._is_ending and (plain := self._said_plain(block)) >= 0:
+                self.output_bytes += plain
                 self.has_spoken = True
                 out.append(rest)
             elif said := self._pass(block, rest):
@@ -254,6 +270,7 @@ class StreamWatch:
                 out.append(said)
         if tail_bytes > EVENT_BYTES_MAX and not self.is_over:
             seen = splitter.tail
+            self.output_bytes += len(seen) - relayed_bytes
             out += [self.release(), seen[relayed_bytes:]]
             self.has_spoken = True
             if not self._is_skipping:
@@ -268,6 +285,7 @@ class StreamWatch:
             tail_bytes = relayed_bytes = len(end)
         elif self._is_skipping:  # the rest of a giant leaves as it comes
             out.append(chunk)
+            self.output_bytes += len(chunk)
             relayed_bytes = tail_bytes
         self._tail_bytes, self._relayed_bytes = tail_bytes, relayed_bytes
         return b"".join(out)
@@ -293,6 +311,7 @@ class StreamWatch:
     def _judge(self, block: bytes) -> tuple[bool, bool]:
         """(the end begins here, the client did not ask for this) of one event; notes usage, completeness, error."""
         data = parsed(block)
+        self.output_bytes += said_in(data)
         if not isinstance(data, dict):
             event = parse_event(block)
             text = event.data.strip()
@@ -302,6 +321,7 @@ class StreamWatch:
                 return is_end, False
             # After its end it does no harm, but is not passed on.
             is_none = bool(text) and self._must_be_object(event)
+            self.output_bytes += len(text)
             self.is_unreadable = is_none and not self.is_complete
             return False, is_none
         self.error = error_of(data)
@@ -354,6 +374,12 @@ class StreamWatch:
             if self.usage is not None and "output" not in response:  # too large to be read
                 self.usage = self.usage._replace(tool_calls=UNREAD_CALLS)
         return True, False
+
+
+def _data_of(block: bytes) -> Any:
+    """The JSON of an event that is one line of data behind others. Raises orjson.JSONDecodeError."""
+    begin = block.find(b"\ndata: ") + 7
+    return orjson.loads(block[begin:] if begin > 6 else b"")
 
 
 def _most(usage: Usage, before: Usage) -> Usage:

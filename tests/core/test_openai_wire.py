@@ -122,7 +122,56 @@ def test_plain_events_pass_as_they_came_however_many_came_together():
     pieces = [chunk("a"), chunk("b") + chunk("c"), chunk("d"), chunk("") * 7, chunk('e"') + chunk("f"), chunk("g")]
 
     assert all(seen.feed(piece) is piece for piece in pieces)
-    assert seen.output_bytes == sum(map(len, pieces))
+    assert seen.output_bytes == len('abcde"fg')
+
+
+def text_delta(text, number, padding):
+    told = {"type": "response.output_text.delta", "item_id": "msg_1", "delta": text, "sequence_number": number}
+    told |= {"obfuscation": padding} if padding else {}
+    return b"event: response.output_text.delta\n" + event(told)
+
+
+SHAPES = {
+    "chat": lambda text, number, padding: chunk(text),
+    "chat, padded": lambda text, number, padding: chunk(text, obfuscation=padding),
+    "reasoning": lambda text, number, padding: event({"choices": [{"index": 0, "delta": {"reasoning_content": text}}]}),
+    "arguments": lambda text, number, padding: event(
+        {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}}]}
+    ),
+    "completions": lambda text, number, padding: event(
+        {"choices": [{"index": 0, "text": text, "finish_reason": None}]}
+    ),
+    "responses": text_delta,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(data=st.data())
+def test_what_was_said_is_counted_never_less_and_hardly_more(shape, data):
+    texts = data.draw(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=8))
+    paddings = data.draw(st.lists(st.text("xyz", max_size=5), min_size=len(texts), max_size=len(texts)))
+    events = [SHAPES[shape](text, n, pad) for n, (text, pad) in enumerate(zip(texts, paddings, strict=True))]
+    stream = b"".join(events)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=4)))
+    endpoint = {"completions": "completions", "responses": "responses"}.get(shape, "chat")
+    seen = StreamWatch(endpoint)
+
+    for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        if end > begin:
+            seen.feed(stream[begin:end])
+    seen.take_unfinished()
+
+    said = sum(len(text.encode()) for text in texts)
+    written = sum(len(orjson.dumps(text)) - 2 for text in texts)
+    assert said <= seen.output_bytes <= written + sum(map(len, paddings)) + 40 * len(texts)
+
+
+def test_half_an_event_counts_with_what_has_come_of_it():
+    seen = StreamWatch("chat")
+    seen.feed(chunk("a") + chunk("bcd")[:-9])
+
+    assert seen.take_unfinished() == b""
+    assert seen.output_bytes == len("a") + len(chunk("bcd")[:-9])
 
 
 # -- when a stream is complete

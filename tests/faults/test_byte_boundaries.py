@@ -136,9 +136,10 @@ def is_error(reply: RawReply, *codes: str) -> bool:
     return reply.is_whole and reply.status in (502, 504) and orjson.loads(reply.body)["error"]["code"] in codes
 
 
-def is_spare(reply: RawReply) -> bool:
+def is_spare(reply: RawReply, attempts: str = "2") -> bool:
     said = SPARE_EVENT.encode() if "event-stream" in reply.headers["content-type"] else orjson.dumps(SPARE_ANSWER)
-    return reply.status == 200 and reply.is_whole and said in reply.body and reply.headers["x-hookline-attempts"] == "2"
+    is_whole = reply.status == 200 and reply.is_whole and said in reply.body
+    return is_whole and reply.headers["x-hookline-attempts"] == attempts
 
 
 @pytest.mark.parametrize("framing", JSON)
@@ -192,6 +193,8 @@ async def test_half_a_stream_is_what_came_and_an_error_event(framing, end, model
         ):  # a reset may overtake what came; only the end of the connection ends an event without its blank line
             assert end == "reset" or FIRST not in came, cut
             continue
+        if model == "pair" and came.rstrip() == FIRST.rstrip() and is_spare(reply, "1"):
+            continue  # the head has left, but not the event, which waited for its blank line
         told, error = split_error(reply.body)
         is_finished = FINISH.rstrip() in told
         assert (reply.status, reply.is_whole, bool(error)) == (200, is_finished, not is_finished), cut

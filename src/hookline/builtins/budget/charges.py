@@ -7,7 +7,7 @@ Idea: never less than the true cost. What is not known exactly is charged by the
 |---|---|
 | never written to the socket, or a complete 3xx, 4xx, 5xx | 0 |
 | complete with usage | exact |
-| stream with usage missing, or cut | input bound + bytes of output seen as tokens; the reservation where the model may have thought unseen |
+| stream with usage missing, or cut | input bound + bytes of text and arguments seen as tokens; the reservation where the model may have thought unseen |
 | no reply: client gone, timeout, reset | the reservation |
 | complete 2xx without usage | the `call` price if that is all there is; JSON: input bound + bytes of output as tokens; else the reservation |
 | no price | unknown |"""
@@ -20,7 +20,10 @@ from typing import NamedTuple
 from hookline import Call, Price, Result
 from hookline.builtins.budget.rules import Bound
 
-_THINKS = re.compile(r"(?:^|/)(?:o\d|gpt-5|gpt-oss|.*(?:reason|think|deepseek-r))", re.IGNORECASE)
+_THINKS = re.compile(
+    r"(?:^|/)(?:o\d|gpt-5|gpt-oss|gemini-(?:2\.5|[3-9])|grok-(?:3-mini|[4-9])|magistral|qwq|qwen3|.*(?:reason|think|deepseek-r))",
+    re.IGNORECASE,
+)
 
 
 UNREAD_CALLS = (("unread", 0),)
