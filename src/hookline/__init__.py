@@ -53,7 +53,7 @@ from hookline.host import (
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
 from hookline.offers import LACKS, LONGER_MODELS
 from hookline.openai_wire import usage_in
-from hookline.own_calls import IN_BACKGROUND, IS_EVIDENCE, OBJECTS_OF, OWN_CALL, derive_call
+from hookline.own_calls import IN_BACKGROUND, IS_EVIDENCE, OBJECTS_OF, OWN_CALL, REPEATS, derive_call
 from hookline.paths import endpoint_of, resolve_target
 from hookline.plain_as_stream import Inexact, disassemble
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
@@ -104,6 +104,7 @@ __all__ = [
     "NANO_PER_USD",
     "OBJECTS_OF",
     "OWN_CALL",
+    "REPEATS",
     "REPORT_BUCKETS",
     "REPORT_MEMBERS",
     "RESERVE_FOR_FOLLOWER",

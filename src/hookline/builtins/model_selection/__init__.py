@@ -20,6 +20,7 @@ from hookline import (
     IS_EVIDENCE,
     LACKS,
     LONGER_MODELS,
+    REPEATS,
     Attempt,
     Call,
     Deployment,
@@ -44,7 +45,7 @@ from hookline.builtins.model_selection.costs import expected_usage, has_output
 from hookline.builtins.model_selection.loads import Load, Loads
 from hookline.builtins.model_selection.naming import Naming
 from hookline.builtins.model_selection.needs import needs_of
-from hookline.builtins.model_selection.options import SelectionOptions
+from hookline.builtins.model_selection.options import Place, SelectionOptions
 from hookline.builtins.model_selection.policies import Policy, option_problems
 from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, exclusions, qualify
 from hookline.builtins.model_selection.ranking import Rank, arrange, ranks_of
@@ -212,9 +213,9 @@ class Plugin:
         return exclusions(call, deployment, needs_of(call), demand, policy)
 
     def _demand(self, call: Call, policy: Policy, wishes: Wishes, class_at: int | None) -> Demand:
-        if class_at is None and wishes is NONE and not policy.is_strict:
+        if class_at is None and wishes is NONE and not policy.is_strict and REPEATS not in call.slots:
             return NO_DEMAND
-        places = [place for place in policy.places if place.includes(call.principal, call.tags)]
+        places = self._places_of(call, policy)
         if call.endpoint in ("relay", "models") and is_free(call.method, call.path):
             return Demand(places)
         demand = Demand(
@@ -226,6 +227,13 @@ class Plugin:
         if demand.max_cost_nanousd is not None and call.chat.max_output_tokens is None and has_output(call):
             call[OUTPUT_CAP] = policy.assumed_output_tokens
         return demand
+
+    def _places_of(self, call: Call, policy: Policy) -> list[Place]:
+        """Where a call may go: a mirror of another one only where both may."""
+        places = [place for place in policy.places if place.includes(call.principal, call.tags)]
+        if (first := call.slots.get(REPEATS)) is not None:
+            places += self._places_of(first, self._policies.get(first.model or "") or self._policy)
+        return places
 
     def _order(
         self, call: Call, strategy: str, policy: Policy, targets: Sequence[Target], loads: Sequence[Load]
@@ -281,7 +289,7 @@ class Plugin:
 
 def is_plain(call: Call, policy: Policy, wishes: Wishes) -> bool:
     """Whether a lone deployment need not be looked at."""
-    return wishes is NONE and not policy.is_strict and not call.is_explained
+    return wishes is NONE and not policy.is_strict and not call.is_explained and REPEATS not in call.slots
 
 
 def _least(one: int | None, other: int | None) -> int | None:
