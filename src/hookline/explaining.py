@@ -56,7 +56,9 @@ def explain(call: Call, reply: Reply, *, is_own: bool) -> dict[str, Any]:
     """The explanation of a dry run that has ended with `reply`. `is_own`: it is for the caller itself, who is told nothing about all callers together."""
     found = call.find(FOUND) or Found()
     findings = dict(call.slots.get(FINDINGS, {}))
-    refusals = [{"plugin": plugin, "status": e.reply_status, **_error_of(e)} for plugin, e in found.refusals]
+    refusals: list[dict[str, Any]] = [
+        {"plugin": plugin, "status": e.reply_status, **_error_of(e)} for plugin, e in found.refusals
+    ]
     error: dict[str, Any] | None = None
     status = reply.status
     if found.refusals:
@@ -65,6 +67,8 @@ def explain(call: Call, reply: Reply, *, is_own: bool) -> dict[str, Any]:
         status = found.answer[1].status
     elif status >= 400:
         error = (reply.json() or {}).get("error")
+        if not found.deployments and error is not None:  # before anybody was asked about deployments
+            refusals.append({"plugin": "pipeline", "status": status, **error})
     costs: Mapping[str, Any] = findings.pop("worst_case_usd", {})
     candidates = _candidates(call, found, costs)
     kept = [candidate for candidate in candidates if candidate["verdict"] == "kept"]
