@@ -12,6 +12,7 @@ from hookline import (
     ANONYMOUS,
     BUDGET_LEFT,
     COMPLEXITY,
+    SKIPPED,
     Deployment,
     Limits,
     Price,
@@ -561,6 +562,25 @@ async def test_a_deployment_that_said_it_is_used_up_is_left_alone_until_its_rese
     seen.append(await world.chosen())
 
     assert seen == ["a/small", *["b/medium"] * 4, "a/small"]
+
+
+async def test_the_log_tells_why_a_call_did_not_go_where_it_goes_as_a_rule():
+    world = World({"auto": SIZES[:2], "seeing": [dep("a/blind", capabilities=frozenset()), dep("b/seeing")]})
+    world.play("a", told(**USED_UP))
+
+    await world.ask()
+    await world.ask()
+    await world.ask(headers={"x-hookline-prefer-provider": "b"})
+    await world.ask(
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]},
+        model="seeing",
+    )
+
+    reasons = [call.attempts[0].target.reason for call, _ in world.sent]
+    assert reasons[:3] == [
+        "listed", "listed; limits used up: a/small", "listed; limits used up: a/small; the provider that the request prefers",
+    ]  # fmt: skip
+    assert world.sent[-1][0].slots[SKIPPED] == [("a/blind", "lacks vision")]
 
 
 async def test_a_stream_tells_by_its_head():

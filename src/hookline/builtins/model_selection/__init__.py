@@ -48,7 +48,7 @@ from hookline.builtins.model_selection.needs import needs_of
 from hookline.builtins.model_selection.options import Place, SelectionOptions
 from hookline.builtins.model_selection.policies import Policy, option_problems
 from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, exclusions, qualify
-from hookline.builtins.model_selection.ranking import Rank, arrange, ranks_of
+from hookline.builtins.model_selection.ranking import Rank, arrange, ranks_of, why_first
 from hookline.builtins.model_selection.wishes import NONE, WISHES, Wishes, take_wishes
 
 __all__ = ["Plugin", "SelectionOptions"]
@@ -171,7 +171,7 @@ class Plugin:
         ranks = self._ranks(call, qualified, loads, policy, class_at, wishes.prefer_provider, is_low=is_low)
         arranged = arrange(qualified, ranks, order)
         if not arranged[0].reason:
-            arranged[0].reason = strategy or "listed"
+            arranged[0].reason = why_first("low budget: cheapest" if is_low else strategy or "listed", qualified, ranks)
         if call.is_explained:
             _explain(call, qualified, arranged, ranks, strategy or "listed")
         return arranged

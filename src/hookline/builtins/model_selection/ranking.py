@@ -58,6 +58,20 @@ def ranks_of(
     return ranks
 
 
+def why_first(strategy: str, targets: Sequence[Target], ranks: Sequence[Rank] | None) -> str:
+    """Why the first one goes first, for the log."""
+    if ranks is None:
+        return strategy
+    first, reasons = min(ranks), [strategy]
+    if not first.wait_s and (full := [t.deployment.id for t, r in zip(targets, ranks, strict=True) if r.wait_s]):
+        reasons.append(f"limits used up: {', '.join(full)}")
+    if not first.is_not_wished and any(rank.is_not_wished for rank in ranks):
+        reasons.append("the provider that the request prefers")
+    if not first.is_not_preferred and any(rank.is_not_preferred for rank in ranks):
+        reasons.append("the preferred provider")
+    return "; ".join(reasons)
+
+
 def arrange(targets: list[Target], ranks: Sequence[Rank] | None, order: Order | None) -> list[Target]:
     """Groups by rank (None: they are one group), each in its order (None: as it is)."""
     order = order or list
