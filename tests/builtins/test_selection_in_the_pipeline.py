@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import get_args
 
 import orjson
 import pytest
@@ -22,6 +23,7 @@ from hookline import (
     Unavailable,
 )
 from hookline.builtins import cache, fallback, model_selection, rate_limit
+from hookline.builtins.model_selection.options import Strategy
 from hookline.builtins.model_selection.policies import Policy
 from hookline.catalog import Catalog
 from hookline.plugin_host import Stores
@@ -540,6 +542,20 @@ async def test_sticky_users_and_keys_are_spread():
 
     assert all(len(found) == 1 for found in seen.values())
     assert len(set.union(*seen.values())) == 3
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+async def test_weight_0_is_only_for_when_others_fail(strategy):
+    """Whatever the strategy, the tier, the price and the wishes: who takes a deployment out means it."""
+    out, last = dep("a/out", CHEAP, weight=0.0), dep("b/last", DEAR, priority=1)
+    world = World({"auto": [out, last], "left": [out]}, {"strategy": strategy})
+
+    seen = {await world.chosen(headers={"x-hookline-prefer-provider": "a"}) for _ in range(8)}
+    world.play("b", FAILS)
+
+    assert seen == {"b/last"}
+    assert await world.chosen() == "a/out"
+    assert await world.chosen(model="left") == "a/out"
 
 
 # Limits that upstreams told of

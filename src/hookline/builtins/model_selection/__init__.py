@@ -183,9 +183,10 @@ class Plugin:
         """None: all are alike."""
         waits = self._waits(call, loads) if any(load.told for load in loads) else None
         if is_low:
-            return [Rank(wait_s) for wait_s in waits] if waits is not None else None
+            since = waits or [0.0] * len(loads)
+            return [Rank(wait_s, not t.deployment.weight) for wait_s, t in zip(since, targets, strict=True)]
         if waits is None and class_at is None and (wished or policy.prefer_provider) is None:
-            has_tiers = any(target.deployment.priority for target in targets)
+            has_tiers = any([t.deployment.priority or not t.deployment.weight for t in targets])  # noqa: C419
             return ranks_of(targets, [0.0] * len(loads), policy, None, None) if has_tiers else None
         return ranks_of(targets, waits or [0.0] * len(loads), policy, class_at, wished)
 
