@@ -51,9 +51,9 @@ from hookline.host import (
     RouteRequest,
 )
 from hookline.money import NANO_PER_USD, Price, Usage, format_usd, to_nanousd
-from hookline.offers import LACKS, LONGER_MODELS
+from hookline.offers import KEY_REFUSAL, LACKS, LONGER_MODELS
 from hookline.openai_wire import usage_in
-from hookline.own_calls import IN_BACKGROUND, IS_EVIDENCE, OBJECTS_OF, OWN_CALL, derive_call
+from hookline.own_calls import IN_BACKGROUND, IS_EVIDENCE, OBJECTS_OF, OWN_CALL, REPEATS, derive_call
 from hookline.paths import endpoint_of, resolve_target
 from hookline.plain_as_stream import Inexact, disassemble
 from hookline.principal import ANONYMOUS, Budget, Limits, Principal
@@ -98,12 +98,14 @@ __all__ = [
     "FINDINGS",
     "IN_BACKGROUND",
     "IS_EVIDENCE",
+    "KEY_REFUSAL",
     "LACKS",
     "LONGER_MODELS",
     "MADE_AT",
     "NANO_PER_USD",
     "OBJECTS_OF",
     "OWN_CALL",
+    "REPEATS",
     "REPORT_BUCKETS",
     "REPORT_MEMBERS",
     "RESERVE_FOR_FOLLOWER",

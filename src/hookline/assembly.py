@@ -296,7 +296,7 @@ def make_catalog(settings: Settings, providers: Mapping[str, MadeProvider]) -> C
     prices = PriceTable({name: price_from_usd(**entry.model_dump()) for name, entry in settings.prices.items()})
 
     def build(provider: str, model: str) -> Deployment:
-        return deploy(DeploymentTable.model_construct(provider=provider, model=model), "", TimeoutsTable())
+        return deploy(settings.deployment_named(provider, model), "", TimeoutsTable())
 
     def deploy(table: DeploymentTable, name: str, of_model: TimeoutsTable) -> Deployment:
         made, at = providers.get(table.provider), settings.providers.get(table.provider)

@@ -257,19 +257,26 @@ class Settings(_Table):
     everyone: Scope = Field(default=Scope(), alias="global")
     admin: Admin = Admin()
     _source: Source = PrivateAttr()
+    _described: dict[str, DeploymentTable] = PrivateAttr(default={})
 
     @model_validator(mode="after")
     def _complete_bare_deployments(self) -> Settings:
-        """A deployment that a model only names is what another model says of it; `weight`, `priority` and keys are each model's own to say."""
-        said = {d.deployment_id: d for table in self.models.values() for d in table.deployments if not d.is_bare}
+        self._described = {
+            d.deployment_id: d.model_copy(update={"weight": 1.0, "priority": 0, "api_key": None})
+            for table in self.models.values()
+            for d in table.deployments
+            if not d.is_bare and d.deployment_id == f"{d.provider}/{d.model}"
+        }
         for table in self.models.values():
             table.deployments[:] = [
-                said[d.deployment_id].model_copy(update={"weight": 1.0, "priority": 0, "api_key": None})
-                if d.is_bare and d.deployment_id in said
-                else d
-                for d in table.deployments
+                self._described.get(d.deployment_id, d) if d.is_bare else d for d in table.deployments
             ]
         return self
+
+    def deployment_named(self, provider: str, model: str) -> DeploymentTable:
+        """A deployment that is only named, by a model or by a client, is what some model says of it; `weight`, `priority` and keys are each model's own to say."""
+        bare = DeploymentTable.model_construct(provider=provider, model=model)
+        return self._described.get(bare.deployment_id, bare)
 
     @property
     def source(self) -> Source:

@@ -33,6 +33,8 @@ class Found:
 
     refusals: list[tuple[str, ApiError]] = field(default_factory=list)
     answer: tuple[str, Reply] | None = None
+    ended_by: ApiError | None = None
+    """The refusal that the call itself would meet: the first, unless an answer comes before it."""
     deployments: dict[str, None] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     """Deployments that `select` refused, all of them: they are asked on for what budgets and limits say, but none is a candidate."""
@@ -56,15 +58,19 @@ def explain(call: Call, reply: Reply, *, is_own: bool) -> dict[str, Any]:
     """The explanation of a dry run that has ended with `reply`. `is_own`: it is for the caller itself, who is told nothing about all callers together."""
     found = call.find(FOUND) or Found()
     findings = dict(call.slots.get(FINDINGS, {}))
-    refusals = [{"plugin": plugin, "status": e.reply_status, **_error_of(e)} for plugin, e in found.refusals]
+    refusals: list[dict[str, Any]] = [
+        {"plugin": plugin, "status": e.reply_status, **_error_of(e)} for plugin, e in found.refusals
+    ]
     error: dict[str, Any] | None = None
     status = reply.status
-    if found.refusals:
-        error, status = _error_of(found.refusals[0][1]), found.refusals[0][1].reply_status
+    if found.ended_by is not None:
+        error, status = _error_of(found.ended_by), found.ended_by.reply_status
     elif found.answer is not None:
         status = found.answer[1].status
     elif status >= 400:
         error = (reply.json() or {}).get("error")
+        if not found.deployments and error is not None:  # before anybody was asked about deployments
+            refusals.append({"plugin": "pipeline", "status": status, **error})
     costs: Mapping[str, Any] = findings.pop("worst_case_usd", {})
     candidates = _candidates(call, found, costs)
     kept = [candidate for candidate in candidates if candidate["verdict"] == "kept"]
@@ -227,6 +233,8 @@ class _Finish:
         if self._impl.hook == "admit_attempt":
             raise self.skipped(Skip(error.message, error))
         self._call.note(self._impl.plugin, "refuses", error.message)
+        if not self._found.refusals and self._found.answer is None:
+            self._found.ended_by = error
         self._found.refusals.append((self._impl.plugin, error))
         if self._impl.hook != "select":
             return None

@@ -5,10 +5,11 @@ Idea: who offers puts a function in, in its constructor; who asks looks it up pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from hookline.call import Call
 from hookline.deployment import Deployment, Target
+from hookline.errors import ApiError
 from hookline.slots import Slot
 
 LACKS: Slot[Callable[[Call, Deployment], Iterable[str]]] = Slot("lacks")
@@ -16,3 +17,6 @@ LACKS: Slot[Callable[[Call, Deployment], Iterable[str]]] = Slot("lacks")
 
 LONGER_MODELS: Slot[Callable[[Call, Sequence[Target]], list[Target]]] = Slot("longer models")
 """Targets for a request that is too long for all of these. Offered by `fallback`, asked by `model_selection` before it refuses."""
+
+KEY_REFUSAL: Slot[Callable[[str], Awaitable[ApiError | None]]] = Slot("key refusal")
+"""What every call with the key of this name or id is answered (it is disabled, revoked, has expired); None: it is good. Offered by `auth`, for those who explain a call that is another's."""

@@ -27,6 +27,9 @@ OBJECTS_OF: Slot[str | None] = Slot("objects_of")
 IS_EVIDENCE: Slot[Callable[[Attempt], bool]] = Slot("is_evidence")
 """Whether the end of an attempt of this call says anything about its deployment's health; without it, it does. Read by `circuit_breaker`; `model_selection` learns no latency from such a call."""
 
+REPEATS: Slot[Call] = Slot("repeats")
+"""The call whose request this one asks again, of another model or for another who pays: it may go where that may go, and nowhere else. Written by `derive_call`, read by `model_selection`."""
+
 
 def derive_call(
     call: Call, name: str, clock: Clock, *, surface: str, headers: CIMultiDict[str], principal: Principal | None = None
@@ -45,4 +48,5 @@ def derive_call(
         principal=principal or call.principal,
     )
     derived[OWN_CALL] = name
+    derived[REPEATS] = call
     return derived

@@ -18,7 +18,7 @@ from hookline.reply import Reply
 from hookline.slots import Slot
 
 SKIPPED: Slot[list[tuple[str, str]]] = Slot("skipped")
-"""(deployment, reason) of each target that `admit_attempt` kept from being tried. Read by `logging`."""
+"""(deployment, reason) of each target that was passed by: left out by `select`, or kept from being tried by `admit_attempt`. Read by `logging`."""
 
 NO_DEPLOYMENT = "none"
 """In `x-hookline-deployment`: no deployment made this reply. The id of one always has a slash."""

@@ -140,6 +140,16 @@ def test_a_hedge_that_was_never_sent_gives_its_token_back(
         plugin.admit_attempt(make_call(CHAT), hedge.target, hedge)
 
 
+def test_a_deployment_of_weight_0_gets_no_hedge(make_host: Any, make_call: Any, make_attempt: Any) -> None:
+    plugin = Plugin(HedgingOptions(after_s=1.0, budget=1.0), make_host())
+    hedge = make_attempt("up/2")
+    hedge.is_hedge = True
+    hedge.target = Target(Deployment("up/2", "up", "2", weight=0.0))
+
+    with pytest.raises(Skip, match="only for when others fail"):
+        plugin.admit_attempt(make_call(CHAT), hedge.target, hedge)
+
+
 async def test_a_hedge_that_may_not_be_made_leaves_its_target_for_the_fallback() -> None:
     late = asyncio.Event()
     refuses = make_plugin("late", admit_attempt=lambda call, target, attempt: late.set() if attempt.is_hedge else None)

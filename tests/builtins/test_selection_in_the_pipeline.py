@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import get_args
 
 import orjson
 import pytest
@@ -12,6 +13,7 @@ from hookline import (
     ANONYMOUS,
     BUDGET_LEFT,
     COMPLEXITY,
+    SKIPPED,
     Deployment,
     Limits,
     Price,
@@ -21,6 +23,7 @@ from hookline import (
     Unavailable,
 )
 from hookline.builtins import cache, fallback, model_selection, rate_limit
+from hookline.builtins.model_selection.options import Strategy
 from hookline.builtins.model_selection.policies import Policy
 from hookline.catalog import Catalog
 from hookline.plugin_host import Stores
@@ -541,6 +544,20 @@ async def test_sticky_users_and_keys_are_spread():
     assert len(set.union(*seen.values())) == 3
 
 
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+async def test_weight_0_is_only_for_when_others_fail(strategy):
+    """Whatever the strategy, the tier, the price and the wishes: who takes a deployment out means it."""
+    out, last = dep("a/out", CHEAP, weight=0.0), dep("b/last", DEAR, priority=1)
+    world = World({"auto": [out, last], "left": [out]}, {"strategy": strategy})
+
+    seen = {await world.chosen(headers={"x-hookline-prefer-provider": "a"}) for _ in range(8)}
+    world.play("b", FAILS)
+
+    assert seen == {"b/last"}
+    assert await world.chosen() == "a/out"
+    assert await world.chosen(model="left") == "a/out"
+
+
 # Limits that upstreams told of
 
 
@@ -561,6 +578,25 @@ async def test_a_deployment_that_said_it_is_used_up_is_left_alone_until_its_rese
     seen.append(await world.chosen())
 
     assert seen == ["a/small", *["b/medium"] * 4, "a/small"]
+
+
+async def test_the_log_tells_why_a_call_did_not_go_where_it_goes_as_a_rule():
+    world = World({"auto": SIZES[:2], "seeing": [dep("a/blind", capabilities=frozenset()), dep("b/seeing")]})
+    world.play("a", told(**USED_UP))
+
+    await world.ask()
+    await world.ask()
+    await world.ask(headers={"x-hookline-prefer-provider": "b"})
+    await world.ask(
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]},
+        model="seeing",
+    )
+
+    reasons = [call.attempts[0].target.reason for call, _ in world.sent]
+    assert reasons[:3] == [
+        "listed", "listed; limits used up: a/small", "listed; limits used up: a/small; the provider that the request prefers",
+    ]  # fmt: skip
+    assert world.sent[-1][0].slots[SKIPPED] == [("a/blind", "lacks vision")]
 
 
 async def test_a_stream_tells_by_its_head():

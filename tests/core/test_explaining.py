@@ -74,6 +74,17 @@ async def test_it_goes_on_after_a_refusal_and_after_an_answer() -> None:
     assert [c["verdict"] for c in told["candidates"]] == ["kept"] * 3
 
 
+async def test_what_a_kept_answer_comes_before_does_not_stop_the_call() -> None:
+    def select(call: Any, targets: Any) -> Any:
+        raise Rejected(BadRequest("too dear"))
+
+    kept = dry("store", lookup=lambda call: Reply(200, {}, b"{}", source="cache"))
+    told = await explained(kept, dry("chooser", select=select))
+
+    assert (told["can_proceed"], told["status"], told["error"], told["answered_by"]) == (True, 200, None, "store")
+    assert [refusal["plugin"] for refusal in told["refusals"]] == ["chooser"]
+
+
 async def test_when_none_may_be_tried_it_says_what_the_client_would_be_told() -> None:
     def admit_attempt(call: Any, target: Any, attempt: Any) -> None:
         raise Skip("ill", Unavailable("ill", retry_after_s=4))

@@ -28,7 +28,13 @@ user = "ann"
 """
 MODEL = '[models.m]\ndeployments = ["up/m"]\n'
 ANSWER = json_reply({"choices": [{"index": 0, "message": {"content": "ho"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})  # fmt: skip
-ASKED = chat_request("m", max_tokens=10).replace(b"\r\n", b"\r\nauthorization: Bearer sk-ci\r\n", 1)
+
+
+def asked_for(model: str) -> bytes:
+    return chat_request(model, max_tokens=10).replace(b"\r\n", b"\r\nauthorization: Bearer sk-ci\r\n", 1)
+
+
+ASKED = asked_for("m")
 
 EVERY_SCOPE = [
     ("requests_per_minute = 1\n" + MODEL, "key:ci: limit of 1 requests per minute"),
@@ -80,6 +86,20 @@ async def test_a_deployment_over_its_limit_is_passed_by(start_gateway, upstream:
     seen = [(await gateway.ask(ASKED)).headers["x-hookline-deployment"] for _ in range(3)]
 
     assert seen == ["up/a", "up/b", "up/b"]
+
+
+async def test_a_deployment_has_its_limit_by_whichever_name_it_is_asked_for(
+    start_gateway, upstream: ScriptedUpstream
+) -> None:
+    """Asked for as "up/a" before anybody asked for its model, it had no limit any more, for nobody."""
+    upstream.always(ANSWER)
+    more = '[models.m]\ndeployments = [{ provider = "up", model = "a", requests_per_minute = 2 }]\n'
+    gateway = await start_gateway(BASE.format(up=upstream.url) + more)
+    by_itself = asked_for("up/a")
+
+    statuses = [(await gateway.ask(asked)).status for asked in (by_itself, ASKED, ASKED, by_itself)]
+
+    assert statuses == [200, 200, 429, 429]
 
 
 async def test_a_call_waits_for_a_slot_that_another_process_has(

@@ -148,6 +148,50 @@ output = 20.0
     assert 'hookline_attempts_total{deployment="shadow/new",outcome="ok",provider="shadow"} 2.0' in metrics
 
 
+async def test_a_shadow_is_not_shown_what_may_not_go_there(serve: Serve, upstream, shadow):
+    """Whoever pays for it: a mirrored call holds what the client has written."""
+    upstream.always(answer)
+    proxy = serve(
+        f"""
+[server]
+port = 0
+[chain]
+plugins = ["auth", "model_selection", "fallback", "mirror", "logging"]
+[[plugins.auth.keys]]
+name = "eu"
+key = "sk-ci"
+tenant = "acme"
+[[plugins.auth.keys]]
+name = "other"
+key = "sk-other"
+tenant = "globex"
+{provider("up", upstream.url)}region = "eu"
+tags = ["reviewed"]
+{provider("shadow", shadow.url)}region = "us"
+[models.bound]
+deployments = ["up/bound"]
+[[models.bound.plugins.model_selection.places]]
+regions = ["eu"]
+[models.free]
+deployments = ["up/free"]
+[plugins.mirror]
+to = "shadow/new"
+share = 1.0
+[[plugins.model_selection.places]]
+tenant = "acme"
+tags = ["reviewed"]
+"""
+    )
+
+    async with client_of(proxy) as client:
+        await client.chat.completions.create(model="free", messages=HI)
+        await client.with_options(api_key="sk-other").chat.completions.create(model="bound", messages=HI)
+    told = await line(proxy, '"key":"mirror"', 2)
+
+    assert shadow.requests == []
+    assert told["error"]["code"] == "no_qualified_deployment"
+
+
 async def test_a_dead_deployment_is_found_and_a_living_one_taken_back_without_a_call(serve: Serve, upstream):
     upstream.always(answer)
     async with ScriptedUpstream() as gone:

@@ -268,6 +268,34 @@ async def test_explain_goes_on_after_a_refusal_and_says_what_else_is_in_the_way(
     assert answer["budgets"][0]["left_usd"] == 0
 
 
+async def test_a_key_that_is_good_no_more_can_not_proceed(
+    serve: Callable[..., ProxyProcess], upstream: ScriptedUpstream
+) -> None:
+    proxy = serve(config(upstream, '"auth", "budget", "model_selection", "explain"'))
+    _, key = await ask(proxy, "/admin/keys", {"name": "gone", "disabled": True})
+    asked = {"key": key["id"], "request": {"model": "two", "messages": MESSAGES}}
+
+    _, explained = await ask(proxy, "/admin/explain", asked)
+    _, checked = await ask(proxy, "/admin/budgets/check", asked)
+
+    assert (explained["can_proceed"], explained["status"], explained["who"]["key"]) == (False, 401, "gone")
+    assert "is disabled" in explained["error"]["message"]
+    assert checked["can_proceed"] is False
+    assert "is disabled" in checked["error"]["message"]
+
+
+async def test_a_model_that_the_key_may_not_use_is_a_refusal(
+    serve: Callable[..., ProxyProcess], upstream: ScriptedUpstream
+) -> None:
+    more = '[[plugins.auth.keys]]\nname = "narrow"\nkey = "sk-narrow"\nmodels = ["other"]\n'
+    proxy = serve(config(upstream, '"auth", "model_selection", "explain"', more))
+
+    _, answer = await ask(proxy, "/admin/explain", {"key": "narrow", "request": {"model": "two", "messages": MESSAGES}})
+
+    (refusal,) = answer["refusals"]
+    assert (refusal["status"], refusal["code"], answer["status"]) == (403, "model_not_allowed", 403)
+
+
 async def test_where_explain_is_not_served_the_header_never_becomes_a_call(
     serve: Callable[..., ProxyProcess], upstream: ScriptedUpstream
 ) -> None:

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 from multidict import CIMultiDict
 from pydantic import AfterValidator, Field
 
-from hookline import Call, Host, NotFound, Parameters, Principal, RouteRequest, endpoint_of, resolve_target
+from hookline import (
+    KEY_REFUSAL,
+    Call,
+    Host,
+    NotFound,
+    Parameters,
+    Principal,
+    Reply,
+    RouteRequest,
+    endpoint_of,
+    resolve_target,
+)
 
 NEVER_TAKEN = frozenset({"authorization", "api-key", "x-api-key", "idempotency-key", "content-length"})
 """Headers that say who asks or which bytes come: the call is another's."""
@@ -49,6 +60,16 @@ def make_call(asked: AskedCall, request: RouteRequest, host: Host) -> Call:
     if asked.request or asked.method not in ("GET", "HEAD"):
         call.set_json(_find_request(request.body), asked.request)
     return call
+
+
+async def run_asked(asked: AskedCall, call: Call, host: Host) -> Reply:
+    """What its key would be answered. Raises NotFound if there is no such key."""
+    if asked.key is not None:
+        call.principal = await get_principal(asked.key, host)
+        find_refusal = host.offers.get(KEY_REFUSAL)
+        if find_refusal is not None and (error := await find_refusal(asked.key)) is not None:
+            return Reply.from_error(error)
+    return await host.run(call)
 
 
 async def get_principal(key: str, host: Host) -> Principal:

@@ -161,6 +161,8 @@ class Plugin:
         options: HedgingOptions = self._options_by_model.get(call.model or "", self._options)
         if sum(other.is_hedge for other in call.attempts) >= options.max_per_call:
             raise Skip(f"has {options.max_per_call} hedges already")
+        if not target.deployment.weight:
+            raise Skip("its weight is 0: it is only for when others fail")
         if any(other.deployment.listed_id == target.deployment.listed_id for other in call.attempts):
             raise Skip("is the deployment that is late, with another key")
         if not self._bucket.take():

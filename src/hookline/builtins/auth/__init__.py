@@ -21,6 +21,7 @@ from typing import NamedTuple
 from hookline import (
     ANONYMOUS,
     END_USER,
+    KEY_REFUSAL,
     AddCommand,
     AddRoute,
     AddWorker,
@@ -31,6 +32,8 @@ from hookline import (
     Principal,
     Rejected,
     StartupError,
+    StoredKey,
+    Unauthenticated,
     Unavailable,
     hookimpl,
 )
@@ -39,7 +42,7 @@ from hookline.builtins.auth.credentials import cannot_tell, find_key, refusal
 from hookline.builtins.auth.end_user import DAY_S, PayingUsers, find_end_user
 from hookline.builtins.auth.key_desk import KeyDesk
 from hookline.builtins.auth.options import AuthOptions
-from hookline.builtins.auth.recorded_keys import SECRET_PREFIX, RecordedKeys, to_principal
+from hookline.builtins.auth.recorded_keys import SECRET_PREFIX, RecordedKeys, judge, to_principal
 from hookline.builtins.auth.tokens import Tokens
 
 __all__ = ["AuthOptions", "Plugin"]
@@ -59,6 +62,7 @@ class Plugin:
 
     def __init__(self, options: AuthOptions, host: Host) -> None:
         self._host = host
+        host.offers[KEY_REFUSAL] = self._find_refusal
         self._configured: dict[bytes, _Configured] = {}
         for table in options.keys:
             digest = sha256(table.key.get_secret_value().encode()).digest()
@@ -121,10 +125,8 @@ class Plugin:
         for known in self._configured.values():
             if known.principal.key_name == key:
                 return known.principal
-        try:
-            return to_principal(await self._desk.get_named(key))
-        except NotFound:
-            return None
+        found = await self._find_recorded(key)
+        return None if found is None else to_principal(found)
 
     @hookimpl
     async def authenticate(self, call: Call) -> Principal | None:
@@ -188,6 +190,19 @@ class Plugin:
     def _is_open(self) -> bool:
         recorded = self._recorded
         return self._is_always_open or (self._may_open and (recorded is None or recorded.has_held_keys is False))
+
+    async def _find_refusal(self, key: str) -> Unauthenticated | None:
+        if any(known.principal.key_name == key for known in self._configured.values()):
+            return None
+        found = await self._find_recorded(key)
+        why = None if found is None else judge(found, found.hash, self._host.clock.time())
+        return refusal({}, key, why) if isinstance(why, str) else None
+
+    async def _find_recorded(self, key: str) -> StoredKey | None:
+        try:
+            return await self._desk.get_named(key)
+        except NotFound:
+            return None
 
     def _find_store(self) -> KeyStore:
         return self._host.records.keys

@@ -29,7 +29,7 @@ from hookline import (
     format_usd,
     list_object,
 )
-from hookline.builtins.asked_call import AskedCall, get_principal, make_call
+from hookline.builtins.asked_call import AskedCall, get_principal, make_call, run_asked
 from hookline.builtins.budget.rules import TYPICAL_OUTPUT_TOKENS, Bound
 from hookline.builtins.budget.windows import (
     NEVER,
@@ -143,9 +143,7 @@ class BudgetRoutes:
             call = make_call(asked, request, self._host)
         except ApiError as error:
             return Reply.from_json({"can_proceed": False, "deployments": [], **error.to_object()})
-        if asked.key is not None:
-            call.principal = await get_principal(asked.key, self._host)
-        reply = await self._host.run(call)
+        reply = await run_asked(asked, call, self._host)
         checks = call.slots.get(CHECKS, [])
         best = next((check for check in checks if check.fits), checks[0] if checks else None)
         is_served = reply.status < 400

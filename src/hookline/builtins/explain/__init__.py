@@ -20,7 +20,7 @@ from hookline import (
     explain,
     hookimpl,
 )
-from hookline.builtins.asked_call import AskedCall, get_principal, make_call
+from hookline.builtins.asked_call import AskedCall, make_call, run_asked
 
 
 class ExplainOptions(BaseModel):
@@ -65,10 +65,8 @@ class Plugin:
             call = make_call(asked, request, self._host)
         except ApiError as error:  # it would be no call
             raise BadRequest(f'"path": {error.message}', code="invalid_parameter", param="path") from None
-        if asked.key is not None:
-            call.principal = await get_principal(asked.key, self._host)
         call.is_explained = True
         if asked.key is None:
             call.note("explain", "no key", 'the call is one without a key; "key" takes the name or id of one')
-        reply = await self._host.run(call)
+        reply = await run_asked(asked, call, self._host)
         return Reply.from_json(explain(call, reply, is_own=False))

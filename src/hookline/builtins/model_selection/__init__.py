@@ -20,6 +20,7 @@ from hookline import (
     IS_EVIDENCE,
     LACKS,
     LONGER_MODELS,
+    REPEATS,
     Attempt,
     Call,
     Deployment,
@@ -44,10 +45,10 @@ from hookline.builtins.model_selection.costs import expected_usage, has_output
 from hookline.builtins.model_selection.loads import Load, Loads
 from hookline.builtins.model_selection.naming import Naming
 from hookline.builtins.model_selection.needs import needs_of
-from hookline.builtins.model_selection.options import SelectionOptions
+from hookline.builtins.model_selection.options import Place, SelectionOptions
 from hookline.builtins.model_selection.policies import Policy, option_problems
 from hookline.builtins.model_selection.qualifying import NO_DEMAND, Demand, exclusions, qualify
-from hookline.builtins.model_selection.ranking import Rank, arrange, ranks_of
+from hookline.builtins.model_selection.ranking import Rank, arrange, ranks_of, why_first
 from hookline.builtins.model_selection.wishes import NONE, WISHES, Wishes, take_wishes
 
 __all__ = ["Plugin", "SelectionOptions"]
@@ -170,7 +171,7 @@ class Plugin:
         ranks = self._ranks(call, qualified, loads, policy, class_at, wishes.prefer_provider, is_low=is_low)
         arranged = arrange(qualified, ranks, order)
         if not arranged[0].reason:
-            arranged[0].reason = strategy or "listed"
+            arranged[0].reason = why_first("low budget: cheapest" if is_low else strategy or "listed", qualified, ranks)
         if call.is_explained:
             _explain(call, qualified, arranged, ranks, strategy or "listed")
         return arranged
@@ -182,9 +183,10 @@ class Plugin:
         """None: all are alike."""
         waits = self._waits(call, loads) if any(load.told for load in loads) else None
         if is_low:
-            return [Rank(wait_s) for wait_s in waits] if waits is not None else None
+            since = waits or [0.0] * len(loads)
+            return [Rank(wait_s, not t.deployment.weight) for wait_s, t in zip(since, targets, strict=True)]
         if waits is None and class_at is None and (wished or policy.prefer_provider) is None:
-            has_tiers = any(target.deployment.priority for target in targets)
+            has_tiers = any([t.deployment.priority or not t.deployment.weight for t in targets])  # noqa: C419
             return ranks_of(targets, [0.0] * len(loads), policy, None, None) if has_tiers else None
         return ranks_of(targets, waits or [0.0] * len(loads), policy, class_at, wished)
 
@@ -212,9 +214,9 @@ class Plugin:
         return exclusions(call, deployment, needs_of(call), demand, policy)
 
     def _demand(self, call: Call, policy: Policy, wishes: Wishes, class_at: int | None) -> Demand:
-        if class_at is None and wishes is NONE and not policy.is_strict:
+        if class_at is None and wishes is NONE and not policy.is_strict and REPEATS not in call.slots:
             return NO_DEMAND
-        places = [place for place in policy.places if place.includes(call.principal, call.tags)]
+        places = self._places_of(call, policy)
         if call.endpoint in ("relay", "models") and is_free(call.method, call.path):
             return Demand(places)
         demand = Demand(
@@ -226,6 +228,13 @@ class Plugin:
         if demand.max_cost_nanousd is not None and call.chat.max_output_tokens is None and has_output(call):
             call[OUTPUT_CAP] = policy.assumed_output_tokens
         return demand
+
+    def _places_of(self, call: Call, policy: Policy) -> list[Place]:
+        """Where a call may go: a mirror of another one only where both may."""
+        places = [place for place in policy.places if place.includes(call.principal, call.tags)]
+        if (first := call.slots.get(REPEATS)) is not None:
+            places += self._places_of(first, self._policies.get(first.model or "") or self._policy)
+        return places
 
     def _order(
         self, call: Call, strategy: str, policy: Policy, targets: Sequence[Target], loads: Sequence[Load]
@@ -281,7 +290,7 @@ class Plugin:
 
 def is_plain(call: Call, policy: Policy, wishes: Wishes) -> bool:
     """Whether a lone deployment need not be looked at."""
-    return wishes is NONE and not policy.is_strict and not call.is_explained
+    return wishes is NONE and not policy.is_strict and not call.is_explained and REPEATS not in call.slots
 
 
 def _least(one: int | None, other: int | None) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from hookline import BadRequest, Call, Deployment, Rejected, Target
+from hookline import SKIPPED, BadRequest, Call, Deployment, Rejected, Target
 from hookline.builtins.model_selection.complexity import CLASSES
 from hookline.builtins.model_selection.costs import costs_more_than, dearer_than
 from hookline.builtins.model_selection.needs import CONTEXT, Needs, lacks_of, needs_of, surely_fit
@@ -42,6 +42,9 @@ def qualify(call: Call, targets: list[Target], demand: Demand, policy: Policy) -
     qualified = [target for target, reasons in zip(targets, lacks, strict=True) if not reasons]
     if not qualified:
         raise Rejected(none_qualifies(call.model, targets, lacks))
+    if len(qualified) < len(targets):
+        told = call.slots.setdefault(SKIPPED, [])
+        told += [(t.deployment.id, ", ".join(why)) for t, why in zip(targets, lacks, strict=True) if why]
     return qualified
 
 

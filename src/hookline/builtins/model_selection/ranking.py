@@ -1,7 +1,7 @@
 """Ranking: groups of deployments that come before others, whatever the strategy says.
 
 Lives here: what makes a group, and putting groups together. Elsewhere: the order within one (orders.py), who is left out (qualifying.py).
-Idea: a group is full only when all of it is; then the load spills over to the next. In this order: limits that are known to be used up come last; the provider that the request wishes; the class
+Idea: a group is full only when all of it is; then the load spills over to the next. In this order: limits that are known to be used up come last; before them what has the weight 0; the provider that the request wishes; the class
 of the request, the nearest first; the provider that the operator prefers; `priority`."""
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ class Rank(NamedTuple):
 
     wait_s: float = 0.0
     """For how long the upstream would refuse; 0: it would not."""
+    is_reserve: bool = False
+    """Its weight is 0: it is only for when others fail."""
     is_not_wished: bool = False
     classes_above: int = 0
     is_not_preferred: bool = False
@@ -29,6 +31,7 @@ class Rank(NamedTuple):
         higher = f"{self.classes_above} {'class' if self.classes_above == 1 else 'classes'} higher"
         return [
             *([f"its upstream's limit is used up for {self.wait_s:.1f} s"] if self.wait_s else ()),
+            *(["weight 0"] if self.is_reserve else ()),
             *(["not the provider that the request prefers"] if self.is_not_wished else ()),
             *([f"meant for requests {higher}"] if self.classes_above else ()),
             *(["not the preferred provider"] if self.is_not_preferred else ()),
@@ -49,6 +52,7 @@ def ranks_of(
         ranks.append(
             Rank(
                 wait_s,
+                not deployment.weight,
                 wished is not None and deployment.provider != wished,
                 above,
                 policy.prefer_provider is not None and deployment.provider != policy.prefer_provider,
@@ -56,6 +60,20 @@ def ranks_of(
             )
         )
     return ranks
+
+
+def why_first(strategy: str, targets: Sequence[Target], ranks: Sequence[Rank] | None) -> str:
+    """Why the first one goes first, for the log."""
+    if ranks is None:
+        return strategy
+    first, reasons = min(ranks), [strategy]
+    if not first.wait_s and (full := [t.deployment.id for t, r in zip(targets, ranks, strict=True) if r.wait_s]):
+        reasons.append(f"limits used up: {', '.join(full)}")
+    if not first.is_not_wished and any(rank.is_not_wished for rank in ranks):
+        reasons.append("the provider that the request prefers")
+    if not first.is_not_preferred and any(rank.is_not_preferred for rank in ranks):
+        reasons.append("the preferred provider")
+    return "; ".join(reasons)
 
 
 def arrange(targets: list[Target], ranks: Sequence[Rank] | None, order: Order | None) -> list[Target]:
