@@ -221,9 +221,9 @@ def _make_workshop(settings: Settings, process: Process, registry: Registry, fou
 
 
 def _shown_settings(settings: Settings, process: Process) -> dict[str, Any]:
-    """What plugins may read, with the host that the command line made of `[server]`."""
+    """What plugins may read, with what the command line made of `[server]`."""
     shown = public_settings(settings)
-    shown["server"] |= {"host": process.host, "is_loopback": is_loopback(process.host)}
+    shown["server"] |= {"host": process.host, "is_loopback": is_loopback(process.host), "workers": process.workers}
     return shown
 
 
