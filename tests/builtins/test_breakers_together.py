@@ -8,16 +8,17 @@ from typing import Any
 import orjson
 import pytest
 
-from hookline import BadRequest, NotFound, RouteRequest, Unavailable
+from hookline import BadRequest, Conflict, NotFound, RouteRequest, Unavailable
 from hookline.builtins.circuit_breaker import Plugin
 from hookline.builtins.circuit_breaker.sharing import Sharing
 from hookline.builtins.fallback import Plugin as Fallback
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits
 from hookline.testing.clock import FakeClock
-from hookline.testing.kit import PipelineKit, ScriptedProvider, answer
+from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, stream
 
 ASKED = {"model": "m", "messages": []}
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 
 
 class SharedMemory(MemoryLimits):
@@ -158,6 +159,34 @@ async def test_all_together_send_one_probe_and_learn_how_it_ended(four, clock):
     assert [process.state for process in four] == ["closed"] * 4
 
 
+async def test_a_probe_that_goes_on_after_it_has_closed_the_circuit_keeps_no_other_away(four, clock):
+    """It holds the one slot of all processes; if the circuit opens again meanwhile, somebody else has to be the probe."""
+    for _ in range(5):
+        await four[0].ask()
+    await exchange(four)
+    clock.advance(10)
+    gate = asyncio.Event()
+    bad = four[1].kit.providers["bad"]
+    failing = bad.scripts[0]
+    bad.scripts[0] = lambda: stream(EVENT, gate, b"data: [DONE]\n\n")
+    probe = four[1].kit.start(four[1].kit.make_call({**ASKED, "stream": True}))
+    await probe.delivered.has_begun.wait()
+    clock.advance(10)
+    bad.scripts[0] = failing
+
+    for _ in range(5):
+        await four[1].ask()
+    await exchange(four)
+    reopened = [process.state for process in four]
+    clock.advance(20)
+    four[2].is_dead = False
+    probed = await four[2].ask()
+
+    gate.set()
+    await probe.done()
+    assert (reopened, probed) == (["open"] * 4, "bad/m 1")
+
+
 async def test_without_the_store_each_decides_for_itself_and_they_agree_again_when_it_is_back(four, store):
     await exchange(four)
     store.is_away = True
@@ -265,6 +294,17 @@ async def test_wrong_orders_are_refused(four, body, error):
 
     with pytest.raises(error):
         await routes["POST", "/admin/breakers"](request(body))
+
+
+async def test_what_would_hold_in_one_process_of_several_is_refused(clock):
+    process = Process(MemoryLimits(clock), clock)
+    process.plugin._host.settings = {"server": {"workers": 4}}
+    routes = await routes_of(process)
+
+    with pytest.raises(Conflict, match="4 processes"):
+        await routes["POST", "/admin/breakers"](request(b'{"deployment": "bad/m", "state": "open"}'))
+
+    assert process.state is None
 
 
 async def test_a_deployment_that_refuses_us_opens_at_once_with_one_alert(caplog):

@@ -364,6 +364,70 @@ async def test_a_probe_whose_client_leaves_is_given_back():
     assert await ask(kit) == "bad/m 1"
 
 
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+
+
+async def begin_stream(kit: PipelineKit) -> asyncio.Task[None]:
+    """A stream whose first event has left."""
+    running = kit.start(kit.make_call({"model": "m", "messages": [], "stream": True}))
+    await running.delivered.has_begun.wait()
+    return running.task
+
+
+async def test_a_stream_that_goes_on_keeps_its_deployment_from_others_no_longer_than_it_was_open():
+    gate = asyncio.Event()
+    kit = make_kit(server_error, server_error, lambda: stream(EVENT, gate, EVENT, b"data: [DONE]\n\n"), answer)
+    for _ in range(2):
+        await ask(kit)
+    kit.clock.advance(10)
+    probe = await begin_stream(kit)
+
+    kit.clock.advance(9.9)
+    soon = await ask(kit)
+    kit.clock.advance(0.1)
+    explained = kit.make_call({"model": "m", "messages": []}, is_dry_run=True)
+    await kit.run(explained)
+    state_of_dry_run = kit.plugin(Plugin)._circuits["bad/m"].state
+    later = await ask(kit)
+
+    gate.set()
+    await probe
+    assert (soon, state_of_dry_run, later) == ("good/m 1", "half_open", "bad/m 1")
+    assert kit.plugin(Plugin)._circuits["bad/m"].state == "closed"
+
+
+async def test_a_probe_that_went_well_for_long_and_then_dies_is_no_vote():
+    gate = asyncio.Event()
+    kit = make_kit(
+        server_error, server_error, lambda: stream(EVENT, gate, UpstreamError("reset", kind="reset")), answer
+    )
+    for _ in range(2):
+        await ask(kit)
+    kit.clock.advance(10)
+    probe = await begin_stream(kit)
+    kit.clock.advance(10)
+    await ask(kit)
+
+    gate.set()
+    await probe
+
+    circuit = kit.plugin(Plugin)._circuits["bad/m"]
+    assert (circuit.state, circuit.failures_in_row) == ("closed", 0)
+
+
+@pytest.mark.parametrize(
+    ("first_byte_s", "slow_call_s", "is_well"),
+    [(None, None, False), (1.0, None, True), (1.0, 2.0, True), (3.0, 2.0, False)],
+)
+def test_only_an_answer_that_began_in_time_is_no_longer_waited_for(first_byte_s, slow_call_s, is_well):
+    circuit, probe = in_state("half_open"), attempt_at(5.0)
+    circuit.take_probe(probe, 5.0)
+    probe.first_byte_at = None if first_byte_s is None else 5.0 + first_byte_s
+
+    assert circuit.is_probe_well(20.0, BreakerOptions(open_s=5.0, slow_call_s=slow_call_s)) is is_well
+    assert not circuit.is_probe_well(5.0 + 5.9, BreakerOptions(open_s=5.0, slow_call_s=slow_call_s))
+
+
 async def test_a_probe_that_a_later_plugin_skips_is_given_back():
     class Fussy:
         skips = 1

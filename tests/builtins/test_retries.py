@@ -338,6 +338,19 @@ def test_an_upstream_that_says_yes_knows_better_than_the_table():
     assert (len(at), len(at_if_told)) == (1, 3)
 
 
+def test_an_upstream_that_says_yes_knows_better_than_our_idea_of_a_wrong_request_but_not_than_the_operator():
+    def wrong() -> Reply:
+        return answer(b"{}", 400, **{"x-should-retry": "true"})
+
+    (saved,), at, _ = play(wrong, answer, deployments=TWO)
+    (in_vain,), at_in_vain, _ = play(wrong)
+    _, at_if_stayed, _ = play(wrong, options={"stay_statuses": [400]})
+
+    assert (saved.status, [name for name, _ in at]) == (200, ["up/1", "up/1"])
+    assert (in_vain.status, in_vain.headers["x-should-retry"], len(at_in_vain)) == (400, "false", 3)
+    assert len(at_if_stayed) == 1
+
+
 def test_a_lost_model_call_is_not_paid_twice():
     def lost() -> Reply:
         raise UpstreamError("gone", kind="reset", is_written=True)
@@ -356,11 +369,20 @@ def test_an_outage_is_not_amplified_and_clients_are_told_not_to_come_again():
     assert delivered[-1].headers["x-should-retry"] == "false"
 
 
-def test_clients_that_retry_by_themselves_are_stopped_by_the_same_budget():
-    """Off by default here, so the SDKs come again: each of their retries counts as one of ours would."""
+def test_who_has_waited_in_vain_is_told_not_to_come_again_though_the_provider_says_when():
+    (delivered,), at, _ = play(lambda: answer(b"{}", 429, **{"retry-after": "1"}))
+
+    assert (delivered.headers["retry-after"], delivered.headers["x-should-retry"], len(at)) == ("1", "false", 3)
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "1"}])
+def test_clients_that_retry_by_themselves_are_stopped_by_the_same_budget(headers: dict[str, str]):
+    """Off by default here, so the SDKs come again: each of their retries counts as one of ours would, told when to come or not."""
     first, again = ({"headers": {"x-stainless-retry-count": count}} for count in "01")
 
-    delivered, _, kit = play(lambda: answer(b"{}", 503), options={"max_retries": 0}, calls=[first, again] * 100)
+    delivered, _, kit = play(
+        lambda: answer(b"{}", 503, **headers), options={"max_retries": 0}, calls=[first, again] * 100
+    )
 
     told = [one.headers.get("x-should-retry") for one in delivered]
     assert told.index("false") == 11  # 10 for the first second, and a fifth of six calls

@@ -115,10 +115,14 @@ class Plugin:
         circuit = self._circuits.get(target.deployment.id)
         if circuit is None or circuit.state == "closed" or circuit.state == "forced_closed":
             return None
+        now = self._clock.monotonic()
+        if circuit.is_probe_well(now, self._options_of(call)):
+            if not call.is_dry_run:
+                self._end_probe(target.deployment.id, circuit, now)
+            return None
         is_again = any(other.target is target for other in call.attempts)
         if target.is_forced and circuit.state != "forced_open" and not is_again:
             return None
-        now = self._clock.monotonic()
         if not circuit.is_admitting(now):
             may_return = is_again and circuit.state != "forced_open"
             if not may_return or not circuit.was_waited_for(told_later_at(call, target), now):
@@ -178,6 +182,14 @@ class Plugin:
         if name is None:
             raise skip(circuit, self._clock.monotonic())
         return SharedProbe(circuit, attempt, sharing, name)
+
+    def _end_probe(self, deployment: str, circuit: Circuit, now: float) -> None:
+        """Before its attempt ends; its slot in the shared store must not keep the next probe away."""
+        probe = circuit.probe
+        self._apply(deployment, circuit, "probe_ok", now)
+        for ticket in probe.tickets if probe is not None else ():
+            if isinstance(ticket, SharedProbe) and (given := ticket.give_back()) is not None:
+                self._host.spawn("probe", given)
 
     def _apply(
         self, deployment: str, circuit: Circuit, event: Event, now: float, *, wait_s: float = 0.0, reason: str = ""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hookline import AddRoute, Host, ListParameters, NotFound, Parameters, Reply, RouteRequest, list_object
+from hookline import AddRoute, Conflict, Host, ListParameters, NotFound, Parameters, Reply, RouteRequest, list_object
 from hookline.builtins.circuit_breaker.circuit import Circuit, Event, State
 
 EVENTS: dict[str, Event] = {"open": "force_open", "closed": "force_closed", "auto": "release"}
@@ -69,6 +69,12 @@ class BreakerRoutes:
         name = asked.deployment
         if name not in self._circuits and name not in self._configured():
             raise NotFound(f'there is no deployment "{name[:100]}"; GET /admin/breakers lists them')
+        processes = int(self._host.settings.get("server", {}).get("workers", 1) or 1)
+        if processes > 1 and not self._host.limits.is_shared:
+            raise Conflict(
+                f"this server has {processes} processes, and this would hold in one of them: "
+                'set [state] shared = "redis://...", by which they tell each other'
+            )
         circuit = self._force(name, EVENTS[asked.state], asked.reason)
         return Reply.from_json(describe(name, circuit, self._host.clock.monotonic()))
 

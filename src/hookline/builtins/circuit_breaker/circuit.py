@@ -8,6 +8,7 @@ The rules
 - Half-open lets one probe through at a time. It is a Ticket, so it is given back on every exit, also when nobody learned anything.
 - The time open doubles each time a probe fails, and goes on doubling if the circuit opens again within one window after it closed: a deployment that is well for one call is not well.
 - A probe is not hedged, nor given up in vain, before its patience is over: who loses a race learns nothing, and the next probe would lose as well. No hedge is a probe.
+- A probe whose answer has begun in time and has come for `open_s` counts as well: a stream may go on for minutes, and what it ends in then is a vote no more.
 - A call that has waited as long as its own 429 said goes back, whether others wait too or one of them is the probe: it does what the provider asked for.
 - Where every circuit is open, a call is forced through once: what fails then is not asked again by the same call.
 - What an operator has forced stays until an operator takes it back; votes are not counted meanwhile."""
@@ -140,6 +141,15 @@ class Circuit:
         has_changed = self.apply("time_over", now)
         self.probe = attempt
         return has_changed
+
+    def is_probe_well(self, now: float, options: BreakerOptions) -> bool:
+        """Whether the probe need not be waited for any longer."""
+        probe = self.probe
+        if self.state != "half_open" or probe is None or probe.first_byte_at is None:
+            return False
+        slow_s = options.slow_call_s
+        is_slow = slow_s is not None and probe.first_byte_at - probe.started_at > slow_s
+        return not is_slow and now - probe.first_byte_at >= options.open_s
 
     def was_waited_for(self, told_at: float, now: float) -> bool:
         """Whether who was told at `told_at` to come later has waited as long as the provider asks."""

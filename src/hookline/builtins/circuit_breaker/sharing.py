@@ -169,7 +169,7 @@ def _sum_of(ballots: list[Ballot], to_monotonic: float) -> Ballot:
 
 
 class SharedProbe:
-    """The one attempt that a half-open circuit lets through; held until the attempt ends."""
+    """The one attempt that a half-open circuit lets through; held until the attempt ends, or has gone well for long enough."""
 
     __slots__ = ("_attempt", "_circuit", "_name", "_sharing")
 
@@ -182,4 +182,9 @@ class SharedProbe:
     def settle(self, result: Result) -> Any:
         if self._circuit.probe is self._attempt:
             self._circuit.probe = None
-        return self._sharing.give_probe_back(self._name) if self._sharing is not None else None
+        return self.give_back()
+
+    def give_back(self) -> Any:
+        """The slot, once."""
+        name, self._name = self._name, ""
+        return self._sharing.give_probe_back(name) if self._sharing is not None else None

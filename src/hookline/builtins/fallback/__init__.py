@@ -157,6 +157,8 @@ class Plugin:
         left = call.slots.get(TARGETS_LEFT, ())
         instead = self._targets_for(failure, call, attempt, options, left)
         if instead is None and not may_go_on(error, options):
+            if asks_again(error, options) and (pause_s := self._pause_s(call, attempt, options)) is not None:
+                return Fallback([], pause_s)
             call.note("fallback", "stays", f"{attempt.deployment.id}: the next target would say the same")
             return None
         if instead is None and options.rate_limit and not met_limit(call):
@@ -185,7 +187,7 @@ class Plugin:
     def rescue(self, call: Call, error: ApiError) -> Reply | None:
         """Nothing is rescued here: this is where it is known that no target is left, whether they failed or were skipped."""
         options = self._options_of(call)
-        if call.attempts and may_go_on(error, options):
+        if call.attempts and (may_go_on(error, options) or retries_of(call)):
             self._tell_client(call, options)
         return None
 
@@ -221,7 +223,7 @@ class Plugin:
         assert failure is not None
         if attempt.target.is_forced and (failure != "rate_limit" or error.retry_after_s is None):
             return None  # every circuit is open: it was asked all the same, once
-        said = (error.upstream_headers or {}).get("x-should-retry")
+        said = says_retry(error)
         if said == "false" or (said != "true" and not table_says(call, error, failure, options)):
             return None
         pause_s = wait_s(error, retries, options, self._draw())
@@ -232,7 +234,7 @@ class Plugin:
         return pause_s if self._budget.has_token(attempt.deployment.id, now, is_retry=True) else None
 
     def _tell_client(self, call: Call, options: FallbackOptions) -> None:
-        """What is known here about coming again: the earliest of several waits; not to multiply our retries by the client's."""
+        """What is known here about coming again: the earliest of several waits; not to multiply our retries by the client's, which is no less a storm for having waited."""
         waits = [
             a.error.retry_after_s for a in call.attempts if a.error is not None and a.error.retry_after_s is not None
         ]
@@ -241,7 +243,7 @@ class Plugin:
             headers["retry-after"] = str(max(1, -int(-min(waits) // 1)))
         now = self._clock.monotonic()
         is_spent = any(not self._budget.has_token(a.deployment.id, now, is_retry=True) for a in call.attempts)
-        if not waits and (retries_of(call) or is_spent or not self._may_come_again(call, now)):
+        if retries_of(call) or is_spent or not self._may_come_again(call, now):
             headers["x-should-retry"] = "false"
         if headers:
             exposed: dict[str, str] = call.slots.get(EXPOSED_HEADERS, {})
@@ -307,6 +309,17 @@ def may_go_on(error: ApiError, options: FallbackOptions) -> bool:
     if status is not None and status in options.stay_statuses:
         return False
     return error.may_fall_back
+
+
+def says_retry(error: ApiError) -> str | None:
+    """What the provider says of this one answer, whatever the tables say."""
+    return (error.upstream_headers or {}).get("x-should-retry") if isinstance(error, UpstreamError) else None
+
+
+def asks_again(error: ApiError, options: FallbackOptions) -> bool:
+    """Whether an error that no other target would answer better is to be sent again, as the provider says."""
+    is_stayed = isinstance(error, UpstreamError) and error.upstream_status in options.stay_statuses
+    return says_retry(error) == "true" and not is_stayed
 
 
 def is_for_limits(target: Target, options: FallbackOptions) -> bool:
