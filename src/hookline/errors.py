@@ -30,8 +30,8 @@ class ApiError(Exception):
         may_retry: bool | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = message.encode("utf-8", "backslashreplace").decode()  # may quote a header that is no UTF-8
+        super().__init__(self.message)
         self.error_code = code if code is not None else self.code
         self.param = param
         self.retry_after_s = retry_after_s

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from hookline.config import Settings
 from hookline.errors import StartupError
-from hookline.launch import READY
+from hookline.launch import READY, find_address
 
 log = logging.getLogger("hookline.handover")
 
@@ -77,10 +77,10 @@ class Predecessor:
         self._connection.close()
 
 
-def take_over(settings: Settings, port: int, *, overlaps: bool) -> Predecessor | None:
+def take_over(settings: Settings, host: str, port: int, *, overlaps: bool) -> Predecessor | None:
     """Ask the server at `[server] handover_socket` for its listening socket. None if none runs there. `overlaps`: we may run beside another server.
 
-    Raises StartupError: no such option, not answered, or it listens on another port than `port` (0: any)."""
+    Raises StartupError: no such option, not answered, or it listens on another address than `host`, or another port than `port` (0: any)."""
     path = socket_path(settings)
     if path is None:
         raise StartupError(
@@ -109,14 +109,26 @@ def take_over(settings: Settings, port: int, *, overlaps: bool) -> Predecessor |
         raise StartupError([f"can't take over at {path}: {why}"])
     listener = socket.socket(fileno=fds[0])
     listener.setblocking(False)
-    address = listener.getsockname()
-    if port not in (0, address[1]):
+    try:
+        _check_address(listener, host, port, path)
+    except BaseException:
         connection.close()
         listener.close()
-        raise StartupError(
-            [f"can't take over: the server at {path} listens on port {address[1]}, not on {port}; restart to change it"]
-        )
+        raise
     return Predecessor(connection, listener, overlaps=bool(told.get("may_overlap")) and overlaps)
+
+
+def _check_address(listener: socket.socket, host: str, port: int, path: Path) -> None:
+    """Who may be served without a key hangs on the host: what is said of it must be true of the socket."""
+    at, its_port = listener.getsockname()[:2]
+    wanted = find_address(host, port)[1][0]
+    if port not in (0, its_port):
+        what = f"port {its_port}, not on {port}"
+    elif at != wanted:
+        what = f"{at}, not on {wanted}"
+    else:
+        return
+    raise StartupError([f"can't take over: the server at {path} listens on {what}; restart to change it"])
 
 
 class HandoverDesk:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hookline.config import Settings
 from hookline.errors import StartupError
@@ -57,20 +58,26 @@ def set_up_logging() -> None:
     logging.getLogger("hookline").setLevel(logging.INFO)
 
 
-def open_listener(host: str, port: int) -> socket.socket:
-    """A bound socket that listens already, so that nobody is refused while workers start. Raises StartupError."""
+def find_address(host: str, port: int) -> tuple[int, Any]:
+    """Where a listener for `host` is bound: its family, and what `bind` takes. Raises StartupError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        address = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
+        found = socket.getaddrinfo(host or None, port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
     except socket.gaierror:
         try:
-            address = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
+            found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)[0]
         except socket.gaierror as error:
             raise StartupError([f"can't listen on {host}: {error.strerror}"]) from error
-    listener = socket.socket(address[0], address[1])
+    return found[0], found[4]
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A bound socket that listens already, so that nobody is refused while workers start. Raises StartupError."""
+    family, address = find_address(host, port)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address[4])
+        listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -101,9 +108,11 @@ def remarks(settings: Settings) -> Iterator[str]:
     for path, variable in settings.source.missing_by_path.items():
         yield settings.source.problem(path, f"environment variable {variable} is not set; calls that need it will fail")
     active = {entry.name for entry in settings.chain.plugins}
-    for name in settings.plugins:
-        if name not in active:
-            yield settings.source.problem(("plugins", name), f'has no effect: "{name}" is not in [chain] plugins')
+    places: list[tuple[str, ...]] = [("plugins", name) for name in settings.plugins]
+    places += [("models", model, "plugins", name) for model, table in settings.models.items() for name in table.plugins]
+    for place in places:
+        if place[-1] not in active:
+            yield settings.source.problem(place, f'has no effect: "{place[-1]}" is not in [chain] plugins')
 
 
 def url_of(host: str, port: int) -> str:

@@ -59,7 +59,7 @@ def serve_alone(settings: Settings, plan: Plan) -> int:
         return may_overlap(settings, keeps_state=keeps_state)
 
     try:
-        former = take_over(settings, plan.port, overlaps=is_open_to_others()) if plan.takes_over else None
+        former = take_over(settings, plan.host, plan.port, overlaps=is_open_to_others()) if plan.takes_over else None
         listener = open_listener(plan.host, plan.port) if former is None else former.listener
     except BaseException:
         app.abandon()

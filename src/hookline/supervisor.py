@@ -62,7 +62,7 @@ def supervise(settings: Settings, plan: Plan) -> int:
     """Run `plan.workers` workers until a signal says stop. Answers the exit status. Raises StartupError.
 
     Another server may always run beside several workers: they start only where they share their state, or keep none."""
-    former = take_over(settings, plan.port, overlaps=True) if plan.takes_over else None
+    former = take_over(settings, plan.host, plan.port, overlaps=True) if plan.takes_over else None
     listener = open_listener(plan.host, plan.port) if former is None else former.listener
     with listener:
         if former is not None and not former.overlaps:

@@ -178,6 +178,16 @@ def test_options_of_a_plugin_that_is_not_active_are_no_secret(run, folder: Path)
     assert 'proxy.toml:3: [plugins.auth]: has no effect: "auth" is not in [chain] plugins' in done.stdout
 
 
+def test_nor_are_those_that_stand_in_a_model(run, folder: Path) -> None:
+    model = "[models.best]\ndeployments = ['demo/echo']\nplugins.fallback.models = ['small']\n"
+    (folder / "proxy.toml").write_text(f"[chain]\nplugins = ['logging']\n{model}{DEMO}")
+
+    done = run("check")
+
+    assert done.returncode == 0
+    assert '[models.best] plugins.fallback: has no effect: "fallback" is not in [chain] plugins' in done.stdout
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [

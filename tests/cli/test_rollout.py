@@ -447,6 +447,32 @@ def test_a_successor_that_fails_changes_nothing(
     assert ask(server.base_url) == "hi"
 
 
+def test_a_successor_for_another_host_is_refused(
+    serve: Serve, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
+) -> None:
+    """One that needs no keys, for it believes that only this machine reaches it, must not get a socket that everybody reaches."""
+    server = serve(config(workers=1).replace("port = 0", "port = 0\nhost = '0.0.0.0'\nopen = true"))
+    (folder / "proxy.toml").write_text(config(workers=1))
+
+    alone = run("serve", "--takeover")
+    several = run("serve", "--takeover", "--workers", "2")
+
+    assert (alone.returncode, several.returncode) == (2, 2)
+    for refused in (alone, several):
+        assert "listens on 0.0.0.0, not on 127.0.0.1; restart to change it" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert ask(server.base_url) == "hi"
+
+
+def test_a_successor_that_calls_the_host_by_its_name_takes_over(serve: Serve) -> None:
+    former = serve(config(workers=1).replace("port = 0", "port = 0\nhost = '127.0.0.1'"))
+
+    successor = serve(config(workers=1).replace("port = 0", "port = 0\nhost = 'localhost'"), "--takeover")
+
+    assert former.wait() == 0
+    assert ask(successor.base_url) == "hi"
+
+
 def test_a_server_that_gives_no_socket_is_not_taken_over(
     run: Callable[..., subprocess.CompletedProcess[str]], folder: Path
 ) -> None:

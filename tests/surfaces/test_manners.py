@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from hookline.call import Call
-from hookline.errors import RateLimited, StartupError
+from hookline.errors import BadRequest, RateLimited, StartupError
 from hookline.host import RouteRequest
 from hookline.reply import Reply
 from hookline.surfaces.cors import Cors
@@ -60,6 +60,20 @@ async def test_error_of_a_call_keeps_its_headers(open_door):
 
     assert (reply.status, reply.headers["retry-after"]) == (429, "3")
     assert orjson.loads(reply.body)["error"]["type"] == "rate_limit_error"
+
+
+async def test_error_that_quotes_bytes_which_are_no_text_is_sent(open_door):
+    """Such a header is kept as surrogates, which JSON has no form for: the connection was closed without a reply."""
+
+    async def answer(call: Call) -> Reply:
+        raise BadRequest(f'"{call.headers["x-word"]}" is no word', param="x-word")
+
+    door = await open_door(answer)
+
+    reply = await door.ask(get(b"/v1/x", b"x-word: h\xf6ch"))
+
+    assert reply.status == 400
+    assert orjson.loads(reply.body)["error"]["message"] == r'"h\udcf6ch" is no word'
 
 
 @pytest.mark.parametrize("method", [b"TRACE", b"CONNECT"])
