@@ -88,13 +88,3 @@ def _endless(schema: Any, name: str) -> Iterator[str]:
     elif isinstance(schema, list):
         for value in schema:
             yield from _endless(value, name)
-
-
-def test_plugins_are_told_how_many_workers_there_are_whoever_said_so(tmp_path: Path) -> None:
-    """Symptom: with `--workers 4` each process took the whole `retry_budget_per_s` for itself."""
-    (tmp_path / "proxy.toml").write_text(TOML)
-
-    app = App(load(tmp_path / "proxy.toml", {}), workers=4)
-
-    (fallback,) = (plugin.instance for plugin in app.current.chain.plugins if plugin.name == "fallback")
-    assert fallback._budget.all.per_s == 10 / 4
