@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -44,6 +46,23 @@ def test_only_the_deadline_stays_among_the_kinds() -> None:
 def test_every_way_to_fail_has_a_name_for_policies(kind: str) -> None:
     """Symptom: a stream that was too slow (`throughput_timeout`) was no failure to fallback and breaker, which broke at it."""
     assert failure_of(UpstreamError("x", kind=kind)) is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "failure"),
+    [
+        (403, 'm requires moderation on OpenAI. Your input was flagged for "harassment".', "content_policy"),
+        (403, "your key may not use m", "refused"),
+        (401, "no such key", "refused"),
+    ],
+)
+def test_a_flagged_text_is_no_wrong_key(status: int, message: str, failure: str) -> None:
+    """OpenRouter answers it with 403: one client's text opened the circuit for all, with an alert that the key is refused."""
+    body = json.dumps({"error": {"code": status, "message": message}}).encode()
+
+    error = UpstreamError("no", kind="status", upstream_status=status, upstream_body=body)
+
+    assert failure_of(error) == failure
 
 
 def test_a_request_that_cannot_be_translated_stays() -> None:
