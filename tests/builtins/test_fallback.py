@@ -54,15 +54,18 @@ def test_every_way_to_fail_has_a_name_for_policies(kind: str) -> None:
         (403, 'm requires moderation on OpenAI. Your input was flagged for "harassment".', "content_policy"),
         (403, "your key may not use m", "refused"),
         (401, "no such key", "refused"),
+        (400, "Your credit balance is too low to access the Anthropic API.", "quota"),
+        (400, "a message is missing", "bad_request"),
     ],
 )
-def test_a_flagged_text_is_no_wrong_key(status: int, message: str, failure: str) -> None:
-    """OpenRouter answers it with 403: one client's text opened the circuit for all, with an alert that the key is refused."""
+def test_a_message_says_more_than_a_status_that_is_used_for_something_else(status: int, message: str, failure: str) -> None:
+    """OpenRouter answers 403 to flagged texts: one client's opened the circuit for all, with an alert that the key is refused. Anthropic answers 400 when the money is used up."""
     body = json.dumps({"error": {"code": status, "message": message}}).encode()
 
     error = UpstreamError("no", kind="status", upstream_status=status, upstream_body=body)
 
     assert failure_of(error) == failure
+    assert may_go_on(error, FallbackOptions()) is (failure != "bad_request")
 
 
 def test_a_request_that_cannot_be_translated_stays() -> None:
