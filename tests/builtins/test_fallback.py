@@ -58,7 +58,9 @@ def test_every_way_to_fail_has_a_name_for_policies(kind: str) -> None:
         (400, "a message is missing", "bad_request"),
     ],
 )
-def test_a_message_says_more_than_a_status_that_is_used_for_something_else(status: int, message: str, failure: str) -> None:
+def test_a_message_says_more_than_a_status_that_is_used_for_something_else(
+    status: int, message: str, failure: str
+) -> None:
     """OpenRouter answers 403 to flagged texts: one client's opened the circuit for all, with an alert that the key is refused. Anthropic answers 400 when the money is used up."""
     body = json.dumps({"error": {"code": status, "message": message}}).encode()
 
