@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -390,6 +390,22 @@ def test_a_service_manager_that_signals_every_process_cuts_nothing(serve: Serve,
     with a_stream_that_runs(server.base_url):
         for pid in [server.process.pid, *server.worker_pids]:
             os.kill(pid, number)
+
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_after_the_end_changes_no_exit_status(serve: Serve, workers: int) -> None:
+    """Symptom: Ctrl-C reaches every process of a terminal; a worker that had ended already by then made `serve` end with 1, as if calls had been cut."""
+    server = serve(config(workers=workers))
+    pids = server.worker_pids or [server.process.pid]
+
+    server.send(signal.SIGINT)
+    server.wait_for(r"\]: stopped", count=workers)
+    for pid in pids:
+        while server.process.poll() is None and Path(f"/proc/{pid}").exists():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
 
     assert server.wait() == 0
 
