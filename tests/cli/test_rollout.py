@@ -528,3 +528,10 @@ def test_takeover_needs_the_option_and_a_file_is_no_socket(
     assert "hookline.sock is there already and is no socket" in blocked.stderr
     assert "Traceback" not in without.stderr + blocked.stderr
     assert (folder / "hookline.sock").read_text() == "mine"
+
+
+def test_several_workers_say_once_what_has_no_effect(serve: Serve) -> None:
+    """Symptom: what one process says at its start (an unset variable, options of an idle plugin) `serve --workers 2` kept to itself."""
+    server = serve(config() + "[plugins.cache]\nttl_s = 5\n")
+
+    assert len([line for line in server.lines if '"cache" is not in [chain] plugins' in line]) == 1
