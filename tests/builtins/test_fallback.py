@@ -46,6 +46,13 @@ def test_every_way_to_fail_has_a_name_for_policies(kind: str) -> None:
     assert failure_of(UpstreamError("x", kind=kind)) is not None
 
 
+def test_an_empty_account_that_is_told_by_a_400_goes_on() -> None:
+    body = b'{"error": {"type": "invalid_request_error", "message": "Your credit balance is too low to access the Anthropic API."}}'
+    error = UpstreamError("it answered 400", kind="status", upstream_status=400, upstream_body=body)
+
+    assert may_go_on(error, FallbackOptions())
+
+
 def test_a_request_that_cannot_be_translated_stays() -> None:
     assert not may_go_on(BadRequest('"logprobs" has no counterpart here'), FallbackOptions())
 
