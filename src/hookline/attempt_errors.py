@@ -36,7 +36,13 @@ from hookline.told_limits import wait_for_more
 ANYTHING = frozenset({"relay", "models"})
 """Whose answers may be anything; those of the others are JSON, or the stream that was asked for."""
 
-ANSWER_IN = {"chat": "choices", "completions": "choices", "embeddings": "data", "moderations": "results", "responses": "output"}
+ANSWER_IN = {
+    "chat": "choices",
+    "completions": "choices",
+    "embeddings": "data",
+    "moderations": "results",
+    "responses": "output",
+}
 """Endpoint -> the list without which an object is no answer; SDKs fall over one where it is missing."""
 
 log = logging.getLogger("hookline.attempts")

@@ -146,7 +146,11 @@ async def test_redirects_are_passed_on_and_not_followed(gateway, upstream):
 
 async def test_interim_replies_are_skipped(gateway, upstream):
     upstream.play(
-        [b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", *json_reply({"choices": [], "n": 1})]
+        [
+            b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            *json_reply({"choices": [], "n": 1}),
+        ]
     )
 
     reply = await gateway.ask(chat_request("m"))
