@@ -326,7 +326,7 @@ def error_table() -> str:
         '# Errors\n\nEvery failure is the OpenAI error object, `{"error": {"message", "type", "param", "code"}}`, with `x-request-id`.\n'
         "Where a retry can't help, the reply says `x-should-retry: false`, which OpenAI's SDKs obey; where waiting helps, `retry-after`.\n\n"
         "| status | class | type | code | may be retried |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        "## Upstream failures\n\nAn upstream's own error status is passed on with its body. Where there is none:\n\n"
+        "## Upstream failures\n\nAn upstream's own error status is passed on with its body; one that is no JSON becomes an error object. Where there is none:\n\n"
         "| kind | status | code | another target is tried |\n|---|---|---|---|\n" + "\n".join(kinds) + "\n\n"
         "Statuses that another target would not answer better: "
         + ", ".join(map(str, sorted(errors.STATUSES_THAT_STAY)))

@@ -65,10 +65,12 @@ FAILURE_OF_CODE: dict[str, Failure] = {
     "insufficient_quota": "quota",
     "billing_error": "quota",
     "context_length_exceeded": "context_window",
+    "exceed_context_size_error": "context_window",  # llama.cpp
     "string_above_max_length": "context_window",
     "content_filter": "content_policy",
     "content_policy_violation": "content_policy",
     "moderation_blocked": "content_policy",
+    "data_inspection_failed": "content_policy",  # Alibaba
     "rate_limit_exceeded": "rate_limit",
     "rate_limit_error": "rate_limit",
     "overloaded_error": "overloaded",
@@ -91,17 +93,28 @@ SAID_OF_LENGTH = (
     "prompt is too long",
     "input is too long",
     "context length",
+    "maximum prompt length",  # xAI
+    "context size",  # llama.cpp
+    "exceeds the maximum number of tokens",  # Gemini
+    "`inputs` tokens +",  # text-generation-inference, Together
 )
 SAID_OF_CONTENT = (
     "content filtering policy",
     "content management policy",
     "content policy",
     "responsibleaipolicyviolation",
+    "content exists risk",  # DeepSeek
+    "input was flagged",  # OpenRouter
+    "prompt was flagged",  # OpenAI's reasoning models
+    "content violates usage guidelines",  # xAI
 )
-SAID_OF_MONEY = "credit balance is too low"
-"""Anthropic answers it with the status of a wrong request, 400."""
-SAID_OF_FLAGGED_INPUT = "input was flagged"
-"""OpenRouter answers it with the status of a wrong key, 403."""
+SAID_OF_MONEY = ("credit balance is too low",)
+"""Anthropic, with a 400."""
+SAID: dict[Failure, tuple[str, ...]] = {
+    "context_window": SAID_OF_LENGTH,
+    "content_policy": SAID_OF_CONTENT,
+    "quota": SAID_OF_MONEY,
+}
 READ_BYTES_MAX = 65_536
 
 
@@ -124,26 +137,29 @@ def failure_of(error: ApiError | None) -> Failure | None:
 
 
 def _exact(failure: Failure, told: dict[str, Any]) -> Failure:
-    """Some say by their message only that it was the length, the content, or the money."""
+    """Some say by their message only that it was the length, the content or the money; a 403 may be about the content, too, and not about us."""
     if failure not in ("bad_request", "refused"):
         return failure
     message = str(told.get("message")).lower()
-    if failure == "refused":
-        return "content_policy" if SAID_OF_FLAGGED_INPUT in message else failure
-    if SAID_OF_MONEY in message:
-        return "quota"
-    if any(words in message for words in SAID_OF_LENGTH):
-        return "context_window"
-    return "content_policy" if any(words in message for words in SAID_OF_CONTENT) else failure
+    for said, words in SAID.items():
+        if (failure == "bad_request" or said == "content_policy") and any(phrase in message for phrase in words):
+            return said
+    return failure
 
 
 def _told(body: bytes | None) -> dict[str, Any]:
-    """The error object in a body, {} if it holds none."""
+    """The error object in a body, {} if it holds none. Some wrap it in a list (Gemini), or tell only a sentence (xAI, LM Studio), or without a wrapping (vLLM, Mistral)."""
     if not body or len(body) > READ_BYTES_MAX:
         return {}
     try:
         told = orjson.loads(body)
     except orjson.JSONDecodeError:
         return {}
-    error = told.get("error") if isinstance(told, dict) else None
-    return error if isinstance(error, dict) else {}
+    if isinstance(told, list) and told:
+        told = told[0]
+    if not isinstance(told, dict):
+        return {}
+    error = told.get("error")
+    if isinstance(error, str):
+        return {**told, "message": error}
+    return error if isinstance(error, dict) else told

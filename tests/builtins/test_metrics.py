@@ -53,6 +53,15 @@ def test_a_failed_call_is_an_error(plugin, host, make_call, make_attempt, make_r
     assert host.metrics.values["ai_requests_total", "gpt-4o", "openai", "error"] == 1
 
 
+def test_what_stood_in_is_no_success_of_the_provider_that_failed(plugin, host, make_call, make_attempt, make_result):
+    attempt = make_attempt("openai/gpt-4o", error=UpstreamError("gone", kind="reset"))
+
+    plugin.call_ended(make_call({"model": "gpt-4o"}), make_result(attempt, outcome="ok", source="rescue"))
+
+    assert ("ai_requests_total", "gpt-4o", "openai", "success") not in host.metrics.values
+    assert host.metrics.values["ai_requests_total", "gpt-4o", "none", "success"] == 1
+
+
 def test_a_call_without_model_or_attempt_is_counted_as_none(plugin, host, make_call, make_result):
     plugin.call_ended(make_call(method="GET", path="/v1/files"), make_result(outcome="rejected", status=401))
 

@@ -99,6 +99,20 @@ def test_what_a_second_time_leaves_behind(make_call, payload, path, method, repe
         (answered(429, b'{"error":{"code":"insufficient_quota"}}'), "quota"),
         (answered(400, b'{"error":{"code":"context_length_exceeded","type":"invalid_request_error"}}'), "context_window"),
         (answered(400, b'{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 9"}}'), "context_window"),
+        # vLLM and SGLang, Mistral, xAI and LM Studio, Gemini: no error object, or wrapped otherwise
+        (answered(400, b'{"object":"error","message":"This model\'s maximum context length is 9","type":"BadRequestError","code":400}'), "context_window"),
+        (answered(400, b'{"object":"error","message":"too large for model with 9 maximum context length","code":3051}'), "context_window"),
+        (answered(400, b'{"code":"Client specified an invalid argument","error":"This model\'s maximum prompt length is 9"}'), "context_window"),
+        (answered(400, b'[{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8)."}}]'), "context_window"),
+        (answered(400, b'{"error":{"code":400,"message":"it is too much","type":"exceed_context_size_error"}}'), "context_window"),
+        (answered(422, b'{"error":"Input validation error: `inputs` tokens + `max_new_tokens` must be <= 9","error_type":"validation"}'), "context_window"),
+        (answered(400, b'{"error":{"message":"Content Exists Risk","type":"invalid_request_error"}}'), "content_policy"),
+        (answered(400, b'{"error":{"message":"no","code":"data_inspection_failed"}}'), "content_policy"),
+        (answered(403, b'{"error":{"code":403,"message":"Your chosen model requires moderation and your input was flagged"}}'), "content_policy"),
+        (answered(400, b'{"error":{"message":"Your credit balance is too low to access the API","type":"invalid_request_error"}}'), "quota"),
+        (answered(403, b'{"error":{"message":"the context length of this project is none of yours"}}'), "refused"),
+        (answered(400, b"[]"), "bad_request"),
+        (answered(400, b'{"error":7}'), "bad_request"),
         (answered(400, b'{"error":{"code":"content_filter"}}'), "content_policy"),
         (answered(400, b'{"error":{"message":"Output blocked by content filtering policy"}}'), "content_policy"),
         (answered(400, b"<html>"), "bad_request"),
@@ -459,7 +473,7 @@ def test_a_limit_that_is_known_before_the_provider_says_it_goes_to_the_list_for_
     ],
 )
 def test_the_list_for_limits_is_for_limits_alone(statuses, asked):
-    scripted = [answer(b"{}", status) for status in statuses]
+    scripted = [answer(b'{"choices":[]}', status) for status in statuses]
     options = {"rate_limit": ["kind"], "models": ["other"], "max_retries": 0}
 
     _, at, _ = play(*[lambda reply=reply: reply for reply in scripted], options=options, deployments=LISTS)

@@ -26,7 +26,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "money.md")
 CALL_NANOUSD = 123_456_789
 BUDGET = Budget(total_nanousd=10**15)
 ROUTE = re.compile(r'self\._(get|post|delete|put|patch|get_api_list)\(\s*(?:path_template\()?f?"(/[^"?]*)')
-NO_USAGE = b'{"id": "x"}'
+NO_USAGE = b'{"id": "x", "choices": [], "data": [], "results": [], "output": []}'
 BODIES = {
     "/v1/chat/completions": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     "/v1/completions": {"model": "m", "prompt": "hi"},

@@ -175,6 +175,7 @@ FAULTS = {
         lambda: [reply_head(200, {"content-type": "text/html", "transfer-encoding": "chunked"}), b"6\r\n<html>\r\n", b"5\r\nlogin\r\n", b"0\r\n\r\n"],
         502,
     ),
+    "an object without choices": Fault(lambda: json_reply({}), lambda: json_reply({"choices": None}), 502, 502),
     "an error object with 200": both(lambda: json_reply(ERROR), 502),
     "JSON": both(lambda: json_reply(ANSWER), OK),
     "a stream": Fault(lambda: sse_reply(*WHOLE), lambda: sse_reply(*WHOLE), 502, OK),

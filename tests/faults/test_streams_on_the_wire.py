@@ -107,7 +107,7 @@ async def test_a_kept_connection_that_died_while_idle_is_replaced_without_an_att
     """At the very moment of use: tests/transport/test_keep_alive.py, where the upstream is a socket of the test's own."""
     go = asyncio.Event()
     late = [go, CUT] if how == "closed" else [go, *json_reply({"not": "yours"})]
-    upstream.play([*json_reply({"n": 1}), *late], json_reply({"n": 2}))
+    upstream.play([*json_reply({"choices": [], "n": 1}), *late], json_reply({"choices": [], "n": 2}))
 
     first = await gateway.ask(chat_request("m"))
     assert gateway.pool().idle == 1
@@ -116,7 +116,7 @@ async def test_a_kept_connection_that_died_while_idle_is_replaced_without_an_att
         await asyncio.sleep(0)
     second = await gateway.ask(chat_request("m"))
 
-    assert (first.body, second.body) == (b'{"n":1}', b'{"n":2}')
+    assert (first.body, second.body) == (b'{"choices":[],"n":1}', b'{"choices":[],"n":2}')
     assert second.headers["x-hookline-attempts"] == "1"
 
 
@@ -124,11 +124,11 @@ async def test_a_kept_connection_that_died_while_idle_is_replaced_without_an_att
     "beyond", [b"x", b"\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{\"n\":666}", b"\0" * 70_000], ids=["byte", "line", "reply", "flood"]
 )  # fmt: skip
 async def test_bytes_beyond_a_reply_answer_nobody(gateway, upstream, beyond):
-    upstream.play([json_reply({"n": 1})[0] + beyond, STALL], json_reply({"n": 2}))
+    upstream.play([json_reply({"choices": [], "n": 1})[0] + beyond, STALL], json_reply({"choices": [], "n": 2}))
 
     answers = [(await gateway.ask(chat_request("m"))).body for _ in range(2)]
 
-    assert answers == [b'{"n":1}', b'{"n":2}']
+    assert answers == [b'{"choices":[],"n":1}', b'{"choices":[],"n":2}']
     assert upstream.connections == 2 or beyond == b"\r\n"
 
 
@@ -146,19 +146,23 @@ async def test_redirects_are_passed_on_and_not_followed(gateway, upstream):
 
 async def test_interim_replies_are_skipped(gateway, upstream):
     upstream.play(
-        [b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", *json_reply({"n": 1})]
+        [
+            b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            *json_reply({"choices": [], "n": 1}),
+        ]
     )
 
     reply = await gateway.ask(chat_request("m"))
 
-    assert (reply.status, reply.body, "link" in reply.headers) == (200, b'{"n":1}', False)
+    assert (reply.status, reply.body, "link" in reply.headers) == (200, b'{"choices":[],"n":1}', False)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_more_calls_than_connections_wait_their_turn_and_no_longer(start_gateway, upstream, stream):
     gateway = await start_gateway(proxy(upstream, provider="max_connections = 2\npool_timeout_s = 0.3"))
     go = asyncio.Event()
-    upstream.always(lambda request: [go, *(sse_reply(FINISH) if stream else json_reply({"n": 1}))])
+    upstream.always(lambda request: [go, *(sse_reply(FINISH) if stream else json_reply({"choices": [], "n": 1}))])
     calls = [asyncio.ensure_future(gateway.ask(chat_request("m", stream=stream))) for _ in range(5)]
 
     while sum(call.done() for call in calls) < 3:

@@ -258,6 +258,27 @@ async def test_an_error_status_is_a_reply_with_its_body_and_headers(
     assert reply.headers["retry-after"] == "7"
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"<html>502 Bad Gateway</html>", "up/m answered 502: a page and no error object (text/html)"),
+        (b"no healthy upstream", "up/m answered 502: no healthy upstream"),
+        (b"", "up/m answered 502: no body"),
+        (b"\xff" * 1000, f"up/m answered 502: {chr(0xFFFD) * 300}"),
+    ],
+)
+async def test_a_page_in_place_of_an_error_becomes_an_error_object(
+    upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt, body: bytes, says: str
+) -> None:
+    upstream.play(bytes_reply(body, status=502, headers={"content-type": "text/html"}))
+
+    reply = await provide().send(make_call(), make_attempt())
+
+    assert reply.status == 502
+    assert reply.json() == {"error": {"message": says, "type": "upstream_error", "param": None, "code": None}}
+    assert reply.headers["content-type"] == "application/json"
+
+
 async def test_an_error_with_a_giant_body_keeps_its_status_and_loses_the_body(
     upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt,
     monkeypatch: pytest.MonkeyPatch,

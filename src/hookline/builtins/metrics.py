@@ -69,10 +69,12 @@ class Plugin:
 
     @hookimpl
     def call_ended(self, call: Call, result: Result) -> None:
-        outcome, _, attempt, _, usage, cost_nanousd, _, _, ended_at, first_byte_at = result
+        outcome, source, attempt, _, usage, cost_nanousd, _, _, ended_at, first_byte_at = result
         deployment = attempt.target.deployment.id if attempt is not None else NO_DEPLOYMENT
         children = self._children.get((call.model, deployment)) or self._find_children(call, attempt)
-        if outcome == "ok":
+        if outcome == "ok" and source == "rescue":  # what stood in was no success of the provider that had failed
+            (self._children.get((call.model, NO_DEPLOYMENT)) or self._find_children(call, None)).succeeded()
+        elif outcome == "ok":
             children.succeeded()
         else:
             children.failed()

@@ -7,7 +7,7 @@ between it and the client.
 
 | reply | becomes |
 |---|---|
-| 4xx, 5xx | bytes, at most `MAX_ERROR_BYTES` |
+| 4xx, 5xx | bytes, at most `MAX_ERROR_BYTES`; what is no JSON becomes an error object |
 | `text/event-stream` | iterator; decoded if it came compressed although we asked for identity |
 | from a route that answers in JSON (not `relay`), also without its content type | bytes, at most `MAX_JSON_BYTES` |
 | JSON from any other route | bytes up to `MAX_JSON_BYTES`; what is larger is an iterator |
@@ -32,6 +32,7 @@ STATUS_MAX = 599
 """RFC 9110, section 15: a status outside 100-599 is invalid."""
 MAX_ERROR_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
+QUOTED_CHARS_MAX = 300
 _STREAMED = frozenset({"chat", "completions", "responses"})
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 MAX_DECODED_BYTES = 1 << 30
@@ -46,6 +47,8 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
         raise UpstreamError(f"{deployment.id} answered with the status {status}, which means nothing", kind="garbage")
     if status >= 400:
         body = upstream.hide_secrets(headers, await read_error(response, headers, deployment), deployment)
+        if call.endpoint != "relay" and "content-encoding" not in headers:
+            body = error_object(body, status, headers, deployment)
         return Reply(status, headers, body)
     content_type = headers.get("content-type", "")
     is_json = content_type == "application/json"
@@ -83,11 +86,30 @@ async def read_error(response: UpstreamResponse, headers: CIMultiDict[str], depl
         return await response.read(MAX_ERROR_BYTES)
     except BodyTooLarge:
         headers.popall("content-encoding", None)
-        headers["content-type"] = "application/json"
-        message = f"{deployment.id} answered {response.status} with more than {MAX_ERROR_BYTES} bytes, which are not passed on"
-        return orjson.dumps({"error": {"message": message, "type": "upstream_error", "param": None, "code": None}})
+        return told_in_json(
+            f"{deployment.id} answered {response.status} with more than {MAX_ERROR_BYTES} bytes, which are not passed on",
+            headers,
+        )
     except TransportError as error:
         raise to_upstream_error(error, deployment) from error
+
+
+def error_object(body: bytes, status: int, headers: CIMultiDict[str], deployment: Deployment) -> bytes:
+    """The body of an error as clients can read it: JSON as it is; of a proxy's page or words a sentence, for they parse what they get."""
+    try:
+        orjson.loads(body)
+        return body
+    except orjson.JSONDecodeError:
+        words = body.decode(errors="replace").strip()
+        if not words or words.startswith("<"):
+            words = f"a page and no error object ({headers.get('content-type', 'no type')})" if words else "no body"
+        return told_in_json(f"{deployment.id} answered {status}: {words[:QUOTED_CHARS_MAX]}", headers)
+
+
+def told_in_json(message: str, headers: CIMultiDict[str]) -> bytes:
+    headers["content-type"] = "application/json"
+    headers.popall("content-length", None)
+    return orjson.dumps({"error": {"message": message, "type": "upstream_error", "param": None, "code": None}})
 
 
 async def read_plain(response: UpstreamResponse, deployment: Deployment, max_bytes: int) -> bytes:

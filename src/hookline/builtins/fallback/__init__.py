@@ -308,7 +308,7 @@ def may_go_on(error: ApiError, options: FallbackOptions) -> bool:
         return True
     if status is not None and status in options.stay_statuses:
         return False
-    return error.may_fall_back or failure_of(error) == "quota"
+    return error.may_fall_back or failure_of(error) == "quota"  # some say by a 400 that the account is empty
 
 
 def says_retry(error: ApiError) -> str | None:
