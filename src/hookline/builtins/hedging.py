@@ -1,7 +1,7 @@
 """Hedging: a second attempt elsewhere when the first byte is late.
 
 Lives here: after which time a call is hedged, which calls may be, how many hedges there may be. Elsewhere: the race itself (race.py: a hedge is an ordinary attempt with
-its own admission, money and tickets; first byte wins, the loser is cancelled and settles at once), who is tried (model_selection), votes (circuit_breaker: a loser has none).
+its own admission, money and tickets; first byte wins, the loser is cancelled and settles at once), who is tried (model_selection), votes (circuit_breaker: a loser is slow, or has none).
 Idea: the slowest calls of a deployment are slow by chance, and another deployment rarely is at the same time (Dean and Barroso, "The Tail at Scale", 2013). A hedge
 is paid twice, so a token bucket bounds them to a share of the calls: when everything is slow, hedging stops by itself instead of doubling the load.
 
