@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hookline import (
-    UPSTREAM_KINDS,
     Deployment,
     Failure,
     Limits,
@@ -31,7 +30,6 @@ from hookline.builtins.fallback.retry_budget import KEEP_S, Bucket, RetryBudget
 from hookline.builtins.fallback.retry_table import RETRY_TABLE, Repeat, may_retry, repeat_of, wait_s
 from hookline.builtins.model_selection import Plugin as ModelSelection
 from hookline.builtins.rate_limit import Plugin as RateLimit
-from hookline.failures import FAILURE_OF_KIND
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin
@@ -122,10 +120,6 @@ def test_a_longer_backoff_alone_lengthens_the_longest_and_two_that_contradict_ar
     assert FallbackOptions(backoff_s=20.0).max_backoff_s == 20.0
     with pytest.raises(ValueError, match="swap them"):
         FallbackOptions(backoff_s=20.0, max_backoff_s=10.0)
-
-
-def test_every_way_to_fail_is_a_failure():
-    assert set(FAILURE_OF_KIND) == set(UPSTREAM_KINDS)
 
 
 @given(st.integers(0, 9), st.floats(0, 0.999), st.one_of(st.none(), st.floats(0, 100)))
