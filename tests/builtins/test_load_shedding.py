@@ -62,6 +62,19 @@ def test_a_reload_keeps_what_was_found_and_counts_on(make_host: Any, make_call: 
     assert narrow.limiters["m"].limit == 5
 
 
+def test_the_limit_of_a_model_goes_with_it_but_not_for_a_reload_that_is_refused(make_host: Any, make_call: Any) -> None:
+    host, without = make_host(models=["m"]), make_host(models=[])
+    host.limits = without.limits = MemoryLimits(host.clock)
+    former = Plugin(SheddingOptions(initial_limit=10), host)
+    fill(former, make_call)
+
+    later = Plugin(SheddingOptions(), without)
+    refused = set(later.limiters)
+    later.start()
+
+    assert (refused, set(later.limiters)) == ({"m"}, set())
+
+
 @pytest.mark.parametrize(
     ("principal", "asked", "expected"),
     [

@@ -129,7 +129,6 @@ class Plugin:
         self._options = options
         self._options_by_model = host.options_by_model
         self._bucket = carried(host, "budget", lambda: Bucket(options.budget))
-        self._bucket.retune(options.budget)
         self._seen: dict[tuple[str, str, bool], FirstBytes] = carried(host, "first bytes", dict)
         hedges = host.metrics.counter(
             "hookline_hedges_total",
@@ -137,6 +136,10 @@ class Plugin:
             ("outcome",),
         )
         self._count = {name: hedges(name) for name in ("won", "lost", "failed", "unaffordable")}
+
+    def start(self) -> None:
+        """From now on these options hold."""
+        self._bucket.retune(self._options.budget)
 
     @hookimpl
     def select(self, call: Call, targets: list[Target]) -> list[Target]:
