@@ -184,6 +184,26 @@ async def test_an_error_that_came_together_with_content_may_fall_back(wire: Any)
     assert (await first_pieces(wire.chunk("a") + ERROR)).body == ANSWER_AS_STREAM
 
 
+@pytest.mark.parametrize(
+    ("before", "said_bytes"),
+    [([], None), (["a"], 1), (["a", "ü"], 3), ([""], 0)],
+    ids=["nothing", "text", "two events", "only a role"],
+)
+async def test_what_was_said_before_a_first_error_may_be_billed(
+    before: list[str], said_bytes: int | None, wire: Any
+) -> None:
+    """By the texts, as of every stream that is cut; of one that has said nothing yet the request has been read."""
+    kit = kit_of(lambda: stream(b": ping\n\n" + b"".join(map(wire.chunk, before)) + ERROR), answer)
+
+    call = kit.make_call(STREAMED)
+    await kit.run(call)
+
+    usage = call.attempts[0].usage
+    assert (usage and (usage.input_tokens, usage.output_tokens, usage.is_estimated)) == (
+        None if said_bytes is None else (len(call.body), said_bytes, True)
+    )
+
+
 @pytest.mark.parametrize("failure", [ERROR, b"data: oops\n\n", b"data: {", ConnectionResetError()])
 async def test_while_only_comments_have_left_it_may_fall_back(failure: Any) -> None:
     """Symptom: whoever sent ": processing" for a while and then an error got no second chance. Those comments are all that has left."""
