@@ -357,7 +357,7 @@ def failures() -> str:
     ]
     return (
         "# Failures\n\nWhat kind of failure an attempt ended in decides what is tried next, and what the breaker is told.\n"
-        "A code in the error body says more than its status, and a message about length or content more than a code like `invalid_request_error`.\n\n"
+        "A code in the error body says more than its status, and a message about length or content more than a code like `invalid_request_error`; a 403 that says the input was flagged (OpenRouter) is about content, a 400 that says the credit balance is too low (Anthropic) is `quota`.\n\n"
         f"By status: {by_status}; every other 4xx `bad_request`, every other 5xx `server_error`.\n\n"
         "| without an answer | |\n|---|---|\n" + "\n".join(by_kind) + "\n\n"
         "| `code`, then `type` | |\n|---|---|\n" + "\n".join(by_code) + "\n\n"

@@ -98,6 +98,10 @@ SAID_OF_CONTENT = (
     "content policy",
     "responsibleaipolicyviolation",
 )
+SAID_OF_MONEY = "credit balance is too low"
+"""Anthropic answers it with the status of a wrong request, 400."""
+SAID_OF_FLAGGED_INPUT = "input was flagged"
+"""OpenRouter answers it with the status of a wrong key, 403."""
 READ_BYTES_MAX = 65_536
 
 
@@ -120,10 +124,14 @@ def failure_of(error: ApiError | None) -> Failure | None:
 
 
 def _exact(failure: Failure, told: dict[str, Any]) -> Failure:
-    """Some say by their message only that it was the length, or the content."""
-    if failure != "bad_request":
+    """Some say by their message only that it was the length, the content, or the money."""
+    if failure not in ("bad_request", "refused"):
         return failure
     message = str(told.get("message")).lower()
+    if failure == "refused":
+        return "content_policy" if SAID_OF_FLAGGED_INPUT in message else failure
+    if SAID_OF_MONEY in message:
+        return "quota"
     if any(words in message for words in SAID_OF_LENGTH):
         return "context_window"
     return "content_policy" if any(words in message for words in SAID_OF_CONTENT) else failure

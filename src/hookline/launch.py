@@ -5,10 +5,13 @@ Idea: light, so that a supervisor is a small process that starts quickly."""
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import errno
 import importlib.metadata
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -46,6 +49,15 @@ class Plan:
 def ignore_hangups() -> None:
     """Until somebody listens for SIGHUP, it must not end a process that is starting."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def keep_status(status: int) -> None:
+    """All is done, and only the interpreter's own end is left: a signal now (Ctrl-C reaches every process of a terminal) ends us with `status`, not with its own."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+        signal.signal(number, lambda *_: os._exit(status))
+        atexit.register(signal.signal, number, signal.SIG_IGN)  # the interpreter takes our handler away before it ends
 
 
 def set_up_logging() -> None:

@@ -32,6 +32,7 @@ from hookline.launch import (
     STOP,
     Plan,
     ignore_hangups,
+    keep_status,
     open_listener,
     ready_lines,
     remarks,
@@ -184,7 +185,9 @@ async def _serve(
     log.info("stopping: running calls may go on for %g s; a second signal cuts them", drain_s)
     is_drained = await app.stop(drain_s, is_replaced=is_replaced)
     log.info("stopped" if is_drained else "stopped; calls that still ran were cut")
-    return 0 if is_drained else CUT
+    status = 0 if is_drained else CUT
+    keep_status(status)
+    return status
 
 
 GC_OBJECTS = 20_000

@@ -40,8 +40,10 @@ from hookline.launch import (
     STOP,
     Plan,
     ignore_hangups,
+    keep_status,
     open_listener,
     ready_lines,
+    remarks,
 )
 
 log = logging.getLogger("hookline.supervisor")
@@ -176,6 +178,8 @@ class _Supervisor:
         if not self._stopping.is_set():
             if self._former is not None:
                 self._former.retire()
+            for text in remarks(self._settings):
+                log.warning("%s", text)
             port = self._listener.getsockname()[1]
             lines = ready_lines(self._settings, self._plan.host, port, workers=self._plan.workers)
             print("\n".join(lines), file=sys.stderr, flush=True)
@@ -184,7 +188,9 @@ class _Supervisor:
             self.desk.close()
         was_cut = await self._end()
         await asyncio.gather(*self._keepers, *self._retiring, return_exceptions=True)
-        return CUT if was_cut else 0
+        status = CUT if was_cut else 0
+        keep_status(status)
+        return status
 
     def _open_desk(self) -> HandoverDesk | None:
         path = socket_path(self._settings)

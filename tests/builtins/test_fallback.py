@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -44,6 +46,28 @@ def test_only_the_deadline_stays_among_the_kinds() -> None:
 def test_every_way_to_fail_has_a_name_for_policies(kind: str) -> None:
     """Symptom: a stream that was too slow (`throughput_timeout`) was no failure to fallback and breaker, which broke at it."""
     assert failure_of(UpstreamError("x", kind=kind)) is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "failure"),
+    [
+        (403, 'm requires moderation on OpenAI. Your input was flagged for "harassment".', "content_policy"),
+        (403, "your key may not use m", "refused"),
+        (401, "no such key", "refused"),
+        (400, "Your credit balance is too low to access the Anthropic API.", "quota"),
+        (400, "a message is missing", "bad_request"),
+    ],
+)
+def test_a_message_says_more_than_a_status_that_is_used_for_something_else(
+    status: int, message: str, failure: str
+) -> None:
+    """OpenRouter answers 403 to flagged texts: one client's opened the circuit for all, with an alert that the key is refused. Anthropic answers 400 when the money is used up."""
+    body = json.dumps({"error": {"code": status, "message": message}}).encode()
+
+    error = UpstreamError("no", kind="status", upstream_status=status, upstream_body=body)
+
+    assert failure_of(error) == failure
+    assert may_go_on(error, FallbackOptions()) is (failure != "bad_request")
 
 
 def test_a_request_that_cannot_be_translated_stays() -> None:

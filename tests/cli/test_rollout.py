@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -394,6 +394,22 @@ def test_a_service_manager_that_signals_every_process_cuts_nothing(serve: Serve,
     assert server.wait() == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_after_the_end_changes_no_exit_status(serve: Serve, workers: int) -> None:
+    """Symptom: Ctrl-C reaches every process of a terminal; a worker that had ended already by then made `serve` end with 1, as if calls had been cut."""
+    server = serve(config(workers=workers))
+    pids = server.worker_pids or [server.process.pid]
+
+    server.send(signal.SIGINT)
+    server.wait_for(r"\]: stopped", count=workers)
+    for pid in pids:
+        while server.process.poll() is None and Path(f"/proc/{pid}").exists():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+
+    assert server.wait() == 0
+
+
 def test_a_second_signal_cuts_the_calls(serve: Serve) -> None:
     server = serve(config())
 
@@ -512,3 +528,10 @@ def test_takeover_needs_the_option_and_a_file_is_no_socket(
     assert "hookline.sock is there already and is no socket" in blocked.stderr
     assert "Traceback" not in without.stderr + blocked.stderr
     assert (folder / "hookline.sock").read_text() == "mine"
+
+
+def test_several_workers_say_once_what_has_no_effect(serve: Serve) -> None:
+    """Symptom: what one process says at its start (an unset variable, options of an idle plugin) `serve --workers 2` kept to itself."""
+    server = serve(config() + "[plugins.cache]\nttl_s = 5\n")
+
+    assert len([line for line in server.lines if '"cache" is not in [chain] plugins' in line]) == 1

@@ -509,6 +509,26 @@ class TestDraining:
         assert not drained
         assert await door.front.drain(5.0)
 
+    async def test_http_1_0_client_sees_a_reset_where_a_cut_stream_would_look_complete(self, open_door):
+        """Symptom: behind a proxy that speaks HTTP/1.0 to us, a stream that was cut after `drain_s` ended for its client as a whole one does."""
+
+        async def events() -> AsyncIterator[bytes]:
+            yield b"data: {}\n\n"
+            await asyncio.Event().wait()
+
+        async def answer(call: Call) -> Reply:
+            return Reply(200, {"content-type": "text/event-stream"}, events())
+
+        door = await open_door(answer)
+        client = await door.connect()
+        await client.send(get(b"/v1/x").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        await client.reader.readuntil(b"data: {}\n\n")
+
+        door.front.abort()
+
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
+
     async def test_drain_of_an_idle_front_returns_at_once(self, open_door):
         door = await open_door()
 

@@ -149,8 +149,10 @@ class HttpFront(Server):
         for connection in list(self._connections):
             assert isinstance(connection, Connection)
             task = connection._task_handler
-            connection.abort()
-            if task is not None:
+            if task is None:
+                connection.abort()
+            else:
+                connection.reset()  # what has no framing (HTTP/1.0: proxies speak it) would look complete
                 task.cancel()
 
 

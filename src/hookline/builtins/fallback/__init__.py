@@ -311,7 +311,7 @@ def may_go_on(error: ApiError, options: FallbackOptions) -> bool:
         return True
     if status is not None and status in options.stay_statuses:
         return False
-    return error.may_fall_back
+    return error.may_fall_back or failure_of(error) == "quota"
 
 
 def says_retry(error: ApiError) -> str | None:
