@@ -41,25 +41,8 @@ class Attempt:
     """One try at one target. Times are the clock's monotonic seconds; None = did not happen."""
 
     __slots__ = (
-        "charged_nanousd",
-        "ended_at",
-        "error",
-        "first_byte_at",
-        "has_hidden_usage",
-        "is_charge_estimated",
-        "is_complete",
-        "is_failed_by_filter",
-        "is_hedge",
-        "is_loser",
-        "is_relayed",
-        "number",
-        "output_cap",
-        "reply",
-        "started_at",
-        "status",
-        "target",
-        "tickets",
-        "usage",
+        "charged_nanousd", "ended_at", "error", "first_byte_at", "has_hidden_usage", "is_charge_estimated", "is_complete", "is_failed_by_filter",
+        "is_hedge", "is_loser", "is_relayed", "number", "output_cap", "reply", "started_at", "status", "target", "tickets", "usage",
     )  # fmt: skip
 
     def __init__(self, target: Target, number: int, started_at: float) -> None:
@@ -75,7 +58,7 @@ class Attempt:
         self.is_complete = False
         self.is_hedge = False
         self.is_loser = False
-        """A hedge that lost: cancelled by us, so it says nothing about the deployment."""
+        """It lost a race: cancelled by us, so all it says about the deployment is how long it had waited."""
         self.is_failed_by_filter = False
         """An answer that the provider's content filter stopped before anything was said counts as a failure, not as an answer."""
         self.is_relayed = False

@@ -348,8 +348,10 @@ class AttemptLoop:
         self._bodies.append(peeked)
         sees_filter = attempt.is_failed_by_filter and self.call.chat.choices == 1
         if told := await peek(peeked, self.call.endpoint, sees_filter=sees_filter):
-            if told is FILTERED or peeked.seen_bytes:  # it has read the request, and may have begun its answer
-                attempt.usage = Usage(len(self.call.body), peeked.seen_bytes, is_estimated=True)
+            if (
+                told is FILTERED or peeked.said_bytes is not None
+            ):  # it has read the request, and may have begun its answer
+                attempt.usage = Usage(len(self.call.body), peeked.said_bytes or 0, is_estimated=True)
             raise stream_error(attempt.deployment.id, told)
 
     async def _after_failure(self, attempt: Attempt) -> Step | None:

@@ -8,7 +8,7 @@ successor can start: so it stays, without serving, until the successor says that
 | successor                         | former server                                                |
 |-----------------------------------|--------------------------------------------------------------|
 | connects                          | sends the socket, and whether another may run beside it      |
-| both may: starts,   serves, READY | drains and ends                                              |
+| both may: starts, serves, READY   | drains and ends                                              |
 | else: DRAIN, waits for ENDED      | drains, ENDED, waits; connections wait in the queue          |
 | then: starts, serves, READY       | ends                                                         |
 | dies before READY                 | serves on, or again; does not once it has been told to stop  |

@@ -52,7 +52,7 @@ def ignore_hangups() -> None:
 
 
 def keep_status(status: int) -> None:
-    """All is done, and only the interpreter's own end is left: a signal now (Ctrl-C reaches every process of a terminal) ends us with `status`, not with its own."""
+    """All calls have ended, and only a successor or the interpreter's own end is waited for: a signal now (Ctrl-C reaches every process of a terminal) ends us with `status`, not with its own."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)

@@ -1,6 +1,6 @@
-"""What the pipeline knows of the OpenAI wire: usage and errors.
+"""What the pipeline knows of the OpenAI wire: usage, what was said, errors.
 
-Lives here: what a `usage` object counts, which object is an error, how one is said inside a stream. Elsewhere: where a stream's end begins (stream_watch.py), SSE framing
+Lives here: what a `usage` object counts, how many bytes of text an event says, which object is an error, how one is said inside a stream. Elsewhere: where a stream's end begins (stream_watch.py), SSE framing
 (transport/sse.py), other dialects (providers/).
 Idea: functions of data; what no table here knows passes as it is."""
 

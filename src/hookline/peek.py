@@ -15,7 +15,7 @@ import orjson
 
 from hookline.call import Endpoint
 from hookline.content_filter import FILTERED, verdict_of
-from hookline.openai_wire import error_in, parsed
+from hookline.openai_wire import error_in, parsed, said_in
 from hookline.settling import end_tasks
 from hookline.transport.errors import TransportError
 from hookline.transport.sse import BOM, SseSplitter, parse_event
@@ -32,12 +32,12 @@ EVENTS_OF_JSON = frozenset({"chat", "completions", "responses"})
 class PeekedBody:
     """A stream whose beginning was read: the chunks so far, a read in flight if there is one, and the rest.
 
-    `seen_bytes`: what came before the error that `peek` has found. It was made, so it may be billed."""
+    `said_bytes`: what was said before the error that `peek` has found: it was made, so it may be billed. None: no event came before it."""
 
     rest: AsyncIterator[bytes]
     head: list[bytes]
     pending: asyncio.Task[bytes | None] | None = None
-    seen_bytes: int = 0
+    said_bytes: int | None = None
 
     async def aclose(self) -> None:
         if self.pending is not None:
@@ -74,7 +74,8 @@ async def peek(body: PeekedBody, endpoint: Endpoint, *, sees_filter: bool = Fals
         for block in _blocks(whole)[:BLOCKS_MAX]:
             if told := error_in(block):
                 return told
-            body.seen_bytes += len(parse_event(block).data)
+            if data := parse_event(block).data:
+                body.said_bytes = (body.said_bytes or 0) + (said_in(parsed(block)) if is_json else len(data))
     if is_json:
         _check_first(whole, every_event=endpoint == "responses")
     return FILTERED if sees_filter and _verdict(whole) == "filtered" else None

@@ -1,9 +1,9 @@
 """The supervisor: several serving processes on one socket.
 
-Lives here: starting workers, replacing dead ones and, by a rolling restart, living ones; forwarding signals. Elsewhere: what a worker does (process.py), what both know (launch.py).
+Lives here: starting workers, replacing dead ones and, by a rolling restart, living ones; telling them to stop. Elsewhere: what a worker does (process.py), what both know (launch.py).
 Idea: the socket is bound once, here, and inherited by every worker, so that a worker that ends takes no queued connection with it (closing one of two
-SO_REUSEPORT listeners reset 45 of 100 in a trial, a shared socket none). A socket pair per worker says "ready" upwards, and downwards "another worker has died"; its end says "the
-supervisor has died" downwards, or "a successor serves: let your calls finish and end".
+SO_REUSEPORT listeners reset 45 of 100 in a trial, a shared socket none). A socket pair per worker says "ready" upwards; downwards it says that another
+worker has died, that a successor serves, or to stop (launch.py has the words), and its end that the supervisor has died.
 
 | event                  | what happens                                                             |
 |------------------------|--------------------------------------------------------------------------|

@@ -23,19 +23,11 @@ NAMES: tuple[tuple[LimitKind, istr, istr], ...] = (
     ("tokens", istr("x-ratelimit-remaining-tokens"), istr("x-ratelimit-reset-tokens")),
     ("requests", istr("anthropic-ratelimit-requests-remaining"), istr("anthropic-ratelimit-requests-reset")),
     ("tokens", istr("anthropic-ratelimit-tokens-remaining"), istr("anthropic-ratelimit-tokens-reset")),
-    (
-        "input_tokens",
-        istr("anthropic-ratelimit-input-tokens-remaining"),
-        istr("anthropic-ratelimit-input-tokens-reset"),
-    ),
-    (
-        "output_tokens",
-        istr("anthropic-ratelimit-output-tokens-remaining"),
-        istr("anthropic-ratelimit-output-tokens-reset"),
-    ),
+    ("input_tokens", istr("anthropic-ratelimit-input-tokens-remaining"), istr("anthropic-ratelimit-input-tokens-reset")),
+    ("output_tokens", istr("anthropic-ratelimit-output-tokens-remaining"), istr("anthropic-ratelimit-output-tokens-reset")),
     ("requests", istr("x-ratelimit-remaining"), istr("x-ratelimit-reset")),
     ("requests", istr("ratelimit-remaining"), istr("ratelimit-reset")),
-)
+)  # fmt: skip
 UNSAID_RESET_S = 5.0
 """Azure often leaves the reset out; its windows are 1 or 10 s."""
 UNIX_FROM, UNIX_MS_FROM = 1e9, 1e11

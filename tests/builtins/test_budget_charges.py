@@ -92,7 +92,6 @@ async def test_an_end_costs_what_the_table_says(
 
 
 STREAMED = {**ASKED, "stream": True, "max_tokens": 10_000}
-STREAMED_INPUT = (len(orjson.dumps(STREAMED)) + 16) * 1_000
 
 
 @pytest.mark.parametrize(

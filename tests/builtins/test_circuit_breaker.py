@@ -133,7 +133,7 @@ def test_opens_after_failures_in_a_row_and_a_success_starts_the_row_again():
 def test_opens_at_once_when_it_refuses_us():
     circuit = Circuit(30.0)
 
-    assert circuit.event_of("refused", attempt_at(1.0), 1.0, None) == "tripped"
+    assert circuit.event_of("refused", attempt_at(1.0), 1.0, BreakerOptions()) == "tripped"
     assert circuit.why == "refused"
 
 
@@ -184,13 +184,13 @@ def test_votes_of_attempts_from_before_the_last_change_are_stale():
 def test_a_late_success_does_not_close_an_open_circuit():
     circuit = in_state("open")
 
-    assert circuit.event_of("ok", attempt_at(-1.0), 1.0, None) is None
+    assert circuit.event_of("ok", attempt_at(-1.0), 1.0, BreakerOptions()) is None
 
 
 def test_a_forced_success_closes():
     circuit = in_state("open")
 
-    assert circuit.event_of("ok", attempt_at(1.0, is_forced=True), 1.0, None) == "forced_ok"
+    assert circuit.event_of("ok", attempt_at(1.0, is_forced=True), 1.0, BreakerOptions()) == "forced_ok"
 
 
 def test_half_open_admits_one_probe_at_a_time():

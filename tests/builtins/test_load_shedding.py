@@ -62,6 +62,19 @@ def test_a_reload_keeps_what_was_found_and_counts_on(make_host: Any, make_call: 
     assert narrow.limiters["m"].limit == 5
 
 
+def test_the_limit_of_a_model_goes_with_it_but_not_for_a_reload_that_is_refused(make_host: Any, make_call: Any) -> None:
+    host, without = make_host(models=["m"]), make_host(models=[])
+    host.limits = without.limits = MemoryLimits(host.clock)
+    former = Plugin(SheddingOptions(initial_limit=10), host)
+    fill(former, make_call)
+
+    later = Plugin(SheddingOptions(), without)
+    refused = set(later.limiters)
+    later.start()
+
+    assert (refused, set(later.limiters)) == ({"m"}, set())
+
+
 @pytest.mark.parametrize(
     ("principal", "asked", "expected"),
     [
@@ -97,9 +110,9 @@ def test_a_word_that_is_no_priority_is_a_400_and_takes_no_place(make_host: Any, 
 def test_the_refused_are_told_when_to_come_back_and_the_least_important_not_to(
     key: str, should_retry: str, make_host: Any, make_call: Any
 ) -> None:
-    plugin = plugin_of(
-        make_host, initial_limit=4, keys={name: name for name in ("high", "normal", "low")}, retry_after_s=3
-    )
+    host = make_host(models=["m"])
+    keys = {name: name for name in ("high", "normal", "low")}
+    plugin = Plugin(SheddingOptions(initial_limit=4, keys=keys, retry_after_s=3), host)
     fill(plugin, make_call, principal=Principal("high", "high"))
 
     with pytest.raises(Rejected) as caught:
@@ -108,7 +121,7 @@ def test_the_refused_are_told_when_to_come_back_and_the_least_important_not_to(
     error = caught.value.error
     assert (error.reply_status, error.error_code) == (503, "overloaded")
     assert error.reply_headers() == {"retry-after": "3", "x-should-retry": should_retry}
-    assert plugin._shed  # the family
+    assert host.metrics.values["hookline_shed_total", "m", key] >= 1
 
 
 @pytest.mark.parametrize(("kind", "falls"), [("pool_timeout", True), ("first_byte_timeout", True), ("reset", False)])

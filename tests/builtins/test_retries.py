@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hookline import (
-    UPSTREAM_KINDS,
     Deployment,
     Failure,
     Limits,
@@ -31,7 +30,6 @@ from hookline.builtins.fallback.retry_budget import KEEP_S, Bucket, RetryBudget
 from hookline.builtins.fallback.retry_table import RETRY_TABLE, Repeat, may_retry, repeat_of, wait_s
 from hookline.builtins.model_selection import Plugin as ModelSelection
 from hookline.builtins.rate_limit import Plugin as RateLimit
-from hookline.failures import FAILURE_OF_KIND
 from hookline.plugin_host import Stores
 from hookline.stores.memory import MemoryLimits
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin
@@ -138,10 +136,6 @@ def test_a_longer_backoff_alone_lengthens_the_longest_and_two_that_contradict_ar
         FallbackOptions(backoff_s=20.0, max_backoff_s=10.0)
 
 
-def test_every_way_to_fail_is_a_failure():
-    assert set(FAILURE_OF_KIND) == set(UPSTREAM_KINDS)
-
-
 @given(st.integers(0, 9), st.floats(0, 0.999), st.one_of(st.none(), st.floats(0, 100)))
 def test_waits_are_never_shorter_than_asked_for_nor_longer_than_allowed(retries, draw, asked_s):
     options = FallbackOptions()
@@ -197,20 +191,21 @@ def test_unused_tokens_are_kept_for_a_while_and_not_for_ever():
     assert sum(bucket.take(3_600.0) for _ in range(1_000)) == KEEP_S * 10 + 1
 
 
-def test_a_reload_gives_no_new_tokens(make_host):
+@pytest.mark.parametrize(("is_refused", "taken"), [(False, 120), (True, 2)])
+def test_a_reload_gives_no_new_tokens_and_its_options_hold_unless_it_is_refused(make_host, is_refused, taken):
+    """What is refused has made its plugins, but starts none."""
     host = make_host()
     host.limits = MemoryLimits(host.clock)
-    options = FallbackOptions(retry_budget_per_s=1.0)
-    spent = Fallback(options, host)._budget
-    while spent.take("up/1", host.clock.monotonic(), is_retry=False):
+    budget = Fallback(FallbackOptions(retry_budget_per_s=1.0), host)._budget
+    while budget.take("up/1", host.clock.monotonic(), is_retry=False):
         pass
 
-    again = Fallback(options, host)._budget
-    larger = Fallback(FallbackOptions(retry_budget_per_s=60.0), host)._budget
-    host.clock.advance(KEEP_S + 0.5)
+    later = Fallback(FallbackOptions(retry_budget_per_s=60.0), host)
+    if not is_refused:
+        later.start()
+    host.clock.advance(KEEP_S + 2)
 
-    assert again is spent
-    assert sum(larger.take("up/1", host.clock.monotonic(), is_retry=False) for _ in range(100)) == 30
+    assert sum(budget.take("up/1", host.clock.monotonic(), is_retry=False) for _ in range(200)) == taken
 
 
 def test_one_deployments_outage_takes_no_more_than_its_own_share():

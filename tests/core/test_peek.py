@@ -136,12 +136,15 @@ async def test_a_stream_that_says_nothing_but_done_is_no_answer(last: bytes) -> 
     assert (await first_pieces(last)).body == ANSWER_AS_STREAM
 
 
-async def test_half_a_first_event_waits_for_the_rest_however_long(wire: Any) -> None:
+async def test_half_a_first_event_waits_for_the_rest_however_long(wire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it would leave: so its end may still be somebody else's beginning."""
+    monkeypatch.setattr("hookline.peek.PEEK_S", 0.0)
     gate, first = asyncio.Event(), wire.chunk("a")
     kit = kit_of(lambda: stream(first[:9], gate, ConnectionResetError()), answer)
     running = kit.start(kit.make_call(STREAMED))
-    await asyncio.sleep(0.06)  # longer than comments are waited for
+    for _ in range(50):  # turns of the loop: comments would have left in a few
+        await asyncio.sleep(0)
+    assert not running.delivered.has_begun.is_set()
 
     gate.set()
 
@@ -179,6 +182,26 @@ async def test_nothing_is_awaited_once_the_first_event_is_there(wire: Any) -> No
 
 async def test_an_error_that_came_together_with_content_may_fall_back(wire: Any) -> None:
     assert (await first_pieces(wire.chunk("a") + ERROR)).body == ANSWER_AS_STREAM
+
+
+@pytest.mark.parametrize(
+    ("before", "said_bytes"),
+    [([], None), (["a"], 1), (["a", "ü"], 3), ([""], 0)],
+    ids=["nothing", "text", "two events", "only a role"],
+)
+async def test_what_was_said_before_a_first_error_may_be_billed(
+    before: list[str], said_bytes: int | None, wire: Any
+) -> None:
+    """By the texts, as of every stream that is cut; of one that has said nothing yet the request has been read."""
+    kit = kit_of(lambda: stream(b": ping\n\n" + b"".join(map(wire.chunk, before)) + ERROR), answer)
+
+    call = kit.make_call(STREAMED)
+    await kit.run(call)
+
+    usage = call.attempts[0].usage
+    assert (usage and (usage.input_tokens, usage.output_tokens, usage.is_estimated)) == (
+        None if said_bytes is None else (len(call.body), said_bytes, True)
+    )
 
 
 @pytest.mark.parametrize("failure", [ERROR, b"data: oops\n\n", b"data: {", ConnectionResetError()])

@@ -2,7 +2,8 @@
 
 Lives here: where it is kept between the two. Elsewhere: what is learned, and how new options change it (fallback's retry budget, hedging's first bytes); circuits, which are told
 through the limits store (circuit_breaker/sharing.py).
-Idea: a gateway has one limits store through all its reloads, so what is carried hangs on that and goes with it. During a reload both instances use it: calls finish on the old one."""
+Idea: a gateway has one limits store through all its reloads, so what is carried hangs on that and goes with it. During a reload both instances use it: calls finish on the old one.
+A configuration that is refused has made instances, too: what is carried changes in `start` and later, never in a constructor."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Hedging: a second attempt elsewhere when the first byte is late.
 
 Lives here: after which time a call is hedged, which calls may be, how many hedges there may be. Elsewhere: the race itself (race.py: a hedge is an ordinary attempt with
-its own admission, money and tickets; first byte wins, the loser is cancelled and settles at once), who is tried (model_selection), votes (circuit_breaker: a loser has none).
+its own admission, money and tickets; first byte wins, the loser is cancelled and settles at once), who is tried (model_selection), votes (circuit_breaker: a loser is slow, or has none).
 Idea: the slowest calls of a deployment are slow by chance, and another deployment rarely is at the same time (Dean and Barroso, "The Tail at Scale", 2013). A hedge
 is paid twice, so a token bucket bounds them to a share of the calls: when everything is slow, hedging stops by itself instead of doubling the load.
 
@@ -129,7 +129,6 @@ class Plugin:
         self._options = options
         self._options_by_model = host.options_by_model
         self._bucket = carried(host, "budget", lambda: Bucket(options.budget))
-        self._bucket.retune(options.budget)
         self._seen: dict[tuple[str, str, bool], FirstBytes] = carried(host, "first bytes", dict)
         hedges = host.metrics.counter(
             "hookline_hedges_total",
@@ -137,6 +136,10 @@ class Plugin:
             ("outcome",),
         )
         self._count = {name: hedges(name) for name in ("won", "lost", "failed", "unaffordable")}
+
+    def start(self) -> None:
+        """From now on these options hold."""
+        self._bucket.retune(self._options.budget)
 
     @hookimpl
     def select(self, call: Call, targets: list[Target]) -> list[Target]:

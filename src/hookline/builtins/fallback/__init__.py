@@ -82,9 +82,8 @@ class Plugin:
         workers = max(int(server.get("workers", 1) or 1), 1)
         if problems := list(unknown_models(options, host, models_in)):
             raise StartupError(problems)
-        rates = options.retry_budget, options.retry_budget_per_s / workers
-        self._budget = carried(host, "retry budget", lambda: RetryBudget(*rates, host.clock.monotonic()))
-        self._budget.retune(*rates)
+        self._rates = options.retry_budget, options.retry_budget_per_s / workers
+        self._budget = carried(host, "retry budget", lambda: RetryBudget(*self._rates, host.clock.monotonic()))
         every = [options, *host.options_by_model.values()]
         self._has_models = any(one.models or one.rate_limit for one in every)
         if not any(one.mid_stream == "continue" for one in every):
@@ -103,6 +102,10 @@ class Plugin:
 
         if any(one.context_window for one in every):
             host.offers[LONGER_MODELS] = self._longer_models
+
+    def start(self) -> None:
+        """From now on these options hold."""
+        self._budget.retune(*self._rates)
 
     @hookimpl
     def select(self, call: Call, targets: list[Target]) -> list[Target]:

@@ -131,8 +131,6 @@ class Plugin:
         self._aliases = dict(host.settings.get("aliases", {}))
         self._lines: dict[str, Line] = {}
         self.limiters: dict[str, Limiter] = carried(host, "limiters", dict)
-        for gone in self.limiters.keys() - self._models - {OTHER}:
-            del self.limiters[gone]
         self.limits = host.metrics.gauge(
             "hookline_shedding_limit", "Calls to one model that are good for it.", ("model",)
         )
@@ -140,6 +138,11 @@ class Plugin:
         self._shed = host.metrics.counter(
             "hookline_shed_total", "Calls refused because the model is busy.", ("model", "priority")
         )
+
+    def start(self) -> None:
+        """Forget the models that there are no more."""
+        for gone in self.limiters.keys() - self._models - {OTHER}:
+            del self.limiters[gone]
 
     @hookimpl
     def admit(self, call: Call) -> Ticket | None:
