@@ -13,6 +13,7 @@ from openai.types.responses import Response
 from hookline import BadRequest, InsufficientQuota, Principal, Rejected, Skip, hookimpl
 from hookline.builtins import degradation
 from hookline.builtins.degradation.static_answer import may_answer, static_reply
+from hookline.builtins.fallback import Plugin as Fallback
 from hookline.errors import UpstreamError
 from hookline.testing.kit import PipelineKit, ScriptedProvider, answer, make_plugin, stream
 
@@ -53,6 +54,24 @@ async def test_a_smaller_model_answers_as_a_call_of_its_own() -> None:
     assert seen == [("req_1-rescue", "ok", "small"), ("req_1", "ok", "big")]
     assert kit.metric("hookline_rescues_total", answer="model") == 1
     assert delivered.headers["x-hookline-cost-usd"] == "0.00002"
+
+
+async def test_a_stand_in_says_nothing_of_coming_again() -> None:
+    """`fallback` tells the SDK of a call that has failed not to send it again."""
+    spent = {"retry_budget": 0.0, "retry_budget_per_s": 0.0}
+    said = []
+    for options in ({"static": "sorry"}, {}):
+        kit = PipelineKit(
+            Fallback,
+            degradation.Plugin,
+            providers=[ScriptedProvider(refused())],
+            deployments={"big": ["up/big"]},
+            options={"degradation": options, "fallback": spent},
+        )
+        delivered = await kit.call(ASKED)
+        said.append((delivered.status, delivered.headers.get("x-should-retry")))
+
+    assert said == [(200, None), (503, "false")]
 
 
 async def test_a_smaller_models_stream_comes_as_it_is_made() -> None:

@@ -15,7 +15,19 @@ import orjson
 from multidict import CIMultiDict
 from pydantic import BaseModel, ConfigDict, Field
 
-from hookline import ApiError, Call, Host, Reply, Slot, StartupError, Unavailable, UpstreamError, derive_call, hookimpl
+from hookline import (
+    EXPOSED_HEADERS,
+    ApiError,
+    Call,
+    Host,
+    Reply,
+    Slot,
+    StartupError,
+    Unavailable,
+    UpstreamError,
+    derive_call,
+    hookimpl,
+)
 from hookline.builtins.degradation.static_answer import may_answer, static_reply
 from hookline.builtins.model_names import unknown_models
 
@@ -76,6 +88,7 @@ class Plugin:
             reply = static_reply(call, options.static, now=self._host.clock.time())
             reply.headers[HEADER] = "static"
         if reply is not None:
+            call.slots.get(EXPOSED_HEADERS, {}).pop("x-should-retry", None)  # what was said of the failure
             self._rescues(reply.headers[HEADER]).inc()
             return reply
         self._rescues("none").inc()
