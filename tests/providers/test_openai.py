@@ -397,15 +397,40 @@ async def test_a_stream_in_a_coding_we_cannot_undo_is_garbage(
     await upstream.requests[0].left.wait()
 
 
-async def test_other_compressed_replies_stay_as_they_are(
+async def test_a_compressed_answer_is_made_plain(
     upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt
 ) -> None:
+    """It was asked for identity; what comes nevertheless has a usage that is to be read."""
     packed = gzip.compress(b'{"id":1}')
     upstream.play(bytes_reply(packed, headers={"content-type": "application/json", "content-encoding": "gzip"}))
 
     reply = await provide().send(make_call(), make_attempt())
 
-    assert (reply.body, reply.headers["content-encoding"]) == (packed, "gzip")
+    assert (reply.body, "content-encoding" in reply.headers) == (b'{"id":1}', False)
+
+
+@pytest.mark.parametrize("packed", [b"no gzip", gzip.compress(b'{"id":1}')[:-9]])
+async def test_a_compressed_answer_that_is_damaged_is_none(
+    upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt, packed: bytes
+) -> None:
+    upstream.play(bytes_reply(packed, headers={"content-type": "application/json", "content-encoding": "gzip"}))
+
+    with pytest.raises(UpstreamError) as failed:
+        await provide().send(make_call(), make_attempt())
+
+    assert failed.value.kind == "garbage"
+
+
+@pytest.mark.parametrize(("path", "coding"), [("/v1/files/f1", "gzip"), ("/v1/chat/completions", "br")])
+async def test_what_nobody_reads_here_stays_compressed(
+    upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt, path: str, coding: str
+) -> None:
+    packed = gzip.compress(b'{"id":1}')
+    upstream.play(bytes_reply(packed, headers={"content-type": "application/json", "content-encoding": coding}))
+
+    reply = await provide().send(make_call(path=path), make_attempt())
+
+    assert (reply.body, reply.headers["content-encoding"]) == (packed, coding)
 
 
 async def test_a_binary_reply_is_handed_on_while_it_comes(

@@ -60,7 +60,9 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
     if call.is_stream and not is_json and call.endpoint in _STREAMED:
         return await read_by_its_start(response, headers, deployment)
     if call.endpoint != "relay" and (is_json or not call.is_stream):
-        reply = Reply(status, headers, await read_whole(response, deployment, MAX_JSON_BYTES))
+        reply = Reply(status, headers, await read_plain(response, deployment, MAX_JSON_BYTES))
+        if _coding_of(headers) in DECODABLE:  # undone, so that it is read as any other answer: usage, errors, garbage
+            headers.popall("content-encoding")
         # The end of the connection says nothing of the end of the answer: half a JSON is a connection that died.
         if response.is_eof_delimited and is_json and "content-encoding" not in headers and reply.json() is None:
             raise UpstreamError(f"{deployment.id} closed the connection before the end of its reply", kind="reset")
@@ -127,9 +129,13 @@ async def read_plain(response: UpstreamResponse, deployment: Deployment, max_byt
     return b"".join(pieces)
 
 
+def _coding_of(headers: CIMultiDict[str]) -> str:
+    return headers.get("content-encoding", "identity").strip().lower()
+
+
 def plain_events(response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment) -> AsyncIterator[bytes]:
     """The body of an event stream. One that came compressed is made plain; raises UpstreamError for a coding we can't undo."""
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = _coding_of(headers)
     if encoding in ("identity", ""):
         return response.chunks()
     if encoding not in DECODABLE:
