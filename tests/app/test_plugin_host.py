@@ -197,7 +197,7 @@ class Mine:
     def __init__(self, name, options, clock):
         self.name, self.options = name, options
     async def send(self, call, attempt):
-        return Reply(200, {"content-type": "application/json"}, b'{"word": "%s"}' % self.options.word.encode())
+        return Reply(200, {"content-type": "application/json"}, b'{"choices": [], "word": "%s"}' % self.options.word.encode())
     async def aclose(self):
         pass
 
@@ -221,4 +221,4 @@ class Plugin:
         mine=code,
     )
 
-    assert await running.ask("any") == (200, {"word": "w"})
+    assert await running.ask("any") == (200, {"choices": [], "word": "w"})

@@ -46,7 +46,7 @@ class World:
         await asyncio.sleep(self.one_s)
         if self.fails_with is not None:
             raise UpstreamError("it failed", kind=self.fails_with)
-        return answer(b"{}", 200) if self.status == 200 else answer(b"{}", self.status, **self.headers)
+        return answer() if self.status == 200 else answer(b"{}", self.status, **self.headers)
 
     async def _other(self, call: Any, attempt: Any) -> Reply:
         await asyncio.sleep(0.1)

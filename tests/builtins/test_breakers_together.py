@@ -47,7 +47,7 @@ class Process:
             Plugin,
             Fallback,
             providers=[
-                ScriptedProvider(lambda: answer(b"{}", self.status if self.is_dead else 200), name="bad"),
+                ScriptedProvider(lambda: answer(status=self.status) if self.is_dead else answer(), name="bad"),
                 ScriptedProvider(answer, name="good"),
             ],
             deployments={"m": ["bad/m", "good/m"]},

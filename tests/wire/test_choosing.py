@@ -250,7 +250,10 @@ async def test_responses_and_embeddings_follow_wishes_too(ask, upstream):
     [client] = ask(AUTO + up(upstream, "a"))
     embedding = {"object": "embedding", "index": 0, "embedding": [0.5]}
     usage = {"prompt_tokens": 1, "total_tokens": 1}
-    upstream.always(json_reply({"object": "list", "data": [embedding], "model": "m", "usage": usage}))
+    upstream.play(
+        json_reply({"object": "list", "data": [embedding], "model": "m", "usage": usage}),
+        json_reply({"id": "r", "object": "response", "status": "completed", "output": []}),
+    )
 
     await client.embeddings.create(model="auto", input="hi", extra_body={"complexity": "Medium"})
     await client.responses.create(

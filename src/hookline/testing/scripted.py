@@ -25,8 +25,12 @@ ANSWER = orjson.dumps(
         "model": "m",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "ho"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        "data": [],
+        "output": [],
+        "results": [],
     }
 )
+"""An answer on every endpoint."""
 Script = Reply | Exception | Callable[[Call, Attempt], Awaitable[Reply]]
 ANSWER_AS_STREAM = b"".join(disassemble("chat", ANSWER, wants_usage=False))
 """What a call that asked for a stream gets for it."""
