@@ -409,7 +409,7 @@ async def test_a_compressed_answer_is_made_plain(
     assert (reply.body, "content-encoding" in reply.headers) == (b'{"id":1}', False)
 
 
-@pytest.mark.parametrize("packed", [b"no gzip", gzip.compress(b'{"id":1}')[:-9]])
+@pytest.mark.parametrize("packed", [b"no gzip", gzip.compress(b'{"id":1}')[:-9]], ids=["none", "cut"])
 async def test_a_compressed_answer_that_is_damaged_is_none(
     upstream: ScriptedUpstream, provide: Provide, make_call: MakeCall, make_attempt: MakeAttempt, packed: bytes
 ) -> None:
