@@ -38,6 +38,8 @@ EVENT_BYTES_MAX = 1 << 20
 """A larger event is not parsed: of a picture, or of a `response.completed` that holds one, only both ends are read."""
 GIANT_END_BYTES = 64 * 1024
 """So much of either end of a giant event: its type stands at the start, its usage near the end."""
+MANY_EVENTS_BYTES = 1024
+"""From here on a chunk may hold several events."""
 HELD_BYTES_MAX = 1 << 20
 """More than this after the end began is no end: it is let go."""
 
@@ -117,7 +119,7 @@ class StreamWatch:
             self.output_bytes += len(chunk)
             self._relayed_bytes = 0 if chunk.endswith(_BLANK_LINE) else 1
             return chunk
-        return self._read(chunk)
+        return self._read(chunk) if len(chunk) < MANY_EVENTS_BYTES else self._read_many(chunk)
 
     def finish(self) -> bytes:
         """The upstream's framing ended. Returns what may leave of an unfinished last event."""
@@ -241,6 +243,17 @@ class StreamWatch:
     def _is_whole(self, tail: bytes) -> bool:
         """Whether it holds data that is JSON or `[DONE]`."""
         return parsed(tail) is not None or parse_event(tail).data.strip() == b"[DONE]"
+
+    def _read_many(self, chunk: bytes) -> bytes:
+        """Of many events only those are read one by one that the ends of the chunk have cut."""
+        begin = chunk.find(b"\n\n") + 2 if self._tail_bytes else 0
+        end = chunk.rfind(b"\n\n") + 2
+        if begin == 1 or end <= begin or (begin == 0 and end == len(chunk)) or self._is_ending:
+            return self._read(chunk)
+        first = self._read(chunk[:begin]) if begin else b""
+        if self._tail_bytes or self._is_ending or self.is_over:
+            return first + self._read(chunk[begin:])
+        return first + self.feed(chunk[begin:end]) + (self._read(chunk[end:]) if end < len(chunk) else b"")
 
     def _read(self, chunk: bytes) -> bytes:
         """The careful way: event by event."""

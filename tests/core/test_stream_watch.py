@@ -445,3 +445,30 @@ def test_a_usage_that_more_has_followed_is_not_the_last_word(
     assert seen.usage is not None
     assert (seen.usage[:2], seen.is_usage_final) == (usage, is_final)
     assert seen.is_complete
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["text", "quote", "tool", "ping", "windows", "error"]), min_size=10, max_size=60),
+    st.lists(st.integers(0, 12_000), max_size=6),
+)
+def test_many_events_in_one_chunk_are_read_as_one_by_one(kinds, cuts):
+    """Only those that the ends of a chunk have cut are looked at one by one; what is seen and what leaves is the same."""
+    made = {
+        "text": chunk("some words "),
+        "quote": chunk('say "this"'),
+        "tool": event({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0}]}}]}),
+        "ping": b": ping\n\n",
+        "windows": chunk("x").replace(b"\n", b"\r\n"),
+        "error": event({"error": {"message": "m"}}),
+    }
+    stream = b"".join(made[kind] for kind in kinds) + chunk(finish="stop") + USAGE_EVENT + DONE
+    ends = sorted({min(cut, len(stream)) for cut in (*cuts, len(stream))})
+
+    def see(pieces):
+        seen = StreamWatch("chat")
+        left = b"".join(map(seen.feed, pieces)) + seen.take_unfinished() + seen.release()
+        return left, seen.usage, seen.is_complete, seen.output_bytes, seen.error, seen.has_tool_call
+
+    whole = see([stream[begin:end] for begin, end in zip([0, *ends], ends, strict=False) if end > begin])
+    assert whole == see([stream[at : at + 1] for at in range(len(stream))])
