@@ -38,8 +38,6 @@ EVENT_BYTES_MAX = 1 << 20
 """A larger event is not parsed: of a picture, or of a `response.completed` that holds one, only both ends are read."""
 GIANT_END_BYTES = 64 * 1024
 """So much of either end of a giant event: its type stands at the start, its usage near the end."""
-MANY_EVENTS_BYTES = 1024
-"""From here on a chunk may hold several events."""
 HELD_BYTES_MAX = 1 << 20
 """More than this after the end began is no end: it is let go."""
 
@@ -48,6 +46,7 @@ _TEXT, _QUOTE = re.compile(rb'"(?:content|reasoning_content|reasoning|text)": ?"
 _PADDING = b'"obfuscation":"'
 """OpenAI's, which makes events equally long."""
 _BLANK_LINE = (b"\n\n", b"\r\n\r\n")
+_DONE = b"data: [DONE]\n\n"
 _DELTA = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta"'
 """How nearly every event of a response begins."""
 _NEXT_DELTA = b"}\n\n" + _DELTA
@@ -82,7 +81,7 @@ class StreamWatch:
         self._finished: set[Any] = set()
         self._last = b""
         # Of the last event that said nothing but some text:
-        self._before, self._text, self._between, self._after, self._around = b"-", slice(0), b"", b"", 0
+        self._before, self._text, self._between, self._after, self._around = b"", slice(0), b"", b"", 0
         self._around_delta = -1  # of a response's text delta
         self.usage: Usage | None = None
         self.is_usage_final = False
@@ -102,24 +101,26 @@ class StreamWatch:
         """Of what was said, never less: texts and arguments as they stand in JSON. Of streams that nobody reads, all bytes."""
 
     def feed(self, chunk: bytes) -> bytes:
-        if not self._tail_bytes and not self._is_ending:
+        if self._tail_bytes or self._is_ending:
+            return self._read(chunk)
+        alike = 0
+        if self._around and chunk.startswith(self._before):
             # The same as one before but for a text without quotes: it can't hold a member's name.
-            if chunk.startswith(self._before) and chunk.endswith(self._after):
-                is_one = _QUOTE not in chunk[self._text]
-                if (said := len(chunk) - self._around if is_one else self._said_alike(chunk)) >= 0:
-                    self.output_bytes += said
-                    return chunk
-            if not self._is_opaque and chunk.endswith(_BLANK_LINE) and (said := self._said_plain(chunk)) >= 0:
-                self.output_bytes += said
-                self._last, self.has_spoken = chunk, True
-                if self._endpoint != "responses":  # whose events are numbered
-                    self._learn(chunk)
+            if chunk.endswith(self._after) and _QUOTE not in chunk[self._text]:
+                self.output_bytes += len(chunk) - self._around
                 return chunk
-        if self._is_opaque:
+            alike = self._pass_alike(chunk)
+            if alike == len(chunk):
+                return chunk
+        elif self._is_opaque:
             self.output_bytes += len(chunk)
             self._relayed_bytes = 0 if chunk.endswith(_BLANK_LINE) else 1
             return chunk
-        return self._read(chunk) if len(chunk) < MANY_EVENTS_BYTES else self._read_many(chunk)
+        rest = chunk[alike:] if alike else chunk
+        # What has the end in it is read event by event at once.
+        if rest.endswith(_BLANK_LINE) and not rest.endswith(_DONE) and self._passes_plain(rest):
+            return chunk
+        return chunk[:alike] + self._read(rest)
 
     def finish(self) -> bytes:
         """The upstream's framing ended. Returns what may leave of an unfinished last event."""
@@ -156,7 +157,9 @@ class StreamWatch:
         return sequence_number_after(self._last)
 
     def _learn(self, chunk: bytes) -> None:
-        """Remember what surrounds the texts of its first event, for the next ones: most differ in nothing else."""
+        """Remember what surrounds the texts of its first event, for the next ones: most differ in nothing else. Events of a response are numbered."""
+        if self._endpoint == "responses":
+            return
         block = chunk if chunk.count(b"data:") == 1 else chunk[: chunk.find(b"\n\n") + 2]
         begin = max([found.end() for found in _TEXT.finditer(block)], default=0)
         end = block.find(b'"', begin) if begin else -1
@@ -169,23 +172,31 @@ class StreamWatch:
             self._after = self._after[self._after.find(b'"', at) :]
         self._text, self._around = slice(begin, -len(self._after)), begin + len(self._after)
 
-    def _said_alike(self, chunk: bytes) -> int:
-        """The bytes of such texts, if these are events that differ from the learned one in nothing else; else -1."""
-        before, between, after, at, said = self._before, self._between, self._after, 0, 0
-        while chunk.startswith(before, at):
+    def _pass_alike(self, chunk: bytes) -> int:
+        """How many bytes of it are events that differ from the learned one in nothing but such texts, which are counted."""
+        before, between, after, at = self._before, self._between, self._after, 0
+        while before and chunk.startswith(before, at):
             begin = at + len(before)
-            end = chunk.find(b'"', begin)
-            said += end - begin
+            said = end = chunk.find(b'"', begin)
             if between:
                 if not chunk.startswith(between, end):
-                    return -1
+                    break
                 end = chunk.find(b'"', end + len(between))
             if end < 0 or not chunk.startswith(after, end):
-                return -1
+                break
+            self.output_bytes += said - begin
             at = end + len(after)
-            if at == len(chunk):
-                return said
-        return -1
+        return at
+
+    def _passes_plain(self, chunk: bytes) -> bool:
+        """Whether these are whole events that are nothing but said; then they are counted, and the first is learned."""
+        said = self._said_plain(chunk)
+        if said < 0:
+            return False
+        self.output_bytes += said
+        self._last, self.has_spoken = chunk, True
+        self._learn(chunk)
+        return True
 
     def _said_plain(self, chunk: bytes) -> int:
         """The bytes said by these events, if each is whole and a JSON object that is neither end, usage nor error, nor begins a tool call; else -1."""
@@ -244,17 +255,6 @@ class StreamWatch:
         """Whether it holds data that is JSON or `[DONE]`."""
         return parsed(tail) is not None or parse_event(tail).data.strip() == b"[DONE]"
 
-    def _read_many(self, chunk: bytes) -> bytes:
-        """Of many events only those are read one by one that the ends of the chunk have cut."""
-        begin = chunk.find(b"\n\n") + 2 if self._tail_bytes else 0
-        end = chunk.rfind(b"\n\n") + 2
-        if begin == 1 or end <= begin or (begin == 0 and end == len(chunk)) or self._is_ending:
-            return self._read(chunk)
-        first = self._read(chunk[:begin]) if begin else b""
-        if self._tail_bytes or self._is_ending or self.is_over:
-            return first + self._read(chunk[begin:])
-        return first + self.feed(chunk[begin:end]) + (self._read(chunk[end:]) if end < len(chunk) else b"")
-
     def _read(self, chunk: bytes) -> bytes:
         """The careful way: event by event."""
         splitter = self._splitter
@@ -274,9 +274,7 @@ class StreamWatch:
                 out.append(self._pass(_digest(self._giant_start, block), rest))
                 continue
             self._last = block
-            if not self._is_ending and (plain := self._said_plain(block)) >= 0:
-                self.output_bytes += plain
-                self.has_spoken = True
+            if not self._is_ending and (self._pass_alike(block) == len(block) or self._passes_plain(block)):
                 out.append(rest)
             elif said := self._pass(block, rest):
                 self.has_spoken = self.has_spoken or not parse_event(block).is_comment_only
