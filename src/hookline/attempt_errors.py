@@ -36,14 +36,14 @@ from hookline.told_limits import wait_for_more
 ANYTHING = frozenset({"relay", "models"})
 """Whose answers may be anything; those of the others are JSON, or the stream that was asked for."""
 
-ANSWER_IN: dict[str, tuple[str, type]] = {
-    "chat": ("choices", list),
-    "completions": ("choices", list),
-    "embeddings": ("data", list),
-    "moderations": ("results", list),
-    "responses": ("status", str),  # one in the background has no output yet
+ANSWER_IN: dict[str, dict[str, type]] = {
+    "chat": {"choices": list},
+    "completions": {"choices": list},
+    "embeddings": {"data": list},
+    "moderations": {"results": list},
+    "responses": {"status": str, "output": list},  # one in the background has no output yet
 }
-"""Endpoint -> the member without which an object is no answer, and its type; SDKs fall over one where it is missing."""
+"""Endpoint -> members with their types: an object that has none of them is no answer; SDKs fall over it."""
 
 log = logging.getLogger("hookline.attempts")
 
@@ -156,11 +156,9 @@ def check_answer(call: Call, attempt: Attempt, reply: Reply, told: Any) -> None:
         raise stream_error(deployment, error)
     if not isinstance(told, dict):
         raise UpstreamError(f"{deployment} answered {reply.status} with JSON that is no object", kind="garbage")
-    member, kind = ANSWER_IN[call.endpoint]
-    is_answer = isinstance(told.get(member), kind) or (
-        call.endpoint == "responses" and type(told.get("output")) is list
-    )
-    if reply.status < 300 and not is_answer:
-        raise UpstreamError(f"{deployment} answered {reply.status} with JSON that has no {member}", kind="garbage")
+    members = ANSWER_IN[call.endpoint]
+    if reply.status < 300 and not any(isinstance(told.get(name), kind) for name, kind in members.items()):
+        what = f"JSON that has no {' and no '.join(members)}"
+        raise UpstreamError(f"{deployment} answered {reply.status} with {what}", kind="garbage")
     if attempt.is_failed_by_filter and is_filtered(told):
         raise filter_error(deployment)

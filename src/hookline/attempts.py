@@ -28,6 +28,7 @@ from hookline.attempt_errors import (
 from hookline.bounds import INPUT_BOUND, measure_input
 from hookline.call import Call
 from hookline.chain import Chain
+from hookline.chat_view import EVENTS_OF_JSON
 from hookline.content_filter import FILTERED
 from hookline.continuation import JoinedBody
 from hookline.deployment import Target
@@ -37,7 +38,7 @@ from hookline.guards import Waiting
 from hookline.host import Clock
 from hookline.money import Usage
 from hookline.openai_wire import usage_in
-from hookline.peek import EVENTS_OF_JSON, PeekedBody, close_body, peek
+from hookline.peek import PeekedBody, close_body, peek
 from hookline.plain_as_stream import tell_as_stream
 from hookline.race import Race
 from hookline.reply import Reply, Source
@@ -348,9 +349,7 @@ class AttemptLoop:
         self._bodies.append(peeked)
         sees_filter = attempt.is_failed_by_filter and self.call.chat.choices == 1
         if told := await peek(peeked, self.call.endpoint, sees_filter=sees_filter):
-            if (
-                told is FILTERED or peeked.said_bytes is not None
-            ):  # it has read the request, and may have begun its answer
+            if told is FILTERED or peeked.said_bytes is not None:  # it has read the request, and may have answered
                 attempt.usage = Usage(len(self.call.body), peeked.said_bytes or 0, is_estimated=True)
             raise stream_error(attempt.deployment.id, told)
 

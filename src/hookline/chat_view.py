@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+EVENTS_OF_JSON = frozenset({"chat", "completions", "responses"})
+"""Endpoints whose streams hold JSON objects."""
 _LIMITS = frozenset({"max_completion_tokens", "max_output_tokens", "max_tokens"})
 _MULTIPLIERS = frozenset({"n", "best_of", "prompt"})
 

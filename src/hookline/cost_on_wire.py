@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from hookline.call import Call
+from hookline.chat_view import EVENTS_OF_JSON
 from hookline.flight import SHARE
 from hookline.money import Usage, format_usd
 from hookline.openai_wire import USAGE_OBJECT, member_of, usage_of
@@ -22,7 +23,6 @@ from hookline.reply import Reply
 from hookline.transport.sse import SseSplitter, parse_event
 
 HEADER: Final = "x-hookline-cost-usd"
-_STREAMS: Final = frozenset({"chat", "completions", "responses"})
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _COST: Final = re.compile(rb'"cost_usd"\s*:')
 
@@ -58,7 +58,7 @@ def tell_cost(reply: Reply, call: Call, cost_nanousd: int | None) -> None:
 
 def tells_usage(call: Call) -> bool:
     """Whether the client gets to see the usage of a stream: it asked for it, or its endpoint always tells."""
-    return call.endpoint in _STREAMS and (call.endpoint == "responses" or call.chat.wants_usage)
+    return call.endpoint in EVENTS_OF_JSON and (call.endpoint == "responses" or call.chat.wants_usage)
 
 
 def add_cost(events: bytes, usage: Usage, cost_nanousd: int) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from hookline.call import Endpoint
+from hookline.chat_view import EVENTS_OF_JSON
 from hookline.content_filter import FILTERED, verdict_of
 from hookline.openai_wire import error_in, parsed, said_in
 from hookline.settling import end_tasks
@@ -24,8 +25,6 @@ PEEK_BYTES = 64 * 1024
 PEEK_S = 0.05
 BLOCKS_MAX = 8
 """So many events of what was read are looked at; more than one came only because they arrived together."""
-EVENTS_OF_JSON = frozenset({"chat", "completions", "responses"})
-"""Whose streams hold JSON objects, so that a first event which is none may still be answered by somebody else."""
 
 
 @dataclass(slots=True, eq=False)

@@ -36,12 +36,11 @@ def tell_as_stream(call: Call, attempt: Attempt, reply: Reply) -> AsyncIterator[
     except Inexact:
         told = f"{attempt.deployment.id} answered a stream with JSON that can't be told as one"
         raise UpstreamError(told, kind="garbage") from None
-    for name in ("content-length", "content-encoding", "etag", "content-md5", "digest"):
-        reply.headers.pop(name, None)
+    stream = _at_once(b"".join(events))
+    reply.replace_body(stream)
     reply.headers["content-type"] = "text/event-stream; charset=utf-8"
     attempt.has_hidden_usage = call.endpoint != "responses" and not call.chat.wants_usage
     attempt.is_complete = False  # until the relay has seen its end
-    reply.body = stream = _at_once(b"".join(events))
     return stream
 
 

@@ -72,7 +72,12 @@ class Reply:
 
     def replace_json(self, value: Any) -> None:
         """Make `value` the body, and drop the headers that described the old bytes."""
-        self._json, self.body = value, orjson.dumps(value)
+        self._json = value
+        self.replace_body(orjson.dumps(value))
+
+    def replace_body(self, body: bytes | AsyncIterator[bytes]) -> None:
+        """Make `body` the body, and drop the headers that described the old bytes."""
+        self.body = body
         for name in ("content-length", "content-encoding", "etag", "content-md5", "digest"):
             self.headers.pop(name, None)
 

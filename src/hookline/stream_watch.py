@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from hookline.call import Endpoint
+from hookline.chat_view import EVENTS_OF_JSON
 from hookline.money import Usage
 from hookline.openai_wire import (
     UNREAD_CALLS,
@@ -67,7 +68,7 @@ class StreamWatch:
     def __init__(self, endpoint: Endpoint, *, hides_usage: bool = False, choices: int = 1) -> None:
         self._endpoint = endpoint
         self._hides_usage = hides_usage
-        self._is_opaque = endpoint not in ("chat", "completions", "responses")
+        self._is_opaque = endpoint not in EVENTS_OF_JSON
         self._reads_all = choices > 1
         self._splitter: SseSplitter | None = None  # made when an event is cut by a chunk, or must be looked at
         self._tail_bytes = 0

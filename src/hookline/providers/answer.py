@@ -22,6 +22,7 @@ import orjson
 from multidict import CIMultiDict
 
 from hookline.call import Call
+from hookline.chat_view import EVENTS_OF_JSON
 from hookline.deployment import Deployment
 from hookline.errors import UpstreamError
 from hookline.providers.upstream import Upstream, to_upstream_error
@@ -33,7 +34,6 @@ STATUS_MAX = 599
 MAX_ERROR_BYTES = 1 << 20
 MAX_JSON_BYTES = 64 << 20
 QUOTED_CHARS_MAX = 300
-_STREAMED = frozenset({"chat", "completions", "responses"})
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 MAX_DECODED_BYTES = 1 << 30
 """Of a compressed event stream; there is never more than 64 KiB of it in memory."""
@@ -57,12 +57,10 @@ async def to_reply(upstream: Upstream, call: Call, deployment: Deployment, respo
         if kind == "text/event-stream":
             return Reply(status, headers, plain_events(response, headers, deployment))
         is_json = kind == "application/json" or kind.endswith("+json")
-    if call.is_stream and not is_json and call.endpoint in _STREAMED:
+    if call.is_stream and not is_json and call.endpoint in EVENTS_OF_JSON:
         return await read_by_its_start(response, headers, deployment)
     if call.endpoint != "relay" and (is_json or not call.is_stream):
-        reply = Reply(status, headers, await read_plain(response, deployment, MAX_JSON_BYTES))
-        if _coding_of(headers) in DECODABLE:  # undone, so that it is read as any other answer: usage, errors, garbage
-            headers.popall("content-encoding")
+        reply = Reply(status, headers, await read_plain(response, headers, deployment, MAX_JSON_BYTES))
         # The end of the connection says nothing of the end of the answer: half a JSON is a connection that died.
         if response.is_eof_delimited and is_json and "content-encoding" not in headers and reply.json() is None:
             raise UpstreamError(f"{deployment.id} closed the connection before the end of its reply", kind="reset")
@@ -114,14 +112,17 @@ def told_in_json(message: str, headers: CIMultiDict[str]) -> bytes:
     return orjson.dumps({"error": {"message": message, "type": "upstream_error", "param": None, "code": None}})
 
 
-async def read_plain(response: UpstreamResponse, deployment: Deployment, max_bytes: int) -> bytes:
-    """The body made plain, for a translation that must read it. Raises UpstreamError."""
-    encoding = next((value.decode("latin-1") for name, value in response.headers if name == b"content-encoding"), "")
-    if encoding.strip().lower() not in DECODABLE:
+async def read_plain(
+    response: UpstreamResponse, headers: CIMultiDict[str], deployment: Deployment, max_bytes: int
+) -> bytes:
+    """The body made plain, so that it can be read: usage, errors, garbage. `headers` no longer name a coding that was undone. Raises UpstreamError."""
+    encoding = _coding_of(headers)
+    if encoding not in DECODABLE:
         return await read_whole(response, deployment, max_bytes)
+    headers.popall("content-encoding")
     pieces: list[bytes] = []
     try:
-        async for piece in decoded(response.chunks(), encoding.strip().lower(), max_bytes):
+        async for piece in decoded(response.chunks(), encoding, max_bytes):
             pieces.append(piece)
     except TransportError as error:
         response.close()

@@ -103,7 +103,7 @@ class AnthropicProvider:
             attempt.has_hidden_usage = not call.chat.wants_usage
             chunks = _chunks(body, headers, deployment, created)
             return Reply(response.status, headers, TranslatedBody(chunks, body))
-        message = _parsed(body) if body else await self._read(deployment, response)
+        message = _parsed(body) if body else await self._read(deployment, response, headers)
         reply = Reply(response.status, headers)
         reply.headers["content-type"] = "application/json"
         if not isinstance(message, dict) or not isinstance(message.get("content"), list):
@@ -125,7 +125,7 @@ class AnthropicProvider:
         if response.status >= 400:
             return await self._error(deployment, response)
         headers = self._upstream.reply_headers.read(response.headers)
-        found = await self._read(deployment, response)
+        found = await self._read(deployment, response, headers)
         models = [_model(one) for one in (as_list(found.get("data")) if is_list else [found]) if isinstance(one, dict)]
         reply = Reply(response.status, headers)
         reply.replace_json({"object": "list", "data": models} if is_list else models[0])
@@ -144,8 +144,8 @@ class AnthropicProvider:
             body=body,
         )
 
-    async def _read(self, deployment: Deployment, response: UpstreamResponse) -> JsonObject:
-        value = _parsed(await read_plain(response, deployment, MAX_JSON_BYTES))
+    async def _read(self, deployment: Deployment, response: UpstreamResponse, headers: CIMultiDict[str]) -> JsonObject:
+        value = _parsed(await read_plain(response, headers, deployment, MAX_JSON_BYTES))
         if not isinstance(value, dict):
             raise UpstreamError(
                 f"{deployment.id} answered {response.status} with what is no JSON object", kind="garbage"
@@ -155,7 +155,8 @@ class AnthropicProvider:
     async def _error(self, deployment: Deployment, response: UpstreamResponse) -> Reply:
         headers = self._upstream.reply_headers.read(response.headers)
         headers["content-type"] = "application/json"
-        body = self._upstream.hide_secrets(headers, await read_plain(response, deployment, MAX_ERROR_BYTES), deployment)
+        said = await read_plain(response, headers, deployment, MAX_ERROR_BYTES)
+        body = self._upstream.hide_secrets(headers, said, deployment)
         status, error = error_from_anthropic(response.status, _parsed(body))
         reply = Reply(status, headers)
         reply.replace_json(error)

@@ -74,7 +74,7 @@ class Presence:
         self.must_know = False
         """Redis was lost once: only windows that were restored since may be spent from."""
         self._least = workers
-        self._counts: deque[int] = deque((workers,), maxlen=COUNTS_KEPT)
+        self._counts: deque[int] = deque((1,), maxlen=COUNTS_KEPT)
         client.on_connect.append(self._reconcile)
 
     @property

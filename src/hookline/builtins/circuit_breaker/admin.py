@@ -69,7 +69,7 @@ class BreakerRoutes:
         name = asked.deployment
         if name not in self._circuits and name not in self._configured():
             raise NotFound(f'there is no deployment "{name[:100]}"; GET /admin/breakers lists them')
-        processes = int(self._host.settings.get("server", {}).get("workers", 1) or 1)
+        processes = int(self._host.settings.get("server", {}).get("workers", 1))
         if processes > 1 and not self._host.limits.is_shared:
             raise Conflict(
                 f"this server has {processes} processes, and this would hold in one of them: "

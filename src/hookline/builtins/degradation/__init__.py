@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hookline import (
     EXPOSED_HEADERS,
+    OWN_CALL,
     ApiError,
     Call,
     Host,
     Reply,
-    Slot,
     StartupError,
     Unavailable,
     UpstreamError,
@@ -35,8 +35,8 @@ HEADER = "x-hookline-rescue"
 TEXT_ENDPOINTS = frozenset({"chat", "completions", "responses"})
 RESCUED_STATUSES = frozenset({401, 403, 404, 408, 429})
 """Beside 5xx: what an upstream says of itself or of our key, as `cache` has it."""
-RESCUE: Slot[Call] = Slot("rescued call")
-"""On a rescuing call: the one that failed. It is not rescued itself."""
+RESCUE = "rescue"
+"""What such a call is for (`OWN_CALL`). It is not rescued itself."""
 NOT_SENT_ON = ("idempotency-key", "x-hookline-timeout-s", "x-hookline-explain", "content-length")
 """Of the first call's headers: the rescue is another call, and the first one's key leads to the first one's reply."""
 
@@ -80,7 +80,11 @@ class Plugin:
     @hookimpl
     async def rescue(self, call: Call, error: ApiError) -> Reply | None:
         status = error.reply_status
-        if call.model is None or not (status >= 500 or status in RESCUED_STATUSES) or RESCUE in call.slots:
+        if (
+            call.model is None
+            or not (status >= 500 or status in RESCUED_STATUSES)
+            or call.slots.get(OWN_CALL) == RESCUE
+        ):
             return None
         options: DegradationOptions = self._options_by_model.get(call.model or "", self._options)
         reply = await self._ask_model(call, options.model) if options.model is not None else None
@@ -117,11 +121,10 @@ class Plugin:
         headers = CIMultiDict(call.headers)
         for name in NOT_SENT_ON:
             headers.popall(name, None)
-        inner = derive_call(call, "rescue", self._host.clock, surface=call.surface, headers=headers)
+        inner = derive_call(call, RESCUE, self._host.clock, surface=call.surface, headers=headers)
         inner.set_json(orjson.dumps(payload), payload)
         inner.deadline = call.deadline if call.deadline is not None else call.started_at + self._total_s
         inner.tags, inner.remote, inner.is_explained = list(call.tags), call.remote, False
-        inner[RESCUE] = call
         return inner
 
     def _refuse(self, call: Call, error: ApiError, options: DegradationOptions) -> Reply:

@@ -11,6 +11,8 @@ import random
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
+from multidict import istr
+
 from hookline import (
     EXPOSED_HEADERS,
     LONGER_MODELS,
@@ -58,7 +60,7 @@ INSTEAD = frozenset({"context_window", "content_policy"})
 OF_A_KEY = frozenset({"rate_limit", "quota", "refused", "missing"})
 """Failures that another key of the same provider may not share."""
 
-RETRY_COUNT = "x-stainless-retry-count"
+RETRY_COUNT = istr("x-stainless-retry-count")
 """OpenAI's and Anthropic's SDKs send it with each request, from 0 on."""
 
 READ_ALONG: Slot[ReadAlong] = Slot("fallback read along")
@@ -79,13 +81,14 @@ class Plugin:
         self._draw = random.Random().random
         server = host.settings.get("server", {})
         self._total_timeout_s = float(server.get("total_timeout_s", 600.0))
-        workers = max(int(server.get("workers", 1) or 1), 1)
+        workers = int(server.get("workers", 1))
         if problems := list(unknown_models(options, host, models_in)):
             raise StartupError(problems)
         self._rates = options.retry_budget, options.retry_budget_per_s / workers
         self._budget = carried(host, "retry budget", lambda: RetryBudget(*self._rates, host.clock.monotonic()))
         every = [options, *host.options_by_model.values()]
         self._has_models = any(one.models or one.rate_limit for one in every)
+        self._sees_filters = any(one.content_policy for one in every)
         if not any(one.mid_stream == "continue" for one in every):
             self.edit_reply = None  # type: ignore[assignment,method-assign]  # nobody reads along: no hook for it
         self._label = Labels()
@@ -128,7 +131,7 @@ class Plugin:
 
     @hookimpl
     def admit_attempt(self, call: Call, target: Target, attempt: Attempt) -> Ticket | None:
-        if names := self._options_of(call).content_policy:
+        if self._sees_filters and (names := self._options_of(call).content_policy):
             tried = [target, *(other.target for other in call.attempts)]
             attempt.is_failed_by_filter = bool(targets_of(names, tried, call, self._host))
         if attempt.number == 1 and target.model is None:
